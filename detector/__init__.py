@@ -1,0 +1,3 @@
+"""Sequence anomaly detection for metrics in a database: an LSTM autoencoder with an alert budget."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,473 @@
+"""The `detector` command. Every command imports its own part when run, so `detector --help` loads none of them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from detector.errors import ConfigError, DetectorError
+
+if TYPE_CHECKING:
+    from detector.config import Config
+    from detector.wiring import Parts
+
+app = typer.Typer(
+    help="Watches metrics in a database with an LSTM autoencoder; stores alerts and exports them to Prometheus.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+alerts_app = typer.Typer(help="Stored alerts.", no_args_is_help=True)
+models_app = typer.Typer(help="Trained model versions.", no_args_is_help=True)
+db_app = typer.Typer(help="The detector's own tables.", no_args_is_help=True)
+app.add_typer(alerts_app, name="alerts")
+app.add_typer(models_app, name="models")
+app.add_typer(db_app, name="db")
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help="Configuration file [./config.toml, then /etc/detector/config.toml]"),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+MonitorOption = Annotated[str | None, typer.Option("--monitor", help="Only this monitor.")]
+
+OPEN_ALERTS = 3
+"""Exit status of `alerts list --open` when there are any, for scripts."""
+
+
+def main() -> None:
+    """Runs the command line; an operator's mistake is one line on stderr, never a traceback."""
+    try:
+        app(standalone_mode=True)
+    except DetectorError as exc:
+        print(f"detector: {exc}", file=sys.stderr)
+        sys.exit(exc.exit_status)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:  # `detector alerts list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def _version(value: bool) -> None:
+    if value:
+        from detector import __version__
+
+        print(f"detector {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    del version
+
+
+# -- the daemon -------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def run(config: ConfigOption = None) -> None:
+    """The daemon: scores every monitor on schedule and serves /metrics until stopped."""
+    path, settings = _load(config)
+    from detector import wiring
+
+    wiring.serve(path, settings)
+
+
+@app.command()
+def demo(
+    once: Annotated[bool, typer.Option("--once", help="End after the table instead of serving /metrics.")] = False,
+    as_json: JsonOption = False,
+    folder: Annotated[Path, typer.Option(help="Where the demo keeps its database and configuration.")] = Path(
+        "detector-demo"
+    ),
+) -> None:
+    """Everything in one go: replays a recording of a real machine with five faults and shows the alerts."""
+    _log_to_stderr("warning")
+    from detector.demo import show
+
+    show.run(folder, once=once, as_json=as_json)
+
+
+@app.command()
+def retrain(
+    monitors: Annotated[list[str] | None, typer.Argument(help="Monitors to train [all].", show_default=False)] = None,
+    config: ConfigOption = None,
+    from_: Annotated[str | None, typer.Option("--from", help="Train on data from this time on.")] = None,
+    to: Annotated[str | None, typer.Option("--to", help="Train on data up to this time.")] = None,
+) -> None:
+    """Trains monitors on their history and makes the new model version the live one."""
+    _, settings = _load(config)
+    start, end = _time("--from", from_), _time("--to", to)
+    sections = [settings.monitor(name) for name in monitors or [m.name for m in settings.monitors]]
+    from detector import wiring
+    from detector.progress import shown
+
+    parts = wiring.assemble(settings)
+    for section in sections:
+        with shown(f"retrain {section.name}") as progress:
+            version, facts = wiring.retrain(parts, section, wiring.now_ms(), start, end, progress)
+        print(
+            f"monitor {section.name}: model version {version} is live;"
+            f" {facts['entities']} entities, {facts['training_windows']} windows, {facts['epochs']} epochs,"
+            f" validation loss {facts['validation_loss']:.4f}, data {_utc(facts['trained_from'])} to"
+            f" {_utc(facts['trained_until'])}, {facts['seconds']:.0f} s"
+        )
+
+
+@app.command()
+def score(
+    monitors: Annotated[list[str] | None, typer.Argument(help="Monitors to score [all].", show_default=False)] = None,
+    config: ConfigOption = None,
+    once: Annotated[bool, typer.Option("--once", help="One tick per monitor, then end (the only mode).")] = True,
+    at: Annotated[str | None, typer.Option("--at", help="As if it were this time [now].")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Scores and commits everything since the cursor, as one tick of the daemon would."""
+    del once
+    _, settings = _load(config)
+    now = _time("--at", at)
+    names = monitors or [m.name for m in settings.monitors]
+    from detector import pipeline, wiring
+    from detector.core.series import Reason
+
+    parts = wiring.assemble(settings)
+    now = wiring.now_ms() if now is None else now
+    rows = []
+    for section in [settings.monitor(name) for name in names]:
+        source = parts.sources[section.name]
+        live = wiring.live_model(parts.engine, section)
+        if live is None:
+            report = pipeline.observe(section, source, now)
+        else:
+            memory = pipeline.recall(section, source, parts.store, live[0], now)
+            _, report = pipeline.tick(section, source, parts.store, memory, now)
+        snapshot = report.snapshot
+        rows.extend(
+            {
+                "monitor": section.name,
+                "entity": entity,
+                "score": None if reason else round(float(value), 4),
+                "state": f"unknown ({Reason(reason).label})" if reason else "anomalous" if value >= 1.0 else "normal",
+                "alert": bool(is_open),
+                "slot_end": None if report.cursor is None else _utc(report.cursor),
+            }
+            for entity, value, reason, is_open in zip(
+                snapshot.entities,
+                snapshot.score.tolist(),
+                snapshot.reason.tolist(),
+                snapshot.states.is_open.tolist(),
+                strict=True,
+            )
+        )
+    _print(rows, as_json=as_json, empty="no entity has data in the newest window; see: detector check")
+
+
+@app.command()
+def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Dry run: validates, connects, counts, and says what the daemon would do."""
+    path, settings = _load(config)
+    from detector import checking
+
+    rows = checking.check(settings)
+    if not as_json:
+        print(f"{path}: valid, {len(settings.monitors)} monitors; /metrics on http://{settings.export.listen}/metrics")
+    _print(rows, as_json=as_json, empty="", vertical=True)
+    if any(row.get("problem") for row in rows):
+        raise typer.Exit(1)
+
+
+@app.command("import")
+def import_(
+    path: Annotated[Path, typer.Argument(help="A CSV file, gzipped or not, or a folder of them.")],
+    monitor: Annotated[str, typer.Option("--monitor", help="Monitor whose source is `embedded` or `host`.")],
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Brings CSV files into the embedded sample store, long (timestamp,entity,metric,value) or wide."""
+    _, settings = _load(config)
+    section = settings.monitor(monitor)
+    if section.source.type == "sql":
+        msg = f"monitor {monitor!r} reads its own database; import needs a monitor with source.type = \"embedded\""
+        raise ConfigError(msg)
+    from detector import importing, wiring
+    from detector.progress import shown
+
+    parts = wiring.assemble(settings, upgrade=True)
+    sink = wiring.embedded(section, parts.engine)
+    found = importing.files(path)
+    outcomes = []
+    with shown("import") as progress:
+        for index, file in enumerate(found):
+            outcomes.append(
+                importing.load(
+                    file,
+                    section.metrics,
+                    sink,
+                    lambda done, i=index, f=file: progress((i + done) / len(found), f.name),  # type: ignore[misc]
+                )
+            )
+    for outcome in outcomes:
+        for line in outcome.bad_lines:
+            print(f"{outcome.file}: {line}", file=sys.stderr)
+        if outcome.bad > len(outcome.bad_lines):
+            print(f"{outcome.file}: … and {outcome.bad - len(outcome.bad_lines)} more bad lines", file=sys.stderr)
+    rows = [
+        {
+            "file": Path(outcome.file).name,
+            "rows": outcome.rows,
+            "samples": outcome.samples,
+            "entities": len(outcome.entities),
+            "from": None if outcome.first is None else _utc(outcome.first),
+            "to": None if outcome.last is None else _utc(outcome.last),
+            "bad_lines": outcome.bad,
+        }
+        for outcome in outcomes
+    ]
+    _print(rows, as_json=as_json, empty="")
+
+
+# -- alerts and models ------------------------------------------------------------------------------------------------
+
+
+@alerts_app.command("list")
+def alerts_list(
+    config: ConfigOption = None,
+    monitor: MonitorOption = None,
+    only_open: Annotated[bool, typer.Option("--open", help="Only open ones; exit status 3 if there are any.")] = False,
+    since: Annotated[str | None, typer.Option(help="Opened since a time, or this long ago (24h, 7d).")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Alerts, newest first."""
+    parts = _parts(config, monitor)
+    from detector.store import alerts
+
+    earliest = _since(since)
+    found = alerts.listing(parts.engine, monitor=monitor, only_open=only_open, since=earliest)
+    _print([_alert_row(row) for row in found], as_json=as_json, empty="no alerts")
+    if only_open and found:
+        raise typer.Exit(OPEN_ALERTS)
+
+
+@alerts_app.command("show")
+def alerts_show(
+    identity: Annotated[int, typer.Argument(metavar="ID")], config: ConfigOption = None, as_json: JsonOption = False
+) -> None:
+    """One alert with its metrics and its history."""
+    parts = _parts(config, None)
+    from detector.store import alerts
+
+    found = alerts.show(parts.engine, identity)
+    if found is None:
+        msg = f"no alert {identity}; see: detector alerts list"
+        raise ConfigError(msg)
+    row, events = found
+    shown = _alert_row(row) | {
+        "metrics": row.explanation.get("metrics", []),
+        "model_version": row.model_version,
+        "events": [event | {"slot": _utc(event["slot"]), "created_at": _utc(event["created_at"])} for event in events],
+    }
+    if as_json:
+        print(json.dumps(shown, indent=2))
+        return
+    _print([{k: v for k, v in shown.items() if k not in {"metrics", "events", "top_metrics"}}], vertical=True)
+    print("\nmetrics by share of the score")
+    _print([m | {"share": f"{m['share']:.0%}", "observed": f"{m['observed']:.6g}"} for m in shown["metrics"]])
+    print("\nhistory")
+    _print(shown["events"])
+
+
+@models_app.command("list")
+def models_list(config: ConfigOption = None, monitor: MonitorOption = None, as_json: JsonOption = False) -> None:
+    """Model versions, newest first."""
+    parts = _parts(config, monitor)
+    from detector.store import models
+
+    rows = [
+        {
+            "version": row.version,
+            "monitor": row.monitor,
+            "live": row.is_live,
+            "created": _utc(row.created_at),
+            "entities": row.header.get("entities"),
+            "validation_loss": round(row.header.get("validation_loss", float("nan")), 5),
+            "kilobytes": row.bytes // 1000,
+        }
+        for row in models.listing(parts.engine, monitor)
+    ]
+    _print(rows, as_json=as_json, empty="no models yet; the daemon trains one when there is enough history")
+
+
+@models_app.command("show")
+def models_show(
+    version: Annotated[int, typer.Argument()], config: ConfigOption = None, as_json: JsonOption = False
+) -> None:
+    """What is known of one model version."""
+    parts = _parts(config, None)
+    from detector.store import models
+
+    found = [row for row in models.listing(parts.engine) if row.version == version]
+    if not found:
+        msg = f"no model version {version}; see: detector models list"
+        raise ConfigError(msg)
+    row = asdict(found[0])
+    header = row.pop("header")
+    times = {"created_at": _utc(row["created_at"])} | {
+        name: _utc(header[name]) for name in ("trained_from", "trained_until") if name in header
+    }
+    _print([row | header | times], as_json=as_json, vertical=True)
+
+
+# -- the database -----------------------------------------------------------------------------------------------------
+
+
+@db_app.command("upgrade")
+def db_upgrade(config: ConfigOption = None) -> None:
+    """Creates the tables or brings them to this version."""
+    _, settings = _load(config)
+    from detector import config as configuration
+    from detector import database
+    from detector.store import schema
+
+    engine = database.connect(configuration.secret(settings.database))
+    before = schema.current(engine)
+    schema.upgrade(engine)
+    after = schema.current(engine)
+    what = "already at" if before == after else f"upgraded from {before or 'nothing'} to"
+    print(f"{database.redacted(engine.url)}: {what} schema {after}")
+
+
+@db_app.command("check")
+def db_check(config: ConfigOption = None) -> None:
+    """Tells whether the tables are those of this version; exit status 3 if not."""
+    _, settings = _load(config)
+    from detector import config as configuration
+    from detector import database
+    from detector.store import schema
+
+    engine = database.connect(configuration.secret(settings.database))
+    schema.check(engine)
+    print(f"{database.redacted(engine.url)}: at schema {schema.HEAD}, as this version needs")
+
+
+# -- shared -----------------------------------------------------------------------------------------------------------
+
+
+def _load(path: Path | None) -> tuple[Path, Config]:
+    from detector import config
+
+    found = config.find(path)
+    settings = config.load(found)
+    _log_to_stderr(settings.log_level)
+    return found.resolve(), settings
+
+
+def _parts(path: Path | None, monitor: str | None) -> Parts:
+    _, settings = _load(path)
+    if monitor is not None:
+        settings.monitor(monitor)
+    from detector import wiring
+
+    return wiring.assemble(settings)
+
+
+def _log_to_stderr(level: str) -> None:
+    # journald stamps the time itself
+    stamp = "" if "JOURNAL_STREAM" in os.environ else "%(asctime)s "
+    logging.basicConfig(level=level.upper(), format=f"{stamp}%(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    for noisy in ("apscheduler", "alembic"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    # skipped and missed runs are counted and logged by the worker, with the monitor's name
+    logging.getLogger("apscheduler.scheduler").setLevel(logging.ERROR)
+    logging.getLogger("apscheduler.executors").setLevel(logging.ERROR)
+
+
+def _time(option: str, written: str | None) -> int | None:
+    """Epoch milliseconds of an ISO 8601 time, UTC unless it says otherwise."""
+    if written is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(written)
+    except ValueError as exc:
+        msg = f"{option} must be a time such as 2026-11-23T14:00 or 2026-11-23. Received: {written!r}"
+        raise ConfigError(msg) from exc
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def _since(written: str | None) -> int | None:
+    if written is None:
+        return None
+    from detector.config import parse_duration
+
+    try:
+        age = parse_duration(written)
+    except ValueError:
+        return _time("--since", written)
+    return int((datetime.now(UTC) - age).timestamp() * 1000) if isinstance(age, timedelta) else None
+
+
+def _utc(milliseconds: int) -> str:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _alert_row(row: Any) -> dict[str, Any]:  # noqa: ANN401 - store.alerts.AlertRow, not imported at start
+    metrics = row.explanation.get("metrics", [])
+    return {
+        "id": row.id,
+        "monitor": row.monitor,
+        "entity": row.entity,
+        "state": row.state,
+        "severity": row.severity,
+        "opened": _utc(row.opened_slot),
+        "detected": _utc(row.detected_at),
+        "closed": None if row.closed_slot is None else _utc(row.closed_slot),
+        "peak_score": round(row.peak_score, 2),
+        "top_metrics": [metric["metric"] for metric in metrics[:3]],
+    }
+
+
+def _print(
+    rows: Sequence[dict[str, Any]], *, as_json: bool = False, empty: str = "", vertical: bool = False
+) -> None:
+    """Rows as a table, one below the other with `vertical`, or as JSON."""
+    if as_json:
+        print(json.dumps(rows, indent=2))
+    elif not rows:
+        print(empty)
+    elif vertical:
+        width = max(len(name) for row in rows for name in row)
+        print("\n\n".join("\n".join(f"{k:<{width}}  {_cell(v)}" for k, v in row.items()) for row in rows))
+    else:
+        names = list(rows[0])
+        cells = [[_cell(row[name]) for name in names] for row in rows]
+        widths = [max(len(name), *(len(line[i]) for line in cells)) for i, name in enumerate(names)]
+        for line in [names, *cells]:
+            print("  ".join(_padded(zip(line, widths, strict=True))).rstrip())
+
+
+def _padded(cells: Iterable[tuple[str, int]]) -> list[str]:
+    return [f"{text:<{width}}" for text, width in cells]
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "-"
+    return str(value)

@@ -1,0 +1,460 @@
+"""`config.toml` as frozen, validated sections; every mistake is reported at once, with the nearest known key."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from detector.errors import ConfigError
+
+DEFAULT_PATHS = (Path("config.toml"), Path("/etc/detector/config.toml"))
+
+HOST_METRICS = (
+    "cpu_percent",
+    "cpu_iowait_percent",
+    "load_1m",
+    "memory_used_percent",
+    "swap_used_percent",
+    "disk_read_bytes_per_second",
+    "disk_write_bytes_per_second",
+    "disk_used_percent",
+    "network_receive_bytes_per_second",
+    "network_transmit_bytes_per_second",
+    "processes",
+)
+"""What `source.type = "host"` records; `sources.host` reads them in this order."""
+
+_UNITS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
+
+
+def parse_duration(value: object) -> object:
+    """A timedelta from `"90s"`, `"5m"`, `"1h30m"`; anything else is left for pydantic to refuse."""
+    if not isinstance(value, str):
+        return value
+    parts = re.findall(r"(\d+(?:\.\d+)?)(ms|[smhdw])", value)
+    if not parts or "".join(number + unit for number, unit in parts) != value.replace(" ", ""):
+        msg = 'must be a duration such as "30s", "5m", "1h30m" or "7d"'
+        raise ValueError(msg)
+    return timedelta(milliseconds=sum(float(number) * _UNITS[unit] for number, unit in parts))
+
+
+def _refuse_number(value: object) -> object:
+    if isinstance(value, int | float):
+        msg = f'must be a duration with a unit, such as "{value}s"'
+        raise ValueError(msg)  # noqa: TRY004 - pydantic turns a ValueError into its own report
+    return value
+
+
+Duration = Annotated[timedelta, BeforeValidator(parse_duration), BeforeValidator(_refuse_number)]
+Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+def milliseconds(duration: timedelta) -> int:
+    """Whole milliseconds of a duration."""
+    return duration // timedelta(milliseconds=1)
+
+
+class Section(BaseModel):
+    """A table of the configuration: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
+
+
+class DatabaseSection(Section):
+    """Where alerts, scores, models and the embedded samples are kept."""
+
+    url: str = ""
+    url_file: str = ""
+
+    @model_validator(mode="after")
+    def _has_one_url(self) -> DatabaseSection:
+        if bool(self.url) == bool(self.url_file):
+            msg = "needs exactly one of `url` and `url_file`"
+            raise ValueError(msg)
+        return self
+
+
+class ExportSection(Section):
+    """The HTTP endpoint."""
+
+    listen: str = "127.0.0.1:9788"
+    max_entities: int = Field(default=10_000, ge=1)
+
+    @field_validator("listen")
+    @classmethod
+    def _is_host_and_port(cls, value: str) -> str:
+        host, _, port = value.rpartition(":")
+        if not host or not port.isdigit() or int(port) > 65535:
+            msg = "must be HOST:PORT, such as 127.0.0.1:9788"
+            raise ValueError(msg)
+        return value
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port."""
+        host, _, port = self.listen.rpartition(":")
+        return host.strip("[]"), int(port)
+
+
+class HostSource(Section):
+    """This machine's own metrics, recorded into the embedded store at every step."""
+
+    type: Literal["host"]
+    entity: str = ""
+
+
+class EmbeddedSource(Section):
+    """Samples that `detector import` brought into the detector's own database."""
+
+    type: Literal["embedded"]
+
+
+class SqlSource(Section):
+    """A table or query of any database SQLAlchemy speaks to."""
+
+    type: Literal["sql"]
+    url: str = ""
+    url_file: str = ""
+    table: str = ""
+    query: str = ""
+    entity: tuple[str, ...] = ()
+    time: str = "time"
+    time_format: Literal["timestamp", "epoch_seconds", "epoch_milliseconds"] = "timestamp"
+    time_zone: str = "UTC"
+    metric: str = ""
+    value: str = ""
+    timeout: Duration = timedelta(seconds=30)
+
+    @field_validator("entity", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("time_zone")
+    @classmethod
+    def _is_known_zone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (KeyError, ValueError, OSError) as exc:
+            msg = "must be a time zone such as Europe/Berlin or UTC"
+            raise ValueError(msg) from exc
+        return value
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> SqlSource:
+        if bool(self.table) == bool(self.query):
+            msg = "needs exactly one of `table` and `query`"
+            raise ValueError(msg)
+        if self.url and self.url_file:
+            msg = "takes `url` or `url_file`, not both"
+            raise ValueError(msg)
+        if bool(self.metric) != bool(self.value):
+            msg = "a long table needs both `metric` and `value`; a wide one (a column per metric) neither"
+            raise ValueError(msg)
+        if self.query and not (":start" in self.query and ":end" in self.query):
+            msg = "`query` must select one time range by :start and :end"
+            raise ValueError(msg)
+        return self
+
+
+class ModelSection(Section):
+    """The network."""
+
+    cell: Literal["lstm", "gru"] = "lstm"
+    units: int = Field(default=64, ge=1, le=1024)
+    layers: int = Field(default=1, ge=1, le=8)
+    bidirectional: bool = False
+
+
+class TrainingSection(Section):
+    """How and on what the network is trained."""
+
+    span: Duration = timedelta(days=28)
+    minimum_slots: int = Field(default=0, ge=0)
+    holdout: float = Field(default=0.3, gt=0.0, lt=0.9)
+    max_windows: int = Field(default=50_000, ge=100)
+    epochs: int = Field(default=30, ge=1)
+    patience: int = Field(default=4, ge=1)
+    batch_size: int = Field(default=256, ge=1)
+    learning_rate: float = Field(default=2e-3, gt=0.0)
+    clipnorm: float = Field(default=1.0, gt=0.0)
+    dropout: Share = 0.0
+    seed: int = 0
+    timeout: Duration = timedelta(hours=2)
+
+
+class ThresholdSection(Section):
+    """What score 1.0 means."""
+
+    alert_budget_per_week: float = Field(default=1.0, gt=0.0)
+
+
+class DecisionSection(Section):
+    """When an alert opens and closes; scores are relative to the threshold 1.0."""
+
+    open_slots: int = Field(default=2, ge=1)
+    open_of: int = Field(default=3, ge=1, le=100)
+    open_at_once: float = Field(default=1.5, ge=1.0)
+    close_below: float = Field(default=0.8, gt=0.0, le=1.0)
+    close_slots: int = Field(default=5, ge=1, le=100)
+    critical_at: float = Field(default=2.0, ge=1.0)
+
+    @model_validator(mode="after")
+    def _k_of_n(self) -> DecisionSection:
+        if self.open_slots > self.open_of:
+            msg = "`open_slots` must not be greater than `open_of`"
+            raise ValueError(msg)
+        return self
+
+
+class MonitorSection(Section):
+    """One group of entities watched together."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)
+    source: Annotated[HostSource | EmbeddedSource | SqlSource, Field(discriminator="type")]
+    metrics: tuple[str, ...] = ()
+    step: Duration = timedelta(seconds=60)
+    delay: Duration = timedelta(seconds=10)
+    lateness: Duration = timedelta(minutes=5)
+    aggregate: Literal["mean", "last", "min", "max", "sum", "count"] = "mean"
+    timesteps: int = Field(default=30, ge=2, le=2000)
+    max_missing: Share = 0.2
+    score_every: Duration | None = None
+    retrain: str = "0 3 * * sun"
+    max_catch_up: Duration = timedelta(days=7)
+    model: ModelSection = ModelSection()
+    training: TrainingSection = TrainingSection()
+    threshold: ThresholdSection = ThresholdSection()
+    decision: DecisionSection = DecisionSection()
+
+    @field_validator("step")
+    @classmethod
+    def _is_a_second_or_more(cls, value: timedelta) -> timedelta:
+        if value < timedelta(seconds=1):
+            msg = "must be 1s or more"
+            raise ValueError(msg)
+        return value
+
+    @field_validator("delay", "lateness", "max_catch_up")
+    @classmethod
+    def _is_not_negative(cls, value: timedelta) -> timedelta:
+        if value < timedelta(0):
+            msg = "must not be negative"
+            raise ValueError(msg)
+        return value
+
+    @field_validator("retrain")
+    @classmethod
+    def _is_off_or_cron(cls, value: str) -> str:
+        if value != "off":
+            from apscheduler.triggers.cron import CronTrigger
+
+            try:
+                CronTrigger.from_crontab(value)
+            except ValueError as exc:
+                msg = f'must be "off" or a cron line such as "0 3 * * sun" ({exc})'
+                raise ValueError(msg) from exc
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_host_metrics(cls, data: object) -> object:
+        if isinstance(data, dict) and isinstance(data.get("source"), dict):
+            if data["source"].get("type") == "host" and not data.get("metrics"):
+                return data | {"metrics": HOST_METRICS}
+        return data
+
+    @model_validator(mode="after")
+    def _metrics_make_sense(self) -> MonitorSection:
+        if not self.metrics:
+            msg = "`metrics` must name at least one metric"
+            raise ValueError(msg)
+        if len(set(self.metrics)) != len(self.metrics):
+            msg = "`metrics` must not name a metric twice"
+            raise ValueError(msg)
+        if isinstance(self.source, HostSource):
+            unknown = [metric for metric in self.metrics if metric not in HOST_METRICS]
+            if unknown:
+                msg = f"`metrics` of a host source must be among {', '.join(HOST_METRICS)}; received {unknown[0]!r}"
+                raise ValueError(msg)
+        return self
+
+    @property
+    def step_ms(self) -> int:
+        """Grid spacing in milliseconds."""
+        return milliseconds(self.step)
+
+    @property
+    def score_interval(self) -> timedelta:
+        """Time between ticks: `score_every`, one step unless set."""
+        return self.score_every or self.step
+
+    @property
+    def minimum_slots(self) -> int:
+        """Slots of history the first training waits for."""
+        return self.training.minimum_slots or max(300, 10 * self.timesteps)
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever a model trained under other settings would no longer fit."""
+        settings = self.model_dump(mode="json", include={"metrics", "step", "aggregate", "timesteps", "model"})
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+
+
+class Config(Section):
+    """The whole file."""
+
+    database: DatabaseSection
+    export: ExportSection = ExportSection()
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    monitors: tuple[MonitorSection, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Config:
+        names = [monitor.name for monitor in self.monitors]
+        twice = {name for name in names if names.count(name) > 1}
+        if twice:
+            msg = f"monitor names must be unique; received {sorted(twice)[0]!r} twice"
+            raise ValueError(msg)
+        return self
+
+    def monitor(self, name: str) -> MonitorSection:
+        """The monitor of that name.
+
+        Raises: ConfigError naming the monitors there are.
+        """
+        for monitor in self.monitors:
+            if monitor.name == name:
+                return monitor
+        known = ", ".join(monitor.name for monitor in self.monitors)
+        msg = f"no monitor named {name!r} in the configuration; there is: {known}"
+        raise ConfigError(msg)
+
+
+def find(path: Path | None) -> Path:
+    """The configuration file to use: the one named, $DETECTOR_CONFIG, ./config.toml, /etc/detector/config.toml."""
+    named = path or (Path(os.environ["DETECTOR_CONFIG"]) if os.environ.get("DETECTOR_CONFIG") else None)
+    candidates = (named,) if named else DEFAULT_PATHS
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    tried = " and ".join(str(candidate) for candidate in candidates)
+    msg = f"no configuration file found at {tried}; name one with --config FILE"
+    raise ConfigError(msg)
+
+
+def load(path: Path, environment: Mapping[str, str] | None = None) -> Config:
+    """Reads and validates a configuration file.
+
+    Raises: ConfigError listing every mistake, one a line.
+    """
+    environment = os.environ if environment is None else environment
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
+        msg = f"{path}: cannot be read as TOML: {exc}"
+        raise ConfigError(msg) from exc
+    missing: list[str] = []
+    data = _expand(data, environment, missing, "")
+    try:
+        config = Config.model_validate(data)
+    except ValidationError as exc:
+        raise ConfigError("\n".join(f"{path}: {line}" for line in [*missing, *_lines(exc, data)])) from None
+    if missing:
+        raise ConfigError("\n".join(f"{path}: {line}" for line in missing))
+    return config
+
+
+def secret(section: DatabaseSection | SqlSource, environment: Mapping[str, str] | None = None) -> str:
+    """The URL of a section, read from its `url_file` if that is set ("" if neither is).
+
+    A relative file is looked up in $CREDENTIALS_DIRECTORY (systemd's LoadCredential) first.
+    """
+    if not section.url_file:
+        return section.url
+    environment = os.environ if environment is None else environment
+    folder = environment.get("CREDENTIALS_DIRECTORY", "")
+    for path in (Path(folder, section.url_file) if folder else None, Path(section.url_file)):
+        if path is not None and path.is_file():
+            return path.read_text(encoding="utf-8").strip()
+    msg = f"url_file: no file {section.url_file!r} here or in $CREDENTIALS_DIRECTORY; create it or set `url`"
+    raise ConfigError(msg)
+
+
+_PLACEHOLDER = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
+
+
+def _expand(value: Any, environment: Mapping[str, str], missing: list[str], where: str) -> Any:  # noqa: ANN401 - TOML
+    """Replaces ${NAME} and ${NAME:-default} in every string; names that are not set are collected in `missing`."""
+    if isinstance(value, dict):
+        return {key: _expand(item, environment, missing, f"{where}.{key}".lstrip(".")) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_expand(item, environment, missing, f"{where}[{i}]") for i, item in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+
+    def replace(match: re.Match[str]) -> str:
+        found = environment.get(match[1]) or match[2]
+        if found is None:
+            missing.append(f"{where}: environment variable {match[1]} must be set (or write ${{{match[1]}:-default}})")
+            return ""
+        return found
+
+    return _PLACEHOLDER.sub(replace, value)
+
+
+def _lines(exc: ValidationError, data: Any) -> Iterator[str]:  # noqa: ANN401 - TOML
+    """One line per mistake: key path, what is wrong, what was received."""
+    errors = exc.errors()
+    refused = {error["loc"][0] for error in errors if len(error["loc"]) > 1}
+    for error in errors:
+        if error["type"] == "too_short" and error["loc"][0] in refused:
+            continue  # refused items also count as missing
+        location = [part for part in error["loc"] if part not in {"host", "embedded", "sql"} or part in _keys(data)]
+        where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".") or "file"
+        message = error["msg"].removeprefix("Value error, ")
+        if error["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(str(location[-1]), sorted(_field_names(location)), n=1, cutoff=0.0)
+            yield f"{where}: unknown key; the nearest known one is `{near[0]}`" if near else f"{where}: unknown key"
+        elif error["type"] == "missing":
+            yield f"{where}: must be set"
+        elif isinstance(error["input"], str | int | float | bool) and location[-1:] not in (["url"],):
+            yield f"{where}: {message[0].lower() + message[1:]}. Received: {error['input']!r}"
+        else:
+            yield f"{where}: {message[0].lower() + message[1:]}"
+
+
+def _keys(data: Any) -> set[str]:  # noqa: ANN401 - TOML
+    """Keys of the outermost table: a monitor's source tag in a location is pydantic's, not the file's."""
+    return set(data) if isinstance(data, dict) else set()
+
+
+_SECTIONS: dict[str, tuple[type[Section], ...]] = {
+    "": (Config,),
+    "database": (DatabaseSection,),
+    "export": (ExportSection,),
+    "monitors": (MonitorSection,),
+    "source": (SqlSource, EmbeddedSource, HostSource),
+    "model": (ModelSection,),
+    "training": (TrainingSection,),
+    "threshold": (ThresholdSection,),
+    "decision": (DecisionSection,),
+}
+
+
+def _field_names(location: list[str | int]) -> set[str]:
+    """Known keys of the table a location lies in."""
+    tables = [part for part in location[:-1] if isinstance(part, str)]
+    sections = _SECTIONS.get(tables[-1] if tables else "", ())
+    return {name for section in sections for name in section.model_fields}

@@ -1,0 +1,1 @@
+"""Pure functions over NumPy arrays: no I/O, no clock, no logging, no randomness."""

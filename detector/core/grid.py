@@ -1,0 +1,97 @@
+"""Samples to slots: aggregation, duplicates, missing values; and the history the slots are kept in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+import numpy as np
+
+from detector.core.series import Float32, Float64, History, Int64, Samples
+
+Aggregate = Literal["mean", "last", "min", "max", "sum", "count"]
+
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+def floor(time: int, step: int) -> int:
+    """Start of the slot a time lies in, both in epoch milliseconds."""
+    return time // step * step
+
+
+def complete_until(now: int, step: int, delay: int) -> int:
+    """End of the newest complete slot: complete means now ≥ slot end + delay; all epoch milliseconds."""
+    return floor(now - delay, step)
+
+
+def grid(
+    samples: Samples,
+    *,
+    entities: tuple[str, ...],
+    metrics: int,
+    start: int,
+    slots: int,
+    step: int,
+    aggregate: Aggregate = "mean",
+) -> Float32:
+    """One value per entity, slot and metric, (E, slots, metrics); NaN where there is no usable sample.
+
+    Samples outside [start, start + slots·step), of entities not named, and values that are NaN, infinite or beyond
+    float32 are left out. Of samples with the same entity, metric and time the one read last counts.
+    """
+    index = {entity: row for row, entity in enumerate(entities)}
+    row_of = np.array([index.get(entity, -1) for entity in samples.entities], dtype=np.int64)
+    row = row_of[samples.entity] if len(samples) else np.empty(0, dtype=np.int64)
+    slot = (samples.time - start) // step
+    keep = (row >= 0) & (slot >= 0) & (slot < slots) & (np.abs(samples.value) <= _LARGEST)  # NaN compares False
+    cell = ((row * slots + slot) * metrics + samples.metric)[keep]
+
+    result = np.full(len(entities) * slots * metrics, np.nan, dtype=np.float32)
+    if cell.size:
+        cells, values = _aggregate(cell, samples.time[keep], samples.value[keep], aggregate)
+        result[cells] = values
+    return result.reshape(len(entities), slots, metrics)
+
+
+def _aggregate(cell: Int64, time: Int64, value: Float64, aggregate: Aggregate) -> tuple[Int64, Float64]:
+    """Groups samples by cell: the cells that have any, and the aggregate of each."""
+    order = np.lexsort((time, cell))  # stable, so rows of one time stay in reading order
+    cell, time, value = cell[order], time[order], value[order]
+    is_newest_reading = np.append((cell[1:] != cell[:-1]) | (time[1:] != time[:-1]), True)
+    cell, value = cell[is_newest_reading], value[is_newest_reading]
+    first = np.flatnonzero(np.append(True, cell[1:] != cell[:-1]))
+    count = np.diff(np.append(first, len(cell)))
+    match aggregate:
+        case "mean":
+            values = np.add.reduceat(value, first) / count
+        case "sum":
+            values = np.add.reduceat(value, first)
+        case "min":
+            values = np.minimum.reduceat(value, first)
+        case "max":
+            values = np.maximum.reduceat(value, first)
+        case "last":
+            values = value[first + count - 1]
+        case "count":
+            values = count.astype(np.float64)
+    return cell[first], np.clip(values, -_LARGEST, _LARGEST)
+
+
+def cover(history: History, *, entities: Iterable[str], start: int, end: int) -> History:
+    """The same history over exactly [start, end) and these entities: known values kept, the rest NaN."""
+    names = tuple(entities)
+    slots = (end - start) // history.step
+    values = np.full((len(names), slots, history.values.shape[2]), np.nan, dtype=np.float32)
+    overlap_start, overlap_end = max(start, history.start), min(end, history.end)
+    if overlap_start < overlap_end:
+        old = slice((overlap_start - history.start) // history.step, (overlap_end - history.start) // history.step)
+        new = slice((overlap_start - start) // history.step, (overlap_end - start) // history.step)
+        if names == history.entities:
+            values[:, new] = history.values[:, old]
+        else:
+            before = {entity: row for row, entity in enumerate(history.entities)}
+            pairs = [(row, before[entity]) for row, entity in enumerate(names) if entity in before]
+            if pairs:
+                to, source = np.array(pairs).T
+                values[to, new] = history.values[source, old]
+    return History(entities=names, start=start, step=history.step, values=values)

@@ -1,0 +1,71 @@
+"""Per-entity robust scaling: every metric in units of its own usual spread."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+
+from detector.core.series import Float32, Int64
+
+CLIP = 10.0
+"""Scaled values beyond this carry no more information than "far out" and would saturate the network."""
+
+_IQR_TO_SIGMA = 1.349  # interquartile range of the standard normal distribution
+_P98_TO_SIGMA = 4.653  # distance between its 1st and 99th percentile
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Centre and scale of every metric of every entity, and the fleet's for entities that were not there."""
+
+    center: Float32  # (E, F)
+    scale: Float32  # (E, F), > 0
+    fleet_scale: Float32  # (F,), > 0
+
+
+def fit(values: Float32) -> Scaling:
+    """Robust centre and scale from values (E, L, F) with NaN.
+
+    The scale is the interquartile range in standard deviations, but at least half of what the 1st and 99th percentile
+    say, so that a metric which rests most of the time is not magnified without end. A metric that is constant in one
+    entity takes the fleet's scale; one constant everywhere takes 5 % of its value, or 1 if that is 0.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a metric with no value at all: NaN, replaced below
+        low, q1, center, q3, high = np.nanquantile(values, [0.01, 0.25, 0.5, 0.75, 0.99], axis=1)  # (E, F) each
+        spread = np.nanstd(values.astype(np.float64), axis=1)
+        scale = np.maximum((q3 - q1) / _IQR_TO_SIGMA, 0.5 * (high - low) / _P98_TO_SIGMA)
+        scale = np.where(scale > _tiny(center), scale, spread)
+        scale = np.where(scale > _tiny(center), scale, np.nan)
+        fleet = np.nanmedian(scale, axis=0)  # (F,)
+        resting = 0.05 * np.nanmedian(np.abs(center), axis=0)
+    fleet = np.where(np.isnan(fleet), np.where(resting > 0, resting, 1.0), fleet)
+    return Scaling(
+        center=np.nan_to_num(center).astype(np.float32),
+        scale=np.where(np.isnan(scale), fleet, scale).astype(np.float32),
+        fleet_scale=fleet.astype(np.float32),
+    )
+
+
+def _tiny(center: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    """Spread below which a metric counts as constant: the rounding of float32 around its level."""
+    return np.abs(center) * 1e-5 + 1e-12
+
+
+def transform(windows: Float32, row: Int64, scaling: Scaling) -> Float32:
+    """Windows (B, T, F) in scaled units, clipped to ±`CLIP`; row (B,) is the entity's row in `scaling`, −1 if unknown.
+
+    An entity the scaling does not know is centred on its own window and takes the larger of its own and the fleet's
+    scale, so that it is judged by its movements and not by its level.
+    """
+    center = scaling.center[row][:, None, :]  # (B, 1, F)
+    scale = scaling.scale[row][:, None, :]
+    new = np.flatnonzero(row < 0)
+    if new.size:
+        own = fit(windows[new])
+        center[new] = own.center[:, None, :]
+        scale[new] = np.maximum(own.scale, scaling.fleet_scale)[:, None, :]
+    scaled = (windows - center) / scale
+    return np.clip(scaled, -CLIP, CLIP, out=scaled)

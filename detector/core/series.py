@@ -1,0 +1,75 @@
+"""The values that flow through the program: samples, history, windows, scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+Int64 = NDArray[np.int64]
+Int8 = NDArray[np.int8]
+Bool = NDArray[np.bool_]
+
+
+class Reason(IntEnum):
+    """Why an entity has no score at a slot; `KNOWN` where it has one. Kept as int8 in arrays."""
+
+    KNOWN = 0
+    NO_DATA = 1
+    GAP = 2
+    WARMING_UP = 3
+    NO_MODEL = 4
+    STALE_DATA = 5
+
+    @property
+    def label(self) -> str:
+        """The word used in metrics, tables and logs."""
+        return self.name.lower()
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Rows of a source as columns: row i says that `metrics[metric[i]]` of `entities[entity[i]]` was `value[i]`."""
+
+    entities: tuple[str, ...]
+    entity: NDArray[np.int32]  # (N,) index into entities
+    metric: NDArray[np.int32]  # (N,) index into the monitor's metrics
+    time: Int64  # (N,) epoch milliseconds, UTC
+    value: Float64  # (N,) NaN = NULL or not a number
+
+    def __len__(self) -> int:
+        return len(self.time)
+
+
+@dataclass(frozen=True)
+class History:
+    """The newest gridded values of all entities; slot l spans [start + l·step, start + (l+1)·step)."""
+
+    entities: tuple[str, ...]
+    start: int  # epoch milliseconds of the first slot
+    step: int  # milliseconds
+    values: Float32  # (E, L, F), NaN = missing
+
+    @property
+    def slots(self) -> Int64:
+        """Start of every slot in epoch milliseconds, (L,)."""
+        return self.start + self.step * np.arange(self.values.shape[1], dtype=np.int64)
+
+    @property
+    def end(self) -> int:
+        """End of the last slot in epoch milliseconds."""
+        return self.start + self.step * self.values.shape[1]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of all entities at consecutive slots, oldest first."""
+
+    slots: Int64  # (K,) epoch milliseconds
+    score: Float32  # (E, K), 1.0 = threshold, NaN = unknown
+    reason: Int8  # (E, K) Reason
+    share: Float32  # (E, K, F) each metric's part of the score, sums to 1 where known

@@ -1,0 +1,117 @@
+"""Errors of normal data to a calibration that turns every error into a score with 1.0 at the alert budget.
+
+The tail above a high quantile is taken as exponential: the generalised Pareto law of peaks over threshold with shape 0
+(Siffer et al., "Anomaly Detection in Streams with Extreme Value Theory", KDD 2017). Fixing the shape costs accuracy on
+heavy tails, but a few dozen excesses, which is what a young monitor has, do not support estimating one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from detector.core.series import Float32, Float64, Int64
+
+TAIL = 0.02
+"""Share of normal data above the quantile where the exponential tail begins."""
+
+_PRIOR = 20.0  # excesses of its own an entity needs before its calibration counts as much as the fleet's
+_WEEK_MS = 7 * 24 * 3_600_000
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Where the tail of normal errors begins and how fast it falls, per entity and span; and the threshold."""
+
+    start: Float32  # (E, S) error with TAIL above it
+    decay: Float32  # (E, S) mean excess over start, > 0
+    fleet_start: Float32  # (S,) for entities that were not there
+    fleet_decay: Float32  # (S,)
+    level: float  # surprise that stands for score 1.0
+
+    def score(self, errors: Float32, row: Int64) -> Float32:
+        """Scores (B, K) of smoothed errors (B, K, S); row (B,) is the entity's row, −1 if it was not there."""
+        start, decay = self.start[row], self.decay[row]
+        start[row < 0], decay[row < 0] = self.fleet_start, self.fleet_decay
+        return (surprise(errors, start[:, None], decay[:, None]).max(axis=2) / self.level).astype(np.float32)
+
+
+def surprise(error: Float32, start: Float32, decay: Float32) -> Float32:
+    """−ln of the share of normal errors that are larger; below the tail it grows in proportion to the error."""
+    base = -np.log(TAIL)
+    below = base * error / np.maximum(start, 1e-9)
+    return np.where(error > start, base + (error - start) / decay, below).astype(np.float32)
+
+
+def calibrate(errors: Float32, *, alert_budget_per_week: float, step: int) -> Calibration:
+    """Calibration from held-out smoothed errors (E, N, S) of normal data, NaN = unknown.
+
+    Entities lean on the fleet until they have evidence of their own. The level is where the pooled surprise is
+    exceeded `alert_budget_per_week` times a week over all entities: read off the data where they reach that far,
+    extrapolated along the exponential tail where they do not.
+
+    Raises: ValueError if nothing is known.
+    """
+    pooled = errors.reshape(-1, errors.shape[2])
+    pooled = pooled[~np.isnan(pooled).any(axis=1)]  # (M, S)
+    if not len(pooled):
+        msg = "errors must hold at least one known value"
+        raise ValueError(msg)
+    fleet_start, fleet_decay = _tail(pooled.astype(np.float64))
+    own = [_tail_or_nan(entity.astype(np.float64)) for entity in errors]
+    start, decay = _shrink(errors, own, fleet_start, fleet_decay)
+    calibration = Calibration(
+        start=start,
+        decay=decay,
+        fleet_start=fleet_start.astype(np.float32),
+        fleet_decay=fleet_decay.astype(np.float32),
+        level=1.0,
+    )
+    surprises = calibration.score(errors, np.arange(len(errors)))
+    probability = alert_budget_per_week / (_WEEK_MS / step * len(errors))
+    level = exceeded_with(surprises[~np.isnan(surprises)].astype(np.float64), probability)
+    return Calibration(start, decay, calibration.fleet_start, calibration.fleet_decay, level)
+
+
+def exceeded_with(values: Float64, probability: float) -> float:
+    """The value that a share `probability` of values like these exceeds.
+
+    An empirical quantile while at least ten values lie above it, else the exponential tail over the (1 − TAIL)
+    quantile. The fewer excesses, the wider: the decay is taken at one standard error above its estimate.
+    """
+    if probability * len(values) >= 10 or probability >= TAIL:
+        return max(float(np.quantile(values, 1.0 - min(probability, 1.0))), 1e-6)
+    start, decay = _tail(values[:, None])
+    return float(start[0] + decay[0] * np.log(TAIL / probability))
+
+
+def _tail(values: Float64) -> tuple[Float64, Float64]:
+    """Start and decay of the tail of each column of (M, S)."""
+    start = np.quantile(values, 1.0 - TAIL, axis=0)
+    excess = np.where(values > start, values - start, 0.0)
+    count = np.maximum((values > start).sum(axis=0), 1)
+    decay = excess.sum(axis=0) / count * (1.0 + 1.0 / np.sqrt(count))
+    # normal errors that are all alike would make any difference infinitely surprising
+    return start, np.maximum(decay, 0.05 * np.maximum(start, 1e-3))
+
+
+def _tail_or_nan(values: Float64) -> tuple[Float64, Float64]:
+    known = values[~np.isnan(values).any(axis=1)]
+    if len(known) * TAIL < 1.0:
+        return np.full(values.shape[1], np.nan), np.full(values.shape[1], np.nan)
+    return _tail(known)
+
+
+def _shrink(
+    errors: Float32, own: list[tuple[Float64, Float64]], fleet_start: Float64, fleet_decay: Float64
+) -> tuple[Float32, Float32]:
+    """Each entity's tail, drawn towards the fleet's by how little evidence it has."""
+    excesses = TAIL * (~np.isnan(errors).any(axis=2)).sum(axis=1)  # (E,)
+    weight = (excesses / (excesses + _PRIOR))[:, None]
+    start = np.array([pair[0] for pair in own])
+    decay = np.array([pair[1] for pair in own])
+    weight = np.where(np.isnan(start), 0.0, weight)
+    start = weight * np.nan_to_num(start) + (1.0 - weight) * fleet_start
+    decay = weight * np.nan_to_num(decay) + (1.0 - weight) * fleet_decay
+    return start.astype(np.float32), decay.astype(np.float32)

@@ -1,0 +1,69 @@
+"""History to windows: which are scorable, and why not; and windows to the network's input."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from detector.core.series import Bool, Float32, Int8, Reason
+
+
+def slide(values: Float32, timesteps: int) -> Float32:
+    """A view of every window of every entity: (E, L, F) -> (E, L − timesteps + 1, timesteps, F), oldest first.
+
+    Raises: ValueError if there are fewer than `timesteps` slots.
+    """
+    windows = np.lib.stride_tricks.sliding_window_view(values, timesteps, axis=1)  # (E, K, F, T)
+    return np.moveaxis(windows, -1, -2)  # (E, K, T, F)
+
+
+def reasons(values: Float32, timesteps: int, *, max_missing: float) -> Int8:
+    """Why each window cannot be scored, `KNOWN` where it can: (E, L, F) -> (E, L − timesteps + 1) of `Reason`.
+
+    A window has no data if none of its newest slot's metrics has a value; it is warming up if its oldest slots hold
+    nothing at all; it has a gap if more than `max_missing` of its values are missing.
+    """
+    missing = np.isnan(values)  # (E, L, F)
+    empty = missing.all(axis=2)  # (E, L)
+    share = _rolling_mean(missing.mean(axis=2), timesteps)  # (E, K)
+    result = np.full(share.shape, Reason.KNOWN, dtype=np.int8)
+    result[share > max_missing] = Reason.GAP
+    result[_starts_empty(empty, timesteps, max_missing)] = Reason.WARMING_UP
+    result[empty[:, timesteps - 1 :]] = Reason.NO_DATA
+    return result
+
+
+def _rolling_mean(values: np.ndarray[tuple[int, int], np.dtype[np.float64]], length: int) -> Float32:
+    sums = np.cumsum(values, axis=1)
+    sums = np.concatenate([np.zeros((len(values), 1)), sums], axis=1)
+    # rounding keeps a share that is exactly max_missing from counting as more
+    return np.asarray(np.round((sums[:, length:] - sums[:, :-length]) / length, 9), dtype=np.float32)
+
+
+def _starts_empty(empty: Bool, timesteps: int, max_missing: float) -> Bool:
+    """Windows whose oldest slots are all empty, for longer than a window may be missing."""
+    leading = int(np.floor(max_missing * timesteps)) + 1
+    lead = np.lib.stride_tricks.sliding_window_view(empty, leading, axis=1).all(axis=2)  # (E, L − leading + 1)
+    return np.asarray(lead[:, : empty.shape[1] - timesteps + 1], dtype=np.bool_)
+
+
+def network_input(windows: Float32) -> Float32:
+    """Scaled windows (B, T, F) with NaN -> what the network reads, (B, T, F + 1) without NaN.
+
+    A missing value repeats the metric's last value in the window (0, its median, if there is none); the added last
+    channel is the share of metrics missing in the slot.
+    """
+    missing = np.isnan(windows)  # (B, T, F)
+    inputs = np.empty((*windows.shape[:2], windows.shape[2] + 1), dtype=np.float32)
+    inputs[..., :-1] = windows
+    inputs[..., -1] = missing.mean(axis=2, dtype=np.float32)
+    holed = np.flatnonzero(missing.any(axis=(1, 2)))
+    if holed.size:
+        inputs[holed, :, :-1] = _carry_forward(windows[holed], missing[holed])
+    return inputs
+
+
+def _carry_forward(windows: Float32, missing: Bool) -> Float32:
+    steps = np.arange(windows.shape[1])[None, :, None]
+    last = np.maximum.accumulate(np.where(missing, -1, steps), axis=1)  # (B, T, F) index of the newest known value
+    filled = np.take_along_axis(windows, np.maximum(last, 0), axis=1)
+    return np.where(last < 0, np.float32(0.0), filled).astype(np.float32, copy=False)

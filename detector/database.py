@@ -1,0 +1,137 @@
+"""Engines from URLs, with each database's own settings; and the time limit of a read."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
+
+from detector.errors import ConfigError
+
+BUSY_TIMEOUT = timedelta(seconds=10)
+"""How long a writer waits for another one, and how long a connection may take."""
+
+DRIVERS = {"postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg", "mysql": "mysql+pymysql"}
+"""Drivers this program ships as extras, used where a URL names none."""
+
+_EXTRAS = {"psycopg": "postgres", "pymysql": "mysql"}
+
+
+def parse(url: str) -> URL:
+    """A URL with this program's default driver.
+
+    Raises: ConfigError if it is none.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        msg = "the database URL must look like sqlite:///file.db or postgresql://user@host/name (not shown: secrets)"
+        raise ConfigError(msg) from None
+    return parsed.set(drivername=DRIVERS.get(parsed.drivername, parsed.drivername))
+
+
+def redacted(url: str | URL) -> str:
+    """The URL without its password, fit for logs."""
+    parsed = parse(url) if isinstance(url, str) else url
+    secrets = [key for key in parsed.query if "pass" in key.lower() or "secret" in key.lower() or "key" in key.lower()]
+    return parsed.difference_update_query(secrets).render_as_string(hide_password=True)
+
+
+def connect(url: str, *, timeout: timedelta = timedelta(minutes=5)) -> Engine:
+    """An engine whose connections are checked before use and never wait longer than `timeout` for an answer.
+
+    Raises: ConfigError if the URL is none, its driver is not installed, or SQLite's folder does not exist.
+    """
+    parsed = parse(url)
+    backend = parsed.get_backend_name()
+    if backend == "sqlite" and parsed.database not in (None, "", ":memory:"):
+        folder = Path(str(parsed.database)).parent
+        if not folder.is_dir():
+            msg = f"the folder of {redacted(parsed)} must exist; create it: mkdir -p {folder}"
+            raise ConfigError(msg)
+    try:
+        engine = create_engine(parsed, pool_pre_ping=True, connect_args=_connect_args(backend, timeout))
+    except (NoSuchModuleError, ModuleNotFoundError) as exc:
+        name = getattr(exc, "name", None) or parsed.drivername
+        extra = _EXTRAS.get(str(name))
+        hint = f"pip install 'detector[{extra}]'" if extra else "install its SQLAlchemy driver"
+        msg = f"no driver for {redacted(parsed)}; {hint}"
+        raise ConfigError(msg) from exc
+    except (TypeError, ValueError) as exc:
+        msg = f"{redacted(parsed)} is not a usable database URL: {exc}"
+        raise ConfigError(msg) from exc
+    if backend == "sqlite":
+        event.listen(engine, "connect", _prepare_sqlite)
+    return engine
+
+
+def _connect_args(backend: str, timeout: timedelta) -> dict[str, Any]:
+    seconds = max(1, round(timeout.total_seconds()))
+    connect_seconds = round(BUSY_TIMEOUT.total_seconds())
+    match backend:
+        case "postgresql":
+            # UTC makes naive and aware timestamp columns mean the same
+            options = f"-c statement_timeout={seconds * 1000} -c timezone=UTC -c idle_in_transaction_session_timeout=600000"
+            return {"connect_timeout": connect_seconds, "options": options}
+        case "mysql" | "mariadb":
+            return {
+                "connect_timeout": connect_seconds,
+                "read_timeout": seconds,
+                "write_timeout": seconds,
+                "init_command": "SET time_zone = '+00:00'",
+            }
+        case "sqlite":
+            return {"timeout": BUSY_TIMEOUT.total_seconds()}
+    return {}
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 - DBAPI
+    """WAL lets readers and one writer work at the same time; NORMAL is durable enough with it (no corruption)."""
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=NORMAL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
+
+
+@contextmanager
+def reading(engine: Engine, timeout: timedelta) -> Iterator[Connection]:
+    """A connection for one read, given back at once; SQLite is interrupted when the time is over, servers do it themselves."""
+    with engine.connect() as connection:
+        if engine.dialect.name != "sqlite":
+            yield connection
+            return
+        driver: Any = connection.connection.driver_connection
+        end = time.monotonic() + timeout.total_seconds()
+        driver.set_progress_handler(lambda: time.monotonic() > end, 100_000)
+        try:
+            yield connection
+        finally:
+            driver.set_progress_handler(None, 0)
+
+
+def is_unavailable(exc: DBAPIError) -> bool:
+    """Whether an error is the database's absence, not a wrong question: it may pass, so the caller may try again."""
+    if exc.connection_invalidated or isinstance(exc, InterfaceError):
+        return True
+    if not isinstance(exc, OperationalError):
+        return False
+    wrong_question = ("no such table", "no such column", "syntax error", "unable to open", "doesn't exist", "unknown column")
+    return not any(part in str(exc.orig).lower() for part in wrong_question)
+
+
+def reason(exc: DBAPIError) -> str:
+    """The driver's own words in one line, without statement, parameters or passwords."""
+    return " ".join(str(exc.orig).split())
+
+
+def ping(engine: Engine) -> None:
+    """Asks the database for a 1; raises what SQLAlchemy raises."""
+    with engine.connect() as connection:
+        connection.execute(text("SELECT 1"))

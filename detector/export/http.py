@@ -1,0 +1,88 @@
+"""/metrics for Prometheus, /healthz and /readyz for whoever supervises the process."""
+
+from __future__ import annotations
+
+import gzip
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from detector.errors import ConfigError
+
+Ready = Callable[[], str | None]
+"""None if the process does its work, else why not."""
+
+
+class Endpoint:
+    """An HTTP server on its own threads."""
+
+    def __init__(self, address: tuple[str, int], registry: CollectorRegistry, ready: Ready) -> None:
+        """Binds the address.
+
+        Raises: ConfigError if it is taken or not this machine's.
+        """
+        handler = type("Handler", (_Handler,), {"registry": registry, "ready": staticmethod(ready)})
+        try:
+            self._server = _Server(address, handler)
+        except OSError as exc:
+            msg = (
+                f"export.listen: cannot listen on {address[0]}:{address[1]} ({exc.strerror or exc});"
+                " is another detector running?"
+            )
+            raise ConfigError(msg) from exc
+        self._thread = threading.Thread(target=self._server.serve_forever, name="http", daemon=True)
+
+    @property
+    def port(self) -> int:
+        """The port that was bound: the configured one, or the one found if that is 0."""
+        return int(self._server.server_address[1])
+
+    def start(self) -> None:
+        """Begins to answer."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Answers no more."""
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    allow_reuse_address = True
+
+
+class _Handler(BaseHTTPRequestHandler):
+    registry: CollectorRegistry
+    ready: Ready
+    timeout = 10  # a client that sends nothing does not hold a thread for ever
+    server_version = "detector"
+    sys_version = ""
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        if path == "/metrics":
+            self._answer(200, generate_latest(self.registry), CONTENT_TYPE_LATEST)
+        elif path == "/healthz":
+            self._answer(200, b"ok\n")
+        elif path == "/readyz":
+            problem = type(self).ready()
+            self._answer(503 if problem else 200, f"{problem or 'ok'}\n".encode())
+        else:
+            self._answer(404, b"there is /metrics, /healthz and /readyz\n")
+
+    def _answer(self, status: int, body: bytes, content_type: str = "text/plain; charset=utf-8") -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        if len(body) > 4096 and "gzip" in self.headers.get("Accept-Encoding", ""):
+            body = gzip.compress(body, compresslevel=1)
+            self.send_header("Content-Encoding", "gzip")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name it overrides
+        """A scrape every few seconds is no news."""

@@ -1,0 +1,182 @@
+"""Every exported metric in one table, and the collector that fills it from the monitors' newest snapshots."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from prometheus_client import CollectorRegistry, Counter, Histogram, PlatformCollector, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from detector import __version__
+from detector.core.decide import AlertStates, Severity
+from detector.core.series import Float32, Int8, Reason
+
+GAUGES = {
+    "detector_score": ("Newest score; 1 is the threshold; absent while unknown", ("monitor", "entity")),
+    "detector_entities": ("Entities by state, unknown ones by reason", ("monitor", "state", "reason")),
+    "detector_entities_dropped": ("Entities without own series because of export.max_entities", ("monitor",)),
+    "detector_alert_active": ("1 for every open alert", ("monitor", "entity", "severity")),
+    "detector_alert_budget_per_week": ("False alerts a week the operator accepts", ("monitor",)),
+    "detector_alerts_observed_per_week": ("Alerts of the last seven days", ("monitor",)),
+    "detector_residual_share": ("Share of the newest score, for open alerts", ("monitor", "entity", "metric")),
+    "detector_model_info": ("1, labelled with the live model version", ("monitor", "version")),
+    "detector_model_created_timestamp_seconds": ("When the live model version was trained", ("monitor",)),
+    "detector_last_success_timestamp_seconds": ("When a task last succeeded", ("task", "monitor")),
+    "detector_newest_sample_timestamp_seconds": ("Time of the newest sample read", ("monitor",)),
+    "detector_cursor_timestamp_seconds": ("End of the newest slot scored and committed", ("monitor",)),
+    "detector_step_seconds": ("Length of a slot", ("monitor",)),
+    "detector_build_info": ("1, labelled with the version of the program", ("version",)),
+}
+COUNTERS = {
+    "detector_alerts_total": ("Alerts opened, by their severity now", ("monitor", "severity")),
+    "detector_job_runs_total": ("Runs of scheduled tasks by outcome", ("task", "monitor", "outcome")),
+    "detector_samples_read_total": ("Samples read from the source", ("monitor",)),
+    "detector_windows_scored_total": ("Windows scored", ("monitor",)),
+}
+HISTOGRAMS = {"detector_job_duration_seconds": ("Duration of scheduled tasks", ("task", "monitor"))}
+
+OUTCOMES = ("success", "error", "skipped", "missed", "timeout")
+_BUCKETS = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0, 7200.0)
+
+
+@dataclass(frozen=True)
+class MonitorView:
+    """What is exported of one monitor; replaced as a whole, never changed in place. Times: epoch milliseconds."""
+
+    monitor: str
+    metrics: tuple[str, ...]
+    step: int
+    alert_budget_per_week: float
+    entities: tuple[str, ...] = ()
+    score: Float32 | None = None  # (E,)
+    reason: Int8 | None = None  # (E,)
+    states: AlertStates | None = None
+    share: Float32 | None = None  # (E, F)
+    cursor: int | None = None
+    newest_sample: int | None = None
+    model_version: int | None = None
+    model_created: int | None = None
+    alerts: Mapping[str, int] = field(default_factory=dict)  # by severity
+    alerts_this_week: int = 0
+
+
+class Exporter(Collector):
+    """Owns the registry that /metrics serves. Scrapes read an immutable snapshot and never wait for a tick."""
+
+    def __init__(self, max_entities: int) -> None:
+        self.registry = CollectorRegistry(auto_describe=False)
+        self._max_entities = max_entities
+        self._views: dict[str, MonitorView] = {}
+        self._successes: dict[tuple[str, str], float] = {}
+        self._lock = threading.Lock()
+        self.job_runs = self._counter("detector_job_runs_total")
+        self.samples_read = self._counter("detector_samples_read_total")
+        self.windows_scored = self._counter("detector_windows_scored_total")
+        help_, labels = HISTOGRAMS["detector_job_duration_seconds"]
+        self.job_duration = Histogram(
+            "detector_job_duration_seconds", help_, labels, buckets=_BUCKETS, registry=self.registry
+        )
+        self.registry.register(self)
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+
+    def _counter(self, name: str) -> Counter:
+        help_, labels = COUNTERS[name]
+        return Counter(name, help_, labels, registry=self.registry)
+
+    def show(self, view: MonitorView) -> None:
+        """Replaces what is exported of a monitor; entities that are gone vanish with the old view."""
+        with self._lock:
+            if view.monitor not in self._views:
+                self.samples_read.labels(view.monitor)
+                self.windows_scored.labels(view.monitor)
+            self._views = self._views | {view.monitor: view}
+
+    def update(self, monitor: str, **changes: object) -> None:
+        """Changes fields of a monitor's view."""
+        self.show(replace(self._views[monitor], **changes))  # type: ignore[arg-type]
+
+    def task(self, task: str, monitor: str) -> None:
+        """Announces a task, so that its counters start at 0 instead of appearing with the first run."""
+        self.job_duration.labels(task, monitor)
+        for outcome in OUTCOMES:
+            self.job_runs.labels(task, monitor, outcome)
+
+    def succeeded(self, task: str, monitor: str, at: float) -> None:
+        """Notes the time of a success, epoch seconds."""
+        with self._lock:
+            self._successes[task, monitor] = at
+
+    def last_success(self, task: str, monitor: str) -> float | None:
+        """When a task last succeeded, epoch seconds."""
+        return self._successes.get((task, monitor))
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing: what is collected depends on the monitors."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """All gauges of all monitors."""
+        families: dict[str, GaugeMetricFamily | CounterMetricFamily] = {
+            name: GaugeMetricFamily(name, help_, labels=labels) for name, (help_, labels) in GAUGES.items()
+        }
+        help_, labels = COUNTERS["detector_alerts_total"]
+        families["detector_alerts_total"] = CounterMetricFamily("detector_alerts", help_, labels=labels)
+        families["detector_build_info"].add_metric([__version__], 1)
+        with self._lock:
+            views, successes = list(self._views.values()), dict(self._successes)
+        for (task, monitor), at in successes.items():
+            families["detector_last_success_timestamp_seconds"].add_metric([task, monitor], at)
+        for view in views:
+            _add_monitor(families, view)
+            _add_entities(families, view, self._max_entities)
+        return iter(families.values())
+
+
+Families = dict[str, GaugeMetricFamily | CounterMetricFamily]
+
+
+def _add_monitor(families: Families, view: MonitorView) -> None:
+    def add(name: str, value: float | None, *labels: str, scale: float = 1.0) -> None:
+        if value is not None:
+            families[name].add_metric([view.monitor, *labels], value * scale)
+
+    add("detector_alert_budget_per_week", view.alert_budget_per_week)
+    add("detector_alerts_observed_per_week", view.alerts_this_week)
+    add("detector_step_seconds", view.step, scale=1e-3)
+    add("detector_cursor_timestamp_seconds", view.cursor, scale=1e-3)
+    add("detector_newest_sample_timestamp_seconds", view.newest_sample, scale=1e-3)
+    add("detector_model_created_timestamp_seconds", view.model_created, scale=1e-3)
+    if view.model_version is not None:
+        add("detector_model_info", 1, str(view.model_version))
+    for severity in Severity:
+        add("detector_alerts_total", view.alerts.get(severity.value, 0), severity.value)
+
+
+def _add_entities(families: Families, view: MonitorView, most: int) -> None:
+    if view.score is None or view.reason is None or view.states is None or view.share is None:
+        return
+    is_known = view.reason == Reason.KNOWN
+    is_anomalous = is_known & ((view.score >= 1.0) | view.states.is_open)
+    counts = {("anomalous", ""): is_anomalous.sum(), ("normal", ""): (is_known & ~is_anomalous).sum()}
+    for reason in Reason:
+        if reason is not Reason.KNOWN:
+            counts["unknown", reason.label] = (view.reason == reason).sum()
+    for (state, reason_label), count in counts.items():
+        families["detector_entities"].add_metric([view.monitor, state, reason_label], int(count))
+
+    known = np.flatnonzero(is_known)
+    shown = known[np.argsort(-view.score[known], kind="stable")[:most]]
+    families["detector_entities_dropped"].add_metric([view.monitor], len(known) - len(shown))
+    for row in np.sort(shown).tolist():
+        families["detector_score"].add_metric([view.monitor, view.entities[row]], float(view.score[row]))
+    for row in np.flatnonzero(view.states.is_open).tolist():
+        severity = Severity.CRITICAL if view.states.is_critical[row] else Severity.WARNING
+        families["detector_alert_active"].add_metric([view.monitor, view.entities[row], severity.value], 1)
+        for metric, share in zip(view.metrics, view.share[row].tolist(), strict=True):
+            if share == share:  # noqa: PLR0124 - NaN: unknown, so absent
+                families["detector_residual_share"].add_metric([view.monitor, view.entities[row], metric], share)

@@ -1,0 +1,226 @@
+"""The autoencoder in Keras and its training; the only file that imports Keras.
+
+Runs in the child process of `detector retrain`: importing it costs seconds and half a gigabyte.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Both are read when Keras and TensorFlow are imported, so they must stand before.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ["KERAS_BACKEND"] = "tensorflow"
+
+import keras
+
+from detector.core import window
+from detector.core.series import Float32
+from detector.errors import ModelError
+from detector.models.artifact import NetworkSpec
+
+Progress = Callable[[float, str], None]
+"""Told the fraction done, 0..1, and a short text."""
+
+REPORT_SECONDS = 1.0
+"""Least time between two reports within an epoch."""
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How a network is trained; none of it changes what the trained network computes."""
+
+    learning_rate: float = 2e-3
+    clipnorm: float = 1.0  # longest gradient, guards against the exploding gradients of long windows
+    dropout: float = 0.0  # share of a layer's inputs dropped, while training only
+    batch_size: int = 256  # windows
+    epochs: int = 30  # at most
+    patience: int = 4  # epochs without a better validation loss before training stops
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The weights of the epoch with the best validation loss, and that epoch's losses (Huber, scaled units)."""
+
+    weights: dict[str, NDArray[Any]]
+    loss: float
+    validation_loss: float
+    epochs: int  # epochs run, including those after the best
+
+
+def build(spec: NetworkSpec, dropout: float = 0.0) -> keras.Model:
+    """The network: (B, T, F + 1) of `core.window.network_input` -> (B, T, F) rebuilt backwards, newest slot first.
+
+    The reversed target is that of Srivastava et al., "Unsupervised Learning of Video Representations using LSTMs",
+    2015, and Malhotra et al., "LSTM-based Encoder-Decoder for Multi-sensor Anomaly Detection", 2016: the decoder begins
+    with what the encoder read last. It is given only the latent vector, never its own output, so that an anomaly
+    cannot be copied from slot to slot.
+    """
+    inputs = keras.Input((spec.timesteps, spec.metrics + 1), name="window")
+    x = inputs
+    for n in range(spec.layers):
+        x = _encoder_layer(spec, n, dropout)(x)  # (B, T, U or 2U), the last (B, U or 2U)
+    x = keras.layers.RepeatVector(spec.timesteps, name="latent")(x)
+    for n in range(spec.layers):
+        x = _recurrent(spec, f"decoder_{n}", dropout, return_sequences=True)(x)  # (B, T, U)
+    return keras.Model(inputs, keras.layers.Dense(spec.metrics, name="output")(x))
+
+
+def _encoder_layer(spec: NetworkSpec, n: int, dropout: float) -> keras.Layer:
+    name, is_last = f"encoder_{n}", n == spec.layers - 1
+    layer = _recurrent(spec, name, dropout, return_sequences=not is_last)
+    return keras.layers.Bidirectional(layer, merge_mode="concat", name=name) if spec.bidirectional else layer
+
+
+def _recurrent(spec: NetworkSpec, name: str, dropout: float, *, return_sequences: bool) -> keras.Layer:
+    kind = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU}[spec.cell]
+    return kind(spec.units, dropout=dropout, return_sequences=return_sequences, use_cudnn=False, name=name)
+
+
+def train(
+    spec: NetworkSpec,
+    windows: Float32,
+    validation: Float32,
+    *,
+    settings: TrainingSettings,
+    seed: int,
+    progress: Progress,
+) -> Trained:
+    """Trains a new network on scaled windows (B, T, F), NaN = missing; `validation` decides when to stop.
+
+    The same seed and data give the same weights on the same machine and versions.
+
+    Raises: ModelError if there are no windows to train on or to validate with, or if the loss is not finite.
+    """
+    _require_windows(windows, "training")
+    _require_windows(validation, "validation")
+    keras.utils.set_random_seed(seed)
+    model = build(spec, settings.dropout)
+    model.compile(
+        optimizer=keras.optimizers.Adam(settings.learning_rate, clipnorm=settings.clipnorm),
+        loss=masked_huber,
+        jit_compile=False,
+    )
+    best = keras.callbacks.EarlyStopping(patience=settings.patience, restore_best_weights=True)
+    batches = _Batches(windows, settings.batch_size, seed)
+    history = model.fit(
+        batches,
+        validation_data=_Batches(validation, settings.batch_size),
+        epochs=settings.epochs,
+        shuffle=False,  # _Batches shuffles windows, not only whole batches
+        callbacks=[best, keras.callbacks.TerminateOnNaN(), _Report(progress, settings.epochs, len(batches))],
+        verbose=0,
+    ).history
+    return _result(model, history)
+
+
+def _require_windows(windows: Float32, purpose: str) -> None:
+    if len(windows) == 0:
+        msg = f"{purpose} needs at least 1 window, 0 received; give it a longer time range or a shorter window"
+        raise ModelError(msg)
+
+
+def _result(model: keras.Model, history: dict[str, list[float]]) -> Trained:
+    losses = np.array([history["loss"], history.get("val_loss", [np.nan] * len(history["loss"]))])  # (2, epochs)
+    if not np.isfinite(losses).all():
+        msg = (
+            f"training expects a finite loss, {losses[:, -1]} received in epoch {losses.shape[1]}; "
+            "lower learning_rate or check the data for extreme values"
+        )
+        raise ModelError(msg)
+    loss, validation_loss = losses[:, losses[1].argmin()]
+    return Trained(weights_of(model), float(loss), float(validation_loss), losses.shape[1])
+
+
+def masked_huber(target: Any, rebuilt: Any) -> Any:  # Any: tensors of Keras's backend
+    """Mean Huber loss of the values that are known, (B, T, F) each; NaN in the target does not count.
+
+    Huber, "Robust Estimation of a Location Parameter", 1964, delta 1 = one scaled unit: quadratic for usual noise,
+    linear beyond, so that unlabelled anomalies and spikes in the training data do not teach the network to follow them.
+    """
+    known = keras.ops.logical_not(keras.ops.isnan(target))
+    error = keras.ops.abs(keras.ops.where(known, target - rebuilt, 0.0))
+    inside = keras.ops.minimum(error, 1.0)
+    huber = inside * (error - 0.5 * inside)  # ½e² up to 1, e − ½ beyond
+    return keras.ops.sum(huber) / keras.ops.maximum(keras.ops.sum(keras.ops.cast(known, "float32")), 1.0)
+
+
+def weights_of(model: keras.Model) -> dict[str, NDArray[Any]]:
+    """The trained arrays by name: "encoder_0/kernel", with directions "encoder_0/forward/kernel", "output/bias"."""
+    arrays: dict[str, NDArray[Any]] = {}
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Bidirectional):
+            parts = {"/forward": layer.forward_layer, "/backward": layer.backward_layer}
+        else:
+            parts = {"": layer}
+        for direction, part in parts.items():
+            arrays |= {f"{layer.name}{direction}/{w.name}": np.array(w) for w in part.weights}
+    return arrays
+
+
+def keras_version() -> str:
+    """The version of Keras that trains here, for a model version's provenance."""
+    return str(keras.__version__)
+
+
+class _Batches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has no types
+    """Batches made when they are needed, so that inputs and targets of all windows never stand in memory at once."""
+
+    def __init__(self, windows: Float32, batch_size: int, seed: int | None = None) -> None:
+        """Shuffles the windows anew every epoch if a seed is given."""
+        super().__init__()
+        self._windows = windows
+        self._batch_size = batch_size
+        self._rng = None if seed is None else np.random.default_rng(seed)
+        self._order = np.arange(len(windows))
+        self.on_epoch_end()
+
+    def __len__(self) -> int:
+        return math.ceil(len(self._windows) / self._batch_size)
+
+    def __getitem__(self, n: int) -> tuple[Float32, Float32]:
+        """Inputs (B, T, F + 1) and targets (B, T, F), newest slot first."""
+        batch = self._windows[self._order[n * self._batch_size : (n + 1) * self._batch_size]]
+        return window.network_input(batch), batch[:, ::-1]
+
+    def on_epoch_end(self) -> None:
+        if self._rng is not None:
+            self._rng.shuffle(self._order)
+
+
+class _Report(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
+    """Tells `progress` how far training is, at least each epoch and about every second."""
+
+    def __init__(self, progress: Progress, epochs: int, batches: int) -> None:
+        super().__init__()
+        self._progress = progress
+        self._epochs = epochs
+        self._batches = batches
+        self._epoch = 0
+        self._reported = time.monotonic()  # only paces the reports; nothing that is computed depends on it
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self._epoch = epoch
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        if time.monotonic() - self._reported >= REPORT_SECONDS:
+            self._tell(self._epoch + (batch + 1) / self._batches, f"loss {float((logs or {})['loss']):.4f}")
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        losses = logs or {}
+        text = f"loss {float(losses['loss']):.4f}, validation {float(losses.get('val_loss', np.nan)):.4f}"
+        self._tell(epoch + 1, text)
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        self._progress(1.0, f"trained {self._epoch + 1} epochs")
+
+    def _tell(self, epochs_done: float, text: str) -> None:
+        self._reported = time.monotonic()
+        self._progress(epochs_done / self._epochs, f"epoch {self._epoch + 1}/{self._epochs}, {text}")

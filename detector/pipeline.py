@@ -1,0 +1,420 @@
+"""One tick: everything since the cursor is read, gridded, windowed, scored, decided and committed.
+
+Scores depend on the data of a bounded span and on the model version, never on what the process did before: so a daemon
+that was killed, one that catches up and a replay all arrive at the same numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from detector.config import MonitorSection, milliseconds
+from detector.core import decide, grid, scaling, score, window
+from detector.core.decide import AlertStates, Event, Rules, Severity
+from detector.core.series import Float32, History, Int8, Int64, Reason, Samples
+from detector.ports import AlertChange, Commit, ModelVersion, OpenAlert, ScoreRows, Source, Store
+
+logger = logging.getLogger(__name__)
+
+_BLOCK = 4096  # windows gathered at a time: bounds memory, and is plenty for the scorer
+_CHUNK_CELLS = 4_000_000  # values gridded at a time while catching up
+_CHUNK_SLOTS = 1440
+_STALE_SLOTS = 5  # with no data of any entity for this long it is the source that has stopped
+_TOP_METRICS = 5  # named in an alert's explanation
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a monitor keeps between ticks; all of it can be rebuilt from the database."""
+
+    model: ModelVersion
+    cursor: int | None  # as stored
+    history: History  # (E, L, F)
+    errors: Float32  # (E, L) combined residual of the newest slot of the window that ends there, NaN = unknown
+    scores: Float32  # (E, L)
+    states: AlertStates  # (E,)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The newest slot of a monitor, for export."""
+
+    entities: tuple[str, ...]
+    score: Float32  # (E,) NaN = unknown
+    reason: Int8  # (E,) Reason
+    states: AlertStates  # (E,)
+    share: Float32  # (E, F) NaN = unknown
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one tick did; times are epoch milliseconds."""
+
+    cursor: int | None
+    newest_sample: int | None
+    samples: int
+    windows: int
+    opened: tuple[Severity, ...]
+    snapshot: Snapshot
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """Errors and shares of some slots before they become scores."""
+
+    errors: Float32  # (E, K)
+    reason: Int8  # (E, K)
+    share: Float32  # (E, K, F)
+    windows: int
+
+
+def rules(monitor: MonitorSection) -> Rules:
+    """The decision rules of a monitor."""
+    return Rules(**monitor.decision.model_dump())
+
+
+def memory_slots(monitor: MonitorSection) -> int:
+    """Slots before the newest that a tick looks back on: windows, smoothing, decisions, late samples."""
+    return monitor.timesteps - 1 + max(score.SPANS) - 1 + rules(monitor).memory + lateness_slots(monitor)
+
+
+def lateness_slots(monitor: MonitorSection) -> int:
+    """Slots behind the cursor that are read again for late samples."""
+    return -(-milliseconds(monitor.lateness) // monitor.step_ms)
+
+
+def observe(monitor: MonitorSection, source: Source, now: int) -> Report:
+    """A tick without a model: every entity with data in the newest window is unknown."""
+    step = monitor.step_ms
+    end = grid.complete_until(now, step, milliseconds(monitor.delay))
+    samples = source.read(end - monitor.timesteps * step, end)
+    count = len(samples.entities)
+    snapshot = Snapshot(
+        entities=samples.entities,
+        score=np.full(count, np.nan, dtype=np.float32),
+        reason=np.full(count, Reason.NO_MODEL, dtype=np.int8),
+        states=AlertStates.none_open(count),
+        share=np.full((count, len(monitor.metrics)), np.nan, dtype=np.float32),
+    )
+    return Report(None, _newest(samples), len(samples), 0, (), snapshot)
+
+
+def recall(monitor: MonitorSection, source: Source, store: Store, model: ModelVersion, now: int) -> Memory:
+    """Rebuilds from the database what the monitor needs to go on from its cursor.
+
+    A monitor without a cursor starts where its model's training data ended. What lies further back than
+    `max_catch_up` is skipped, with a warning.
+    """
+    step = monitor.step_ms
+    complete = grid.complete_until(now, step, milliseconds(monitor.delay))
+    stored = store.cursor(monitor.name)
+    cursor = grid.floor(model.trained_until if stored is None else stored, step)
+    earliest = complete - grid.floor(milliseconds(monitor.max_catch_up), step)
+    if cursor < earliest:
+        logger.warning("event=catch_up_truncated monitor=%s skipped_slots=%d", monitor.name, (earliest - cursor) // step)
+        cursor = earliest
+    open_alerts = store.open_alerts(monitor.name)
+    start = cursor - memory_slots(monitor) * step
+    metrics = len(monitor.metrics)
+    nothing = History((), start, step, np.empty((0, memory_slots(monitor), metrics), dtype=np.float32))
+    samples = source.read(start, cursor)
+    entities = _entities(nothing, samples, model, [alert.entity for alert in open_alerts])
+    values = _grid(monitor, samples, entities, start, memory_slots(monitor))
+    history = replace(nothing, entities=entities, values=values)
+    blank = np.full(values.shape[:2], np.nan, dtype=np.float32)
+    rows = np.arange(len(entities))
+    first = monitor.timesteps - 1
+    errors = blank.copy()
+    errors[:, first:] = _errors(monitor, model, history, rows, first).errors
+    scores = blank
+    first += max(score.SPANS) - 1
+    scores[:, first:] = _scores(model, entities, errors, first)
+    return Memory(model, stored, history, errors, scores, _states(entities, open_alerts))
+
+
+def tick(
+    monitor: MonitorSection,
+    source: Source,
+    store: Store,
+    memory: Memory,
+    now: int,
+    *,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> tuple[Memory, Report]:
+    """Scores and commits every complete slot since the cursor, in bounded chunks; a second call with the same `now` does nothing.
+
+    Raises: SourceError, StoreError; what was committed before stays committed, and memory must be recalled.
+    """
+    step = monitor.step_ms
+    complete = grid.complete_until(now, step, milliseconds(monitor.delay))
+    newest = None
+    if complete - memory.history.end > step * _chunk_slots(memory.history):
+        extent = source.extent()
+        newest = extent[1] if extent else 0
+    samples = windows = 0
+    opened: list[Severity] = []
+    snapshot = _unscored(memory)
+    while memory.history.end < complete and not should_stop():
+        end = min(complete, memory.history.end + step * _chunk_slots(memory.history))
+        if newest is not None and newest < memory.history.end:
+            end = complete  # nothing more to come: all slots up to now are empty
+        memory, part = _chunk(monitor, source, store, memory, end, now)
+        samples, windows, snapshot = samples + part.samples, windows + part.windows, part.snapshot
+        opened.extend(part.opened)
+        newest = max(newest or 0, part.newest_sample or 0) or None
+    return memory, Report(memory.cursor, newest, samples, windows, tuple(opened), snapshot)
+
+
+def _chunk(
+    monitor: MonitorSection, source: Source, store: Store, memory: Memory, end: int, now: int
+) -> tuple[Memory, Report]:
+    """Takes the monitor from its cursor to `end` in one transaction."""
+    step, model = monitor.step_ms, memory.model
+    begin = memory.history.end
+    # a jump over empty slots may leave everything remembered behind
+    start = end - step * (memory_slots(monitor) + min((end - begin) // step, _chunk_slots(memory.history)))
+    read_from = max(begin - step * lateness_slots(monitor), start)
+    samples = source.read(read_from, end)
+    is_open = memory.states.is_open
+    still_open = [name for name, open_ in zip(memory.history.entities, is_open.tolist(), strict=True) if open_]
+    entities = _entities(memory.history, samples, model, still_open)
+    before = _follow(memory, entities, start, end)
+
+    read_slots = (end - read_from) // step
+    values = before.history.values.copy()
+    values[:, -read_slots:] = _grid(monitor, samples, entities, read_from, read_slots)
+    history = replace(before.history, values=values)
+    new = values.shape[1] - max(0, (end - max(begin, start)) // step)  # index of the first slot not committed yet
+    errors, scores = before.errors, before.scores
+    scored = _errors(monitor, model, history, np.arange(len(entities)), new)
+    errors[:, new:] = scored.errors
+    late, late_from = _late(before.history.values, values, new)
+    if late.size:
+        errors[late, late_from:new] = _errors(monitor, model, history, late, late_from).errors[:, : new - late_from]
+    first = min(new, late_from)
+    old_scores = scores[:, first:new].copy()
+    scores[:, first:] = _scores(model, entities, errors, first)
+    if late.size:  # entities without late samples keep their scores to the last bit
+        others = np.setdiff1d(np.arange(len(entities)), late)
+        scores[others, first:new] = old_scores[others]
+
+    slots = history.slots[new:]
+    remembered = rules(monitor).memory
+    states, events = decide.decide(
+        before.states, scores[:, new - remembered :], slots, rules(monitor), step=step
+    )
+    commit = Commit(
+        monitor=monitor.name,
+        expected_cursor=memory.cursor,
+        cursor=end,
+        now=now,
+        model_version=model.version,
+        scores=_score_rows(entities, history.slots, scores, np.arange(len(entities)), new, None),
+        replaced=_score_rows(entities, history.slots, scores, late, first, new),
+        changes=_changes(monitor, entities, states, events, slots, scored.share, values[:, new:]),
+    )
+    store.commit(commit)
+
+    after = Memory(model, end, history, errors, scores, states)
+    kept = memory_slots(monitor)
+    trimmed = _follow(after, entities, end - kept * step, end)
+    opened = tuple(event.severity for event in events if event.change is decide.Change.OPENED)
+    snapshot = _snapshot(trimmed, scored)
+    return trimmed, Report(end, _newest(samples), len(samples), scored.windows, opened, snapshot)
+
+
+def _chunk_slots(history: History) -> int:
+    cells = max(1, history.values.shape[0] * history.values.shape[2])
+    return max(1, min(_CHUNK_SLOTS, _CHUNK_CELLS // cells))
+
+
+def _grid(monitor: MonitorSection, samples: Samples, entities: tuple[str, ...], start: int, slots: int) -> Float32:
+    return grid.grid(
+        samples,
+        entities=entities,
+        metrics=len(monitor.metrics),
+        start=start,
+        slots=slots,
+        step=monitor.step_ms,
+        aggregate=monitor.aggregate,
+    )
+
+
+def _entities(history: History, samples: Samples, model: ModelVersion, still_open: Iterable[str]) -> tuple[str, ...]:
+    """Who is watched: whoever the model knows, has recent data or an open alert; those already there first."""
+    has_data = ~np.isnan(history.values).all(axis=(1, 2)) if history.entities else np.empty(0, dtype=np.bool_)
+    alive = {*model.entities, *samples.entities, *still_open}
+    alive.update(name for name, has in zip(history.entities, has_data.tolist(), strict=True) if has)
+    staying = [name for name in history.entities if name in alive]
+    return tuple(staying) + tuple(sorted(alive.difference(staying)))
+
+
+def _follow(memory: Memory, entities: tuple[str, ...], start: int, end: int) -> Memory:
+    """The same memory for other entities and another span; copies, so that the caller may write into it."""
+    old = memory.history
+    history = grid.cover(old, entities=entities, start=start, end=end)
+
+    def moved(values: Float32) -> Float32:
+        as_history = History(old.entities, old.start, old.step, values[:, :, None])
+        return grid.cover(as_history, entities=entities, start=start, end=end).values[:, :, 0]
+
+    states = memory.states
+    if entities != old.entities:
+        row = {name: index for index, name in enumerate(old.entities)}
+        source = np.array([row.get(name, -1) for name in entities], dtype=np.int64)
+        states = AlertStates.none_open(len(entities))
+        known = source >= 0
+        for name in AlertStates.__dataclass_fields__:
+            getattr(states, name)[known] = getattr(memory.states, name)[source[known]]
+    return replace(memory, history=history, errors=moved(memory.errors), scores=moved(memory.scores), states=states)
+
+
+def _late(before: Float32, after: Float32, new: int) -> tuple[Int64, int]:
+    """Entities with committed slots that late samples changed, and the index of the first such slot."""
+    differs = (before[:, :new] != after[:, :new]) & ~(np.isnan(before[:, :new]) & np.isnan(after[:, :new]))
+    changed = differs.any(axis=2)  # (E, new)
+    rows = np.flatnonzero(changed.any(axis=1))
+    return rows, int(np.flatnonzero(changed.any(axis=0))[0]) if rows.size else new
+
+
+def _errors(monitor: MonitorSection, model: ModelVersion, history: History, rows: Int64, first: int) -> _Scored:
+    """Combined residual of each slot from index `first` on, for some entities."""
+    timesteps = monitor.timesteps
+    values = history.values[rows, first - timesteps + 1 :]
+    windows = window.slide(values, timesteps)  # (E, K, T, F)
+    reason = window.reasons(values, timesteps, max_missing=monitor.max_missing)  # (E, K)
+    errors = np.full(reason.shape, np.nan, dtype=np.float32)
+    share = np.full((*reason.shape, values.shape[2]), np.nan, dtype=np.float32)
+    entity, slot = np.nonzero(reason == Reason.KNOWN)
+    model_row = _model_rows(model, tuple(history.entities[row] for row in rows.tolist()))
+    for block in range(0, len(entity), _BLOCK):
+        e, k = entity[block : block + _BLOCK], slot[block : block + _BLOCK]
+        row = model_row[e]
+        scaled = scaling.transform(windows[e, k], row, model.scaling)  # (B, T, F)
+        residuals = model.network.residuals(scaled, 1)[:, 0]  # (B, F)
+        noise = np.where(row[:, None] < 0, model.fleet_noise, model.noise[row])
+        errors[e, k], share[e, k] = score.error(residuals, noise)
+    return _Scored(errors, reason, share, len(entity))
+
+
+def _model_rows(model: ModelVersion, entities: tuple[str, ...]) -> Int64:
+    """Row of each entity in the model's per-entity arrays, −1 for one the model has not seen."""
+    index = {name: row for row, name in enumerate(model.entities)}
+    return np.array([index.get(name, -1) for name in entities], dtype=np.int64)
+
+
+def _scores(model: ModelVersion, entities: tuple[str, ...], errors: Float32, first: int) -> Float32:
+    """Scores of all slots from index `first` on."""
+    smoothed = score.smoothed(errors[:, first - max(score.SPANS) + 1 :])  # (E, K, S)
+    return model.calibration.score(smoothed, _model_rows(model, entities))
+
+
+def _states(entities: tuple[str, ...], open_alerts: list[OpenAlert]) -> AlertStates:
+    states = AlertStates.none_open(len(entities))
+    row = {name: index for index, name in enumerate(entities)}
+    for alert in open_alerts:
+        index = row[alert.entity]
+        states.is_open[index] = True
+        states.opened_slot[index] = alert.opened_slot
+        states.is_critical[index] = alert.severity is Severity.CRITICAL
+        states.peak_score[index] = alert.peak_score
+        states.peak_slot[index] = alert.peak_slot
+    return states
+
+
+def _score_rows(
+    entities: tuple[str, ...], slots: Int64, scores: Float32, rows: Int64, first: int, last: int | None
+) -> ScoreRows:
+    """The known scores of some entities in [first, last) as columns, slot after slot."""
+    part = scores[rows, first:last].T  # (K, E)
+    slot, entity = np.nonzero(~np.isnan(part))
+    return ScoreRows(
+        entity=[entities[row] for row in rows[entity].tolist()],
+        slot=slots[first:last][slot].tolist(),
+        score=part[slot, entity].astype(np.float64).tolist(),
+    )
+
+
+def _changes(
+    monitor: MonitorSection,
+    entities: tuple[str, ...],
+    states: AlertStates,
+    events: list[Event],
+    slots: Int64,
+    share: Float32,
+    values: Float32,
+) -> list[AlertChange]:
+    """Events in order, then the new peaks of alerts that stay open."""
+
+    def explain(row: int, peak_slot: int) -> str | None:
+        if peak_slot < slots[0]:
+            return None
+        k = (peak_slot - int(slots[0])) // monitor.step_ms
+        return _explanation(monitor, share[row, k], values[row, k])
+
+    changes = [
+        AlertChange(
+            change=event.change,
+            entity=entities[event.entity],
+            slot=event.slot,
+            opened_slot=event.opened_slot,
+            detected_at=event.slot + monitor.step_ms + milliseconds(monitor.delay),
+            severity=event.severity,
+            peak_score=event.peak_score,
+            peak_slot=event.peak_slot,
+            explanation=explain(event.entity, event.peak_slot),
+        )
+        for event in events
+    ]
+    raised = np.flatnonzero(states.is_open & (states.peak_slot >= slots[0]))
+    for row in raised.tolist():
+        peak_slot = int(states.peak_slot[row])
+        changes.append(
+            AlertChange(
+                change=None,
+                entity=entities[row],
+                slot=peak_slot,
+                opened_slot=int(states.opened_slot[row]),
+                detected_at=0,
+                severity=Severity.CRITICAL if states.is_critical[row] else Severity.WARNING,
+                peak_score=float(states.peak_score[row]),
+                peak_slot=peak_slot,
+                explanation=explain(row, peak_slot),
+            )
+        )
+    return changes
+
+
+def _explanation(monitor: MonitorSection, share: Float32, values: Float32) -> str:
+    """The metrics that made the score, largest share first, with what was observed, as JSON."""
+    order = np.argsort(-np.nan_to_num(share), kind="stable")[:_TOP_METRICS].tolist()
+    top = [
+        {"metric": monitor.metrics[f], "share": round(float(share[f]), 4), "observed": float(values[f])}
+        for f in order
+        if share[f] > 0
+    ]
+    return json.dumps({"metrics": top})
+
+
+def _unscored(memory: Memory) -> Snapshot:
+    """The newest slot as remembered, for a tick that had nothing to do."""
+    score_ = memory.scores[:, -1]
+    shape = (len(score_), memory.history.values.shape[2])
+    reason = np.where(np.isnan(score_), Reason.NO_DATA, Reason.KNOWN).astype(np.int8)
+    return Snapshot(memory.history.entities, score_, reason, memory.states, np.full(shape, np.nan, dtype=np.float32))
+
+
+def _snapshot(memory: Memory, scored: _Scored) -> Snapshot:
+    reason = scored.reason[:, -1].copy()
+    if np.isnan(memory.history.values[:, -_STALE_SLOTS:]).all():
+        reason[reason == Reason.NO_DATA] = Reason.STALE_DATA
+    return Snapshot(memory.history.entities, memory.scores[:, -1], reason, memory.states, scored.share[:, -1])
+
+
+def _newest(samples: Samples) -> int | None:
+    return int(samples.time.max()) if len(samples) else None

@@ -1,0 +1,112 @@
+"""The roles that adapters play for the use cases, and the values they exchange."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from detector.core.decide import Change, Severity
+from detector.core.scaling import Scaling
+from detector.core.series import Float32, Samples
+from detector.core.threshold import Calibration
+
+
+class Source(Protocol):
+    """Where samples come from."""
+
+    def read(self, start: int, end: int) -> Samples:
+        """All samples with start ≤ time < end, both in epoch milliseconds.
+
+        Raises: SourceUnavailable if the source does not answer, SourceError if it answers something else.
+        """
+
+    def extent(self) -> tuple[int, int] | None:
+        """Times of the oldest and the newest sample, None if there is none."""
+
+
+class Model(Protocol):
+    """What turns windows into residuals."""
+
+    def residuals(self, windows: Float32, newest: int) -> Float32:
+        """|x − x̂| of the `newest` newest slots, newest first: scaled (B, T, F) -> (B, newest, F); NaN where missing."""
+
+
+@dataclass(frozen=True)
+class OpenAlert:
+    """An alert as the store holds it while it is open."""
+
+    entity: str
+    opened_slot: int
+    severity: Severity
+    peak_score: float
+    peak_slot: int
+
+
+@dataclass(frozen=True)
+class AlertChange:
+    """One change to store; `change` None raises the peak of an open alert without an event."""
+
+    change: Change | None
+    entity: str
+    slot: int
+    opened_slot: int
+    detected_at: int
+    severity: Severity
+    peak_score: float
+    peak_slot: int
+    explanation: str | None  # JSON; None keeps the one stored
+
+
+@dataclass(frozen=True)
+class ScoreRows:
+    """Known scores to store, as columns."""
+
+    entity: Sequence[str]
+    slot: Sequence[int]
+    score: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Commit:
+    """Everything one tick changes, for one transaction."""
+
+    monitor: str
+    expected_cursor: int | None
+    cursor: int
+    now: int
+    model_version: int
+    scores: ScoreRows
+    replaced: ScoreRows  # scores of slots already committed, changed by late samples
+    changes: Sequence[AlertChange]
+
+
+class Store(Protocol):
+    """The detector's own memory."""
+
+    def cursor(self, monitor: str) -> int | None:
+        """End of the last committed slot, None if there is none."""
+
+    def open_alerts(self, monitor: str) -> list[OpenAlert]:
+        """Alerts that are not closed."""
+
+    def commit(self, commit: Commit) -> None:
+        """Stores all of it or nothing.
+
+        Raises: StaleState if the cursor is not the expected one, StoreError if the database does not answer.
+        """
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """A trained network with all that turns its residuals into scores."""
+
+    version: int
+    timesteps: int
+    trained_until: int  # end of the data it has seen, epoch milliseconds
+    network: Model
+    entities: tuple[str, ...]
+    scaling: Scaling
+    noise: Float32  # (E, F)
+    fleet_noise: Float32  # (F,)
+    calibration: Calibration

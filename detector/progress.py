@@ -1,0 +1,44 @@
+"""A bar on a terminal, one log line per tenth otherwise; always on stderr."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def shown(task: str) -> Iterator[Callable[[float, str], None]]:
+    """A function to call with the share done, 0 to 1, and what is being done."""
+    if sys.stderr.isatty():
+        yield from _bar(task)
+    else:
+        yield _log_lines(task)
+
+
+def _bar(task: str) -> Iterator[Callable[[float, str], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.fields[name]}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"))
+    console = Console(stderr=True)
+    with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.description}"), console=console) as bar:
+        row = bar.add_task("", total=1.0, name=task)
+        yield lambda done, what: bar.update(row, completed=done, description=what)
+
+
+def _log_lines(task: str) -> Callable[[float, str], None]:
+    began, decade = time.monotonic(), 0
+
+    def report(done: float, what: str) -> None:
+        nonlocal decade
+        if int(done * 10) > decade:
+            decade = int(done * 10)
+            left = (time.monotonic() - began) * (1.0 - done) / done
+            logger.info("event=progress task=%s percent=%d left_seconds=%.0f doing=%r", task, decade * 10, left, what)
+
+    return report

@@ -1,0 +1,104 @@
+"""Model versions: saved, listed, promoted; and the lease that lets one training run at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Engine, and_, delete, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
+
+from detector.errors import ArtifactError
+from detector.store.state import translated
+from detector.tables import lease, model
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """A stored model version without its weights."""
+
+    version: int
+    monitor: str
+    created_at: int
+    is_live: bool
+    bytes: int
+    header: dict[str, Any]
+
+
+def save(engine: Engine, *, monitor: str, artifact: bytes, header: dict[str, Any], now: int) -> int:
+    """Stores a model version, makes it the live one of its monitor, and returns its number."""
+    with translated(engine), engine.begin() as connection:
+        connection.execute(update(model).where(model.c.monitor == monitor).values(is_live=0))
+        result = connection.execute(
+            insert(model).values(
+                monitor=monitor,
+                created_at=now,
+                is_live=1,
+                sha256=hashlib.sha256(artifact).hexdigest(),
+                header=json.dumps(header),
+                artifact=artifact,
+            )
+        )
+        return int(result.inserted_primary_key[0])
+
+
+def live_version(engine: Engine, monitor: str) -> int | None:
+    """Number of the monitor's live model version, None if it has none."""
+    query = select(model.c.version).where(model.c.monitor == monitor, model.c.is_live == 1)
+    with translated(engine), engine.connect() as connection:
+        return connection.scalar(query.order_by(model.c.version.desc()).limit(1))
+
+
+def load(engine: Engine, version: int) -> bytes:
+    """The bytes of a model version.
+
+    Raises: ArtifactError if there is no such version or its bytes are not those that were saved.
+    """
+    with translated(engine), engine.connect() as connection:
+        row = connection.execute(select(model.c.sha256, model.c.artifact).where(model.c.version == version)).first()
+    if row is None:
+        msg = f"no model version {version}; see: detector models list"
+        raise ArtifactError(msg)
+    if hashlib.sha256(row.artifact).hexdigest() != row.sha256:
+        msg = f"model version {version} is damaged in the database (SHA-256 differs); run: detector retrain"
+        raise ArtifactError(msg)
+    return bytes(row.artifact)
+
+
+def listing(engine: Engine, monitor: str | None = None) -> list[ModelRow]:
+    """All model versions, newest first."""
+    from sqlalchemy import func
+
+    columns = (model.c.version, model.c.monitor, model.c.created_at, model.c.is_live, model.c.header)
+    query = select(*columns, func.length(model.c.artifact)).order_by(model.c.version.desc())
+    if monitor is not None:
+        query = query.where(model.c.monitor == monitor)
+    with translated(engine), engine.connect() as connection:
+        return [
+            ModelRow(version, name, created_at, bool(is_live), size, json.loads(header))
+            for version, name, created_at, is_live, header, size in connection.execute(query)
+        ]
+
+
+def acquire_lease(engine: Engine, name: str, holder: str, *, now: int, expires_at: int) -> bool:
+    """Takes a lease if it is free, expired or already the holder's; tells whether it did. Times: epoch milliseconds."""
+    is_free = and_(lease.c.name == name, or_(lease.c.expires_at <= now, lease.c.holder == holder))
+    with translated(engine):
+        with engine.begin() as connection:
+            taken = connection.execute(update(lease).where(is_free).values(holder=holder, expires_at=expires_at))
+            if taken.rowcount == 1:
+                return True
+        try:
+            with engine.begin() as connection:
+                connection.execute(insert(lease).values(name=name, holder=holder, expires_at=expires_at))
+        except IntegrityError:
+            return False
+        return True
+
+
+def release_lease(engine: Engine, name: str, holder: str) -> None:
+    """Gives a lease back."""
+    with translated(engine), engine.begin() as connection:
+        connection.execute(delete(lease).where(lease.c.name == name, lease.c.holder == holder))

@@ -1,0 +1,76 @@
+"""Migrations: brings the database to this version's tables, and tells whether it is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Engine, column, inspect, select, table
+from sqlalchemy.exc import DBAPIError
+
+from detector.database import reason, redacted
+from detector.errors import SchemaOutdated, StoreError
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+HEAD = "0001"
+"""The revision this version of the program needs; a test holds it equal to the newest migration."""
+
+VERSION_TABLE = "detector_alembic_version"
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def _scripts() -> Path:
+    """The migrations: beside this package in an installed wheel, at the top level in a checkout."""
+    installed = _PACKAGE / "migrations"
+    return installed if installed.is_dir() else _PACKAGE.parent / "migrations"
+
+
+def _config() -> Config:
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(_scripts()).replace("%", "%%"))
+    return config
+
+
+def current(engine: Engine) -> str | None:
+    """The revision the database is at, None for an empty one.
+
+    Raises: StoreError if the database does not answer.
+    """
+    try:
+        with engine.connect() as connection:
+            if not inspect(connection).has_table(VERSION_TABLE):
+                return None
+            return connection.scalar(select(column("version_num")).select_from(table(VERSION_TABLE)))
+    except DBAPIError as exc:
+        msg = f"cannot reach {redacted(engine.url)}: {reason(exc)}"
+        raise StoreError(msg) from exc
+
+
+def upgrade(engine: Engine) -> None:
+    """Runs every migration the database has not seen; does nothing on a current one."""
+    from alembic import command
+
+    config = _config()
+    try:
+        with engine.begin() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+    except DBAPIError as exc:
+        msg = f"cannot upgrade {redacted(engine.url)}: {reason(exc)}"
+        raise StoreError(msg) from exc
+
+
+def check(engine: Engine) -> None:
+    """Returns if the database is at this version's revision.
+
+    Raises: SchemaOutdated saying what to do.
+    """
+    found = current(engine)
+    if found != HEAD:
+        msg = f"{redacted(engine.url)} is at schema {found or 'none'}, this version needs {HEAD}; run: detector db upgrade"
+        raise SchemaOutdated(msg)

@@ -1,0 +1,149 @@
+"""Every table of the detector's own database. Times are epoch milliseconds, UTC; changes need a migration."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.dialects import mysql
+
+NAMING = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+metadata = MetaData(naming_convention=NAMING)
+
+Key = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up only INTEGER primary keys
+Name = String(191)  # what MySQL can index under utf8mb4
+LongText = Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb")
+Blob = LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb")
+Double = Float(53)
+
+series = Table(
+    "detector_series",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("monitor", String(64), nullable=False),
+    Column("entity", Name, nullable=False),
+    Column("metric", Name, nullable=False),
+    UniqueConstraint("monitor", "entity", "metric"),
+    mysql_charset="utf8mb4",
+    mysql_collate="utf8mb4_bin",
+)
+
+sample = Table(
+    "detector_sample",
+    metadata,
+    Column("series_id", Key, ForeignKey("detector_series.id"), primary_key=True, autoincrement=False),
+    Column("ts", BigInteger, primary_key=True, autoincrement=False),
+    Column("value", Double, nullable=True),
+    Index(None, "ts", postgresql_using="brin").ddl_if(dialect="postgresql"),
+    sqlite_with_rowid=False,
+)
+
+score = Table(
+    "detector_score",
+    metadata,
+    Column("monitor", String(64), primary_key=True),
+    Column("slot", BigInteger, primary_key=True, autoincrement=False),
+    Column("entity", Name, primary_key=True),
+    Column("score", Double, nullable=False),
+    Column("model_version", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+    mysql_charset="utf8mb4",
+    mysql_collate="utf8mb4_bin",
+)
+
+alert = Table(
+    "detector_alert",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("monitor", String(64), nullable=False),
+    Column("entity", Name, nullable=False),
+    Column("open_entity", Name, nullable=True),  # the entity while open, NULL after: unique, so one open alert each
+    Column("opened_slot", BigInteger, nullable=False),
+    Column("detected_at", BigInteger, nullable=False),
+    Column("closed_slot", BigInteger, nullable=True),
+    Column("state", String(16), nullable=False),
+    Column("severity", String(16), nullable=False),
+    Column("peak_score", Double, nullable=False),
+    Column("peak_slot", BigInteger, nullable=False),
+    Column("explanation", LongText, nullable=False),
+    Column("model_version", BigInteger, nullable=False),
+    Column("acknowledged_at", BigInteger, nullable=True),
+    Column("acknowledged_by", Name, nullable=True),
+    Column("comment", Text, nullable=True),
+    Column("revision", Integer, nullable=False),
+    UniqueConstraint("monitor", "open_entity"),
+    Index(None, "monitor", "opened_slot"),
+    mysql_charset="utf8mb4",
+    mysql_collate="utf8mb4_bin",
+)
+
+alert_event = Table(
+    "detector_alert_event",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("alert_id", Key, ForeignKey("detector_alert.id"), nullable=False, index=True),
+    Column("change", String(16), nullable=False),
+    Column("slot", BigInteger, nullable=False),
+    Column("severity", String(16), nullable=False),
+    Column("peak_score", Double, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("sent_at", BigInteger, nullable=True),
+)
+
+cursor = Table(
+    "detector_cursor",
+    metadata,
+    Column("monitor", String(64), primary_key=True),
+    Column("slot", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+)
+
+model = Table(
+    "detector_model",
+    metadata,
+    Column("version", Key, primary_key=True),
+    Column("monitor", String(64), nullable=False, index=True),
+    Column("created_at", BigInteger, nullable=False),
+    Column("is_live", SmallInteger, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("header", LongText, nullable=False),
+    Column("artifact", Blob, nullable=False),
+)
+
+exclusion = Table(
+    "detector_exclusion",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("monitor", String(64), nullable=False, index=True),
+    Column("entity", Name, nullable=True),
+    Column("metric", Name, nullable=True),
+    Column("start_at", BigInteger, nullable=False),
+    Column("end_at", BigInteger, nullable=True),
+    Column("effect", String(16), nullable=False),
+    Column("comment", Text, nullable=True),
+)
+
+lease = Table(
+    "detector_lease",
+    metadata,
+    Column("name", Name, primary_key=True),
+    Column("holder", Name, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+)

@@ -1,0 +1,254 @@
+"""Composition root: which adapter serves which port, for a given configuration."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sqlalchemy import Engine
+
+from detector import __version__, database
+from detector import config as configuration
+from detector.config import Config, MonitorSection
+from detector.errors import ArtifactError, ModelError
+from detector.ports import ModelVersion, Source
+from detector.store import models as model_store
+from detector.store import schema
+from detector.store.state import StateStore
+
+if TYPE_CHECKING:
+    from detector.core.series import Float32
+    from detector.ports import Model
+    from detector.sources.embedded import EmbeddedSource
+    from detector.training import Progress, Trained
+    from detector.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A configuration and what it needs to run."""
+
+    config: Config
+    engine: Engine
+    store: StateStore
+    sources: dict[str, Source]
+
+
+def assemble(config: Config, *, upgrade: bool = False) -> Parts:
+    """Connects everything; with `upgrade` the schema is brought up to date, else an outdated one is refused."""
+    engine = database.connect(configuration.secret(config.database))
+    if upgrade:
+        schema.upgrade(engine)
+    else:
+        schema.check(engine)
+    return Parts(
+        config=config,
+        engine=engine,
+        store=StateStore(engine),
+        sources={monitor.name: source(config, monitor, engine) for monitor in config.monitors},
+    )
+
+
+def source(config: Config, monitor: MonitorSection, engine: Engine) -> Source:
+    """The source of a monitor."""
+    section = monitor.source
+    if isinstance(section, configuration.SqlSource):
+        from detector.sources.sql import SqlSource, TableSpec
+
+        url = configuration.secret(section)
+        own = database.connect(url, timeout=section.timeout) if url else engine
+        settings = section.model_dump(exclude={"type", "url", "url_file"})
+        return SqlSource(own, TableSpec(metrics=monitor.metrics, only_entity=monitor.name, **settings))
+    return embedded(monitor, engine)
+
+
+def embedded(monitor: MonitorSection, engine: Engine) -> EmbeddedSource:
+    """The monitor's samples in the detector's own database."""
+    from detector.sources.embedded import EmbeddedSource
+
+    return EmbeddedSource(engine, monitor.name, monitor.metrics)
+
+
+def live_model(engine: Engine, monitor: MonitorSection) -> tuple[ModelVersion, int] | None:
+    """The monitor's live model version and when it was made; None if it has none that fits its configuration."""
+    version = model_store.live_version(engine, monitor.name)
+    if version is None:
+        return None
+    from detector.models import artifact as artifacts
+    from detector.models.lstm import NumpyAutoencoder
+
+    try:
+        artifact = artifacts.load(model_store.load(engine, version))
+        if artifact.provenance["fingerprint"] != monitor.fingerprint:
+            msg = f"model version {version} was trained for other settings of monitor {monitor.name!r}"
+            raise ArtifactError(msg)
+        network = NumpyAutoencoder(artifact.network, artifact.weights)
+    except ArtifactError as exc:
+        logger.warning("event=model_refused monitor=%s version=%d reason=%r", monitor.name, version, str(exc))
+        return None
+    model = ModelVersion(
+        version=version,
+        timesteps=artifact.network.timesteps,
+        trained_until=int(artifact.provenance["trained_until"]),
+        network=network,
+        entities=artifact.entities,
+        scaling=artifact.scaling,
+        noise=artifact.noise,
+        fleet_noise=artifact.fleet_noise,
+        calibration=artifact.calibration,
+    )
+    return model, int(artifact.provenance["created_at"])
+
+
+def fit(monitor: MonitorSection) -> Callable[..., Any]:
+    """Trains the monitor's network with Keras; imports TensorFlow when called, so only in a training process."""
+
+    def run(
+        windows: Float32, validation: Float32, seed: int, progress: Progress
+    ) -> tuple[Model, dict[str, np.ndarray[Any, Any]], dict[str, Any]]:
+        from detector.models import network
+        from detector.models.artifact import NetworkSpec
+        from detector.models.lstm import NumpyAutoencoder
+
+        spec = NetworkSpec(monitor.timesteps, len(monitor.metrics), **monitor.model.model_dump())
+        wanted = monitor.training
+        settings = network.TrainingSettings(
+            learning_rate=wanted.learning_rate,
+            clipnorm=wanted.clipnorm,
+            dropout=wanted.dropout,
+            batch_size=wanted.batch_size,
+            epochs=wanted.epochs,
+            patience=wanted.patience,
+        )
+        trained = network.train(spec, windows, validation, settings=settings, seed=seed, progress=progress)
+        facts = {
+            "loss": trained.loss,
+            "validation_loss": trained.validation_loss,
+            "epochs": trained.epochs,
+            "keras": network.keras_version(),
+        }
+        return NumpyAutoencoder(spec, trained.weights), trained.weights, facts
+
+    return run
+
+
+def retrain(
+    parts: Parts, monitor: MonitorSection, now: int, start: int | None, end: int | None, progress: Progress
+) -> tuple[int, dict[str, Any]]:
+    """Trains a monitor and makes the new version the live one; its number and provenance. Times: epoch milliseconds.
+
+    Raises: ModelError if there is too little history or another process trains this monitor now.
+    """
+    from detector import training
+
+    holder, name = f"{socket.gethostname()}:{os.getpid()}", f"retrain:{monitor.name}"
+    expires = now + configuration.milliseconds(monitor.training.timeout)
+    if not model_store.acquire_lease(parts.engine, name, holder, now=now, expires_at=expires):
+        msg = f"monitor {monitor.name!r} is being trained by another process; wait for it to end"
+        raise ModelError(msg)
+    began = time.monotonic()
+    try:
+        reader = parts.sources[monitor.name]
+        first, last = training.span(monitor, reader, now, start, end)
+        history = training.read_history(monitor, reader, first, last, lambda done, what: progress(0.1 * done, what))
+        trained = training.train(
+            monitor,
+            history,
+            fit(monitor),
+            seed=monitor.training.seed,
+            progress=lambda done, what: progress(0.1 + 0.9 * done, what),
+        )
+        facts = trained.provenance | {"seconds": round(time.monotonic() - began, 1)}
+        return _save(parts.engine, monitor, trained, facts, now), facts
+    finally:
+        model_store.release_lease(parts.engine, name, holder)
+
+
+def _save(engine: Engine, monitor: MonitorSection, trained: Trained, facts: dict[str, Any], now: int) -> int:
+    from detector.models import artifact as artifacts
+
+    provenance = facts | {"created_at": now, "detector": __version__, "numpy": np.__version__}
+    model = trained.model
+    artifact = artifacts.Artifact(
+        network=artifacts.NetworkSpec(monitor.timesteps, len(monitor.metrics), **monitor.model.model_dump()),
+        weights=trained.weights,
+        entities=model.entities,
+        scaling=model.scaling,
+        noise=model.noise,
+        fleet_noise=model.fleet_noise,
+        calibration=model.calibration,
+        provenance=provenance,
+    )
+    return model_store.save(engine, monitor=monitor.name, artifact=artifacts.dump(artifact), header=provenance, now=now)
+
+
+class HostCollector:
+    """Writes this machine's metrics into a monitor's samples."""
+
+    def __init__(self, monitor: MonitorSection, sink: EmbeddedSource) -> None:
+        from detector.sources.host import HostSampler
+
+        entity = monitor.source.entity if isinstance(monitor.source, configuration.HostSource) else ""
+        self._entity = entity or socket.gethostname()
+        self._metrics = monitor.metrics
+        self._sink = sink
+        self._sampler = HostSampler()
+        self._sampler.sample(time.time())
+
+    def collect(self, slot: int, at: float) -> None:
+        """Stores one sample per metric; slot in epoch milliseconds, at in epoch seconds."""
+        sampled = dict(zip(configuration.HOST_METRICS, self._sampler.sample(at), strict=True))
+        values = [sampled[metric] for metric in self._metrics]
+        count = len(values)
+        self._sink.write([self._entity] * count, self._metrics, [slot] * count, values)
+
+
+def worker(parts: Parts, config_path: Path) -> Worker:
+    """The daemon of a configuration, not yet running."""
+    from detector.export.prometheus import Exporter
+    from detector.store import alerts
+    from detector.worker import Services, Worker
+
+    engine = parts.engine
+    collectors = {
+        monitor.name: HostCollector(monitor, embedded(monitor, engine))
+        for monitor in parts.config.monitors
+        if isinstance(monitor.source, configuration.HostSource)
+    }
+    services = Services(
+        store=parts.store,
+        sources=parts.sources,
+        collectors=dict(collectors),
+        live_version=lambda monitor: model_store.live_version(engine, monitor.name),
+        live_model=lambda monitor: live_model(engine, monitor),
+        alert_counts=lambda monitor, since: alerts.counts(engine, monitor, since),
+        ping=lambda: database.ping(engine),
+        config_path=config_path,
+    )
+    return Worker(parts.config, services, Exporter(parts.config.export.max_entities))
+
+
+def serve(config_path: Path, config: Config) -> None:
+    """Runs the daemon until it is told to stop; an empty database gets its tables, an outdated one is refused."""
+    engine = database.connect(configuration.secret(config.database))
+    is_empty = schema.current(engine) is None
+    engine.dispose()
+    parts = assemble(config, upgrade=is_empty)
+    worker(parts, config_path).run()
+
+
+def now_ms() -> int:
+    """The present, epoch milliseconds; for commands. The daemon has its own clock in `worker`."""
+    return int(datetime.now(UTC).timestamp() * 1000)
+
+

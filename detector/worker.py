@@ -1,0 +1,407 @@
+"""The daemon: scheduled ticks, collection and retraining; signals, systemd, orderly shutdown. Reads the clock."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from apscheduler.events import EVENT_JOB_MAX_INSTANCES, EVENT_JOB_MISSED, JobExecutionEvent
+from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.triggers.cron import CronTrigger
+from apscheduler.triggers.interval import IntervalTrigger
+
+from detector import pipeline
+from detector.config import Config, MonitorSection
+from detector.core import grid
+from detector.errors import DetectorError, StaleState
+from detector.export.http import Endpoint
+from detector.export.prometheus import Exporter, MonitorView
+from detector.ports import ModelVersion, Source, Store
+
+logger = logging.getLogger(__name__)
+
+STOP_SECONDS = 4.0
+"""How long a stop waits for running ticks before it abandons them; their transaction has not begun or is rolled back."""
+
+_WEEK_MS = 7 * 24 * 3_600_000
+_RETRY_TRAINING = timedelta(minutes=10)
+_STUCK = timedelta(minutes=10)
+
+Task = Literal["tick", "collect", "retrain"]
+
+
+class Outcome(Exception):  # noqa: N818 - an outcome, not always an error
+    """Ends a task with an outcome other than success or error."""
+
+
+class Timeout(Outcome):
+    """The task took too long and was ended."""
+
+
+class Collector(Protocol):
+    """Records the samples of one slot."""
+
+    def collect(self, slot: int, at: float) -> None:
+        """slot: epoch milliseconds; at: epoch seconds of this very moment."""
+
+
+@dataclass(frozen=True)
+class Services:
+    """What the worker needs beside configuration; made by `wiring`."""
+
+    store: Store
+    sources: dict[str, Source]
+    collectors: dict[str, Collector]
+    live_version: Callable[[MonitorSection], int | None]
+    live_model: Callable[[MonitorSection], tuple[ModelVersion, int] | None]
+    alert_counts: Callable[[str, int], tuple[dict[str, int], int]]
+    ping: Callable[[], None]
+    config_path: Path
+
+
+@dataclass
+class MonitorRun:
+    """One monitor's working state; touched only by its own tick, which never runs twice at a time."""
+
+    section: MonitorSection
+    source: Source
+    memory: pipeline.Memory | None = None
+    refused_version: int | None = None
+    failures: int = 0
+    train_not_before: float = 0.0
+    finished: float = field(default_factory=time.monotonic)
+
+
+class Worker:
+    """Runs every monitor of a configuration until told to stop."""
+
+    def __init__(self, config: Config, services: Services, exporter: Exporter) -> None:
+        self._config = config
+        self._services = services
+        self._exporter = exporter
+        self._stop = threading.Event()
+        self._scheduler: BackgroundScheduler | None = None
+        self._runs = {m.name: MonitorRun(m, services.sources[m.name]) for m in config.monitors}
+        self._children: set[subprocess.Popen[bytes]] = set()
+        self._children_lock = threading.Lock()
+        for monitor in config.monitors:
+            exporter.show(
+                MonitorView(
+                    monitor=monitor.name,
+                    metrics=monitor.metrics,
+                    step=monitor.step_ms,
+                    alert_budget_per_week=monitor.threshold.alert_budget_per_week,
+                )
+            )
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    def run(self, *, on_ready: Callable[[int], None] = lambda port: None) -> None:
+        """Serves until a signal or `stop`; returns after an orderly shutdown."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self.stop())
+        endpoint = Endpoint(self._config.export.address, self._exporter.registry, self.problem)
+        scheduler = self._scheduler = self._make_scheduler()
+        endpoint.start()
+        scheduler.start()
+        notify_systemd(f"READY=1\nSTATUS=watching {len(self._runs)} monitors")
+        logger.info("event=started monitors=%d listen_port=%d", len(self._runs), endpoint.port)
+        on_ready(endpoint.port)
+        self._wait()
+        logger.info("event=stopping")
+        notify_systemd("STOPPING=1")
+        is_clean = self._shut_down(scheduler)
+        endpoint.stop()
+        logger.info("event=stopped clean=%s", is_clean)
+        if not is_clean:  # a read that hangs would hold the interpreter until its timeout
+            logging.shutdown()
+            os._exit(0)
+
+    def stop(self) -> None:
+        """Asks the worker to stop; safe from signal handlers and any thread."""
+        self._stop.set()
+
+    def _wait(self) -> None:
+        """Sleeps until the stop, telling systemd's watchdog that no tick is stuck."""
+        microseconds = int(os.environ.get("WATCHDOG_USEC", "0"))
+        interval = microseconds / 3e6 if microseconds else None
+        while not self._stop.wait(interval):
+            stuck = self.stuck()
+            if stuck is None:
+                notify_systemd("WATCHDOG=1")
+            else:
+                logger.error("event=watchdog_withheld monitor=%s", stuck)
+
+    def _shut_down(self, scheduler: BackgroundScheduler) -> bool:
+        """Stops in reverse order of start: no new jobs, running ones finish, children end. False if one was abandoned."""
+        with self._children_lock:
+            for child in self._children:
+                child.terminate()
+        waiter = threading.Thread(target=scheduler.shutdown, kwargs={"wait": True}, daemon=True)
+        waiter.start()
+        waiter.join(STOP_SECONDS)
+        return not waiter.is_alive()
+
+    def _make_scheduler(self) -> BackgroundScheduler:
+        threads = 2 * len(self._runs) + 2
+        scheduler = BackgroundScheduler(
+            timezone=UTC,
+            executors={"default": ThreadPoolExecutor(threads), "training": ThreadPoolExecutor(1)},
+            # a late run still runs, several late ones run once: a tick handles everything since the cursor anyway
+            job_defaults={"coalesce": True, "misfire_grace_time": None, "max_instances": 1},
+        )
+        scheduler.add_listener(self._on_event, EVENT_JOB_MISSED | EVENT_JOB_MAX_INSTANCES)
+        now = datetime.now(UTC)
+        for run in self._runs.values():
+            monitor = run.section
+            self._add(scheduler, "tick", run, self.tick, monitor.score_interval, monitor.delay, now)
+            if monitor.name in self._services.collectors:
+                self._add(scheduler, "collect", run, self.collect, monitor.step, timedelta(0), None)
+            if monitor.retrain != "off":
+                self._exporter.task("retrain", monitor.name)
+                scheduler.add_job(
+                    self._in_task,
+                    CronTrigger.from_crontab(monitor.retrain, timezone=UTC),
+                    args=["retrain", run, self.retrain],
+                    id=f"retrain:{monitor.name}",
+                    executor="training",
+                )
+        return scheduler
+
+    def _add(
+        self,
+        scheduler: BackgroundScheduler,
+        task: Task,
+        run: MonitorRun,
+        work: Callable[[MonitorRun], None],
+        every: timedelta,
+        offset: timedelta,
+        first: datetime | None,
+    ) -> None:
+        """Adds a job that runs at every multiple of its interval, plus an offset, and once at `first`."""
+        self._exporter.task(task, run.section.name)
+        seconds = every.total_seconds()
+        aligned = datetime.fromtimestamp((time.time() // seconds + 1) * seconds, UTC) + offset
+        options = {} if first is None else {"next_run_time": first}
+        scheduler.add_job(
+            self._in_task,
+            IntervalTrigger(seconds=seconds, start_date=aligned, timezone=UTC),
+            args=[task, run, work],
+            id=f"{task}:{run.section.name}",
+            **options,
+        )
+
+    def _on_event(self, event: JobExecutionEvent) -> None:
+        task, monitor = event.job_id.split(":")[:2]
+        outcome = "missed" if event.code == EVENT_JOB_MISSED else "skipped"
+        self._exporter.job_runs.labels(task, monitor, outcome).inc()
+        logger.warning("event=job_%s task=%s monitor=%s; the run before it has not ended", outcome, task, monitor)
+
+    def _in_task(self, task: Task, run: MonitorRun, work: Callable[[MonitorRun], None]) -> None:
+        """Runs one task, counts and logs its outcome; nothing it raises ends the daemon."""
+        if self._stop.is_set():
+            return
+        monitor, began, outcome = run.section.name, time.monotonic(), "success"
+        try:
+            work(run)
+        except Timeout as exc:
+            outcome = "timeout"
+            logger.error("event=%s_timeout monitor=%s reason=%r", task, monitor, str(exc))  # noqa: TRY400 - one line
+        except DetectorError as exc:
+            outcome = "error"
+            if task == "tick":
+                self._note_failure(run, exc)
+            else:
+                logger.error("event=%s_failed monitor=%s reason=%r", task, monitor, str(exc))  # noqa: TRY400 - one line
+        except Exception:
+            outcome = "error"
+            run.memory = None
+            logger.exception("event=%s_failed monitor=%s", task, monitor)
+        else:
+            if task == "tick":
+                run.failures = 0
+            self._exporter.succeeded(task, monitor, time.time())
+        if task == "tick":
+            run.finished = time.monotonic()
+        self._exporter.job_runs.labels(task, monitor, outcome).inc()
+        self._exporter.job_duration.labels(task, monitor).observe(time.monotonic() - began)
+
+    def _note_failure(self, run: MonitorRun, exc: DetectorError) -> None:
+        """Drops the memory, which may be ahead of the store; logs the first failure and every tenth after it."""
+        run.memory = None
+        run.failures += 1
+        if isinstance(exc, StaleState):
+            logger.warning("event=cursor_moved_elsewhere monitor=%s", run.section.name)
+        elif run.failures == 1 or run.failures % 10 == 0:
+            logger.error(
+                "event=tick_failed monitor=%s failures=%d reason=%r", run.section.name, run.failures, str(exc)
+            )
+
+    # -- tasks --------------------------------------------------------------------------------------------------------
+
+    def tick(self, run: MonitorRun) -> None:
+        """Everything since the cursor, or what there is to see without a model."""
+        began, now = time.monotonic(), int(time.time() * 1000)
+        monitor = run.section
+        self._follow_live_version(run, now)
+        if run.memory is None:
+            report = pipeline.observe(monitor, run.source, now)
+            self._train_if_ready(run, now)
+        else:
+            run.memory, report = pipeline.tick(
+                monitor, run.source, self._services.store, run.memory, now, should_stop=self._stop.is_set
+            )
+        self._export(run, report, now)
+        seconds = time.monotonic() - began
+        version = run.memory.model.version if run.memory else "none"
+        known = report.snapshot.score[report.snapshot.reason == 0]
+        logger.info(
+            "event=tick_done monitor=%s entities=%d windows=%d samples=%d score_max=%s alerts_opened=%d seconds=%.3f model=%s",
+            monitor.name,
+            len(report.snapshot.entities),
+            report.windows,
+            report.samples,
+            f"{known.max():.2f}" if known.size else "unknown",
+            len(report.opened),
+            seconds,
+            version,
+        )
+        notify_systemd(f"STATUS={monitor.name}: {len(report.snapshot.entities)} entities, model {version}")
+
+    def _follow_live_version(self, run: MonitorRun, now: int) -> None:
+        """Loads the live model version if it is not the one in memory."""
+        version = self._services.live_version(run.section)
+        current = run.memory.model.version if run.memory else None
+        if version == current and version is not None:
+            return
+        if version is None or version == run.refused_version:
+            run.memory = None
+            return
+        loaded = self._services.live_model(run.section)
+        if loaded is None:
+            run.refused_version, run.memory = version, None
+            return
+        model, created = loaded
+        run.memory = pipeline.recall(run.section, run.source, self._services.store, model, now)
+        self._exporter.update(run.section.name, model_version=model.version, model_created=created)
+        logger.info("event=model_loaded monitor=%s version=%d entities=%d", run.section.name, version, len(model.entities))
+
+    def _export(self, run: MonitorRun, report: pipeline.Report, now: int) -> None:
+        name, snapshot = run.section.name, report.snapshot
+        alerts, recent = self._services.alert_counts(name, now - _WEEK_MS)
+        changes: dict[str, Any] = {"alerts": alerts, "alerts_this_week": recent, "entities": snapshot.entities}
+        changes |= {"score": snapshot.score, "reason": snapshot.reason}
+        changes |= {"states": snapshot.states, "share": snapshot.share}
+        if report.newest_sample is not None:
+            changes["newest_sample"] = report.newest_sample
+        if report.cursor is not None:
+            changes["cursor"] = report.cursor
+        if run.memory is None:
+            changes |= {"model_version": None, "model_created": None}
+        self._exporter.update(name, **changes)
+        self._exporter.samples_read.labels(name).inc(report.samples)
+        self._exporter.windows_scored.labels(name).inc(report.windows)
+
+    def collect(self, run: MonitorRun) -> None:
+        """Records the slot that has just ended."""
+        at = time.time()
+        step = run.section.step_ms
+        self._services.collectors[run.section.name].collect(grid.floor(int(at * 1000) - step // 2, step), at)
+
+    def _train_if_ready(self, run: MonitorRun, now: int) -> None:
+        """Starts a first training as soon as there is enough history; says how far it is otherwise."""
+        monitor = run.section
+        if monitor.retrain == "off" or time.monotonic() < run.train_not_before:
+            return
+        extent = run.source.extent()
+        have = 0 if extent is None else (min(extent[1], now) - extent[0]) // monitor.step_ms + 1
+        if have < monitor.minimum_slots:
+            logger.info("event=warming_up monitor=%s slots=%d needed=%d", monitor.name, have, monitor.minimum_slots)
+            return
+        run.train_not_before = time.monotonic() + _RETRY_TRAINING.total_seconds()
+        assert self._scheduler is not None  # noqa: S101 - ticks run on it
+        self._scheduler.add_job(
+            self._in_task,
+            args=["retrain", run, self.retrain],
+            id=f"retrain:{monitor.name}:first",
+            executor="training",
+            replace_existing=True,
+        )
+
+    def retrain(self, run: MonitorRun) -> None:
+        """Trains in a child process, so that TensorFlow never enters this one.
+
+        Raises: Timeout; DetectorError with the child's last words.
+        """
+        monitor = run.section
+        command = [sys.executable, "-m", "detector", "retrain", monitor.name, "--config", str(self._services.config_path)]
+        logger.info("event=retrain_started monitor=%s", monitor.name)
+        limit = monitor.training.timeout.total_seconds()
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as child:  # noqa: S603 - own command
+            with self._children_lock:
+                self._children.add(child)
+                if self._stop.is_set():
+                    child.terminate()
+            try:
+                _, errors = child.communicate(timeout=limit)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                msg = f"training ended after training.timeout = {limit:g} s; raise it or lower training.max_windows"
+                raise Timeout(msg) from None
+            finally:
+                with self._children_lock:
+                    self._children.discard(child)
+        if child.returncode != 0 and not self._stop.is_set():
+            lines = errors.decode(errors="replace").strip().splitlines()
+            raise DetectorError(lines[-1] if lines else f"the training process ended with status {child.returncode}")
+        logger.info("event=retrain_done monitor=%s", monitor.name)
+
+    # -- health -------------------------------------------------------------------------------------------------------
+
+    def problem(self) -> str | None:
+        """Why this daemon does not do its work, None if it does."""
+        try:
+            self._services.ping()
+        except Exception as exc:  # noqa: BLE001 - whatever it is, it is a reason
+            return f"database: {type(exc).__name__}"
+        for name, run in self._runs.items():
+            last = self._exporter.last_success("tick", name)
+            limit = 3 * run.section.score_interval.total_seconds() + 60
+            if last is None:
+                return f"monitor {name}: no tick has succeeded yet"
+            if time.time() - last > limit:
+                return f"monitor {name}: the last successful tick was {time.time() - last:.0f} s ago"
+        return None
+
+    def stuck(self) -> str | None:
+        """A monitor whose ticks have not ended for far too long, None if there is none. A failed tick has ended."""
+        for name, run in self._runs.items():
+            limit = max(3 * run.section.score_interval, _STUCK).total_seconds() + run.section.delay.total_seconds()
+            if time.monotonic() - run.finished > limit:
+                return name
+        return None
+
+
+def notify_systemd(message: str) -> None:
+    """Sends a line to systemd's notification socket, if there is one (sd_notify(3))."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as connection:
+        try:
+            connection.connect("\0" + address[1:] if address.startswith("@") else address)
+            connection.sendall(message.encode())
+        except OSError as exc:
+            logger.warning("event=sd_notify_failed reason=%r", str(exc))
