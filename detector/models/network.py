@@ -5,26 +5,42 @@ Runs in the child process of `detector retrain`: importing it costs seconds and 
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-# Both are read when Keras and TensorFlow are imported, so they must stand before.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ["KERAS_BACKEND"] = "tensorflow"
-
-import keras
-
 from detector.core import window
 from detector.core.series import Float32
 from detector.errors import ModelError
 from detector.models.artifact import NetworkSpec
+
+# Both are read when Keras and TensorFlow are imported, so they must stand before.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ["KERAS_BACKEND"] = "tensorflow"
+
+
+@contextlib.contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """Discards what libraries print to file descriptor 2; TensorFlow 2.21 logs there before it reads its log level."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+with _quiet_stderr():
+    import keras
 
 Progress = Callable[[float, str], None]
 """Told the fraction done, 0..1, and a short text."""
@@ -106,7 +122,7 @@ def train(
     model.compile(
         optimizer=keras.optimizers.Adam(settings.learning_rate, clipnorm=settings.clipnorm),
         loss=masked_huber,
-        jit_compile=False,
+        jit_compile=False,  # XLA reaches the same loss no faster on two cores and compiles for seconds first
     )
     best = keras.callbacks.EarlyStopping(patience=settings.patience, restore_best_weights=True)
     batches = _Batches(windows, settings.batch_size, seed)

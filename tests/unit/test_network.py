@@ -1,0 +1,202 @@
+"""Training in Keras, and the NumPy network against arithmetic done by hand."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from detector.core.series import Float32
+from detector.errors import ArtifactError, ModelError
+from detector.models import lstm, network
+from detector.models.artifact import NetworkSpec
+from detector.models.lstm import NumpyAutoencoder
+from detector.models.network import Trained, TrainingSettings
+
+SPEC = NetworkSpec(timesteps=8, metrics=2, units=8)
+SETTINGS = TrainingSettings(learning_rate=1e-2, batch_size=64, epochs=6)
+
+
+def _sines(count: int, seed: int) -> Float32:
+    """Windows of two sine waves, a quarter turn apart, at random phases: (count, 8, 2)."""
+    phase = np.random.default_rng(seed).uniform(0, 2 * np.pi, (count, 1))
+    angle = phase + np.arange(SPEC.timesteps) * 2 * np.pi / SPEC.timesteps
+    return np.stack([np.sin(angle), np.cos(angle)], axis=2).astype(np.float32)
+
+
+def _train(windows: Float32, settings: TrainingSettings = SETTINGS, seed: int = 1) -> Trained:
+    return network.train(SPEC, windows, _sines(64, 9), settings=settings, seed=seed, progress=lambda _done, _text: None)
+
+
+@pytest.fixture(scope="module")
+def trained() -> Trained:
+    return _train(_sines(512, 1))
+
+
+def test_training_on_sine_waves_beats_predicting_the_mean(trained: Trained) -> None:
+    huber_of_the_mean = 0.25  # half the mean of sin², which is a half
+
+    assert trained.validation_loss < huber_of_the_mean / 2
+    assert trained.epochs == SETTINGS.epochs
+
+
+def test_trained_network_rebuilds_the_newest_slot_first(trained: Trained) -> None:
+    windows = _sines(200, 3)
+    inputs = np.concatenate([windows, np.zeros_like(windows[..., :1])], axis=2)
+
+    rebuilt = NumpyAutoencoder(SPEC, trained.weights).reconstruct(inputs, SPEC.timesteps)
+
+    backwards = np.abs(rebuilt - windows[:, ::-1]).mean()
+    forwards = np.abs(rebuilt - windows).mean()
+    assert backwards < forwards / 2
+
+
+def test_same_seed_gives_the_same_weights_and_another_seed_does_not() -> None:
+    short = replace(SETTINGS, epochs=1)
+    windows = _sines(128, 1)
+
+    first, again, other = (_train(windows, short, seed).weights["encoder_0/kernel"] for seed in (1, 1, 2))
+
+    np.testing.assert_allclose(first, again, rtol=0, atol=1e-6)
+    assert np.abs(first - other).max() > 0.01
+
+
+def test_training_stops_early_and_keeps_the_best_epoch() -> None:
+    wild = replace(SETTINGS, learning_rate=0.0, patience=2)  # nothing gets better after the first epoch
+
+    trained = _train(_sines(64, 1), wild)
+
+    assert trained.epochs == 3
+
+
+def test_progress_rises_from_above_zero_to_one() -> None:
+    told: list[float] = []
+
+    network.train(
+        SPEC,
+        _sines(64, 1),
+        _sines(64, 2),
+        settings=replace(SETTINGS, epochs=3),
+        seed=1,
+        progress=lambda done, _text: told.append(done),
+    )
+
+    assert told == sorted(told)
+    assert {1 / 3, 2 / 3, 1.0} <= set(told)
+
+
+def test_loss_is_quadratic_up_to_one_unit_and_linear_beyond() -> None:
+    target = np.array([[[0.5, 3.0]]], dtype=np.float32)
+
+    loss = float(network.masked_huber(target, np.zeros_like(target)))
+
+    assert loss == pytest.approx((0.5 * 0.5**2 + (3.0 - 0.5)) / 2)
+
+
+def test_missing_values_do_not_count_in_the_loss() -> None:
+    target = np.array([[[0.5, np.nan], [np.nan, 1.0]]], dtype=np.float32)
+    rebuilt = np.array([[[0.0, 100.0], [-7.0, 1.0]]], dtype=np.float32)
+
+    loss = float(network.masked_huber(target, rebuilt))
+
+    assert loss == pytest.approx((0.125 + 0.0) / 2)
+
+
+def test_training_learns_from_windows_with_missing_values() -> None:
+    windows = _sines(256, 1)
+    windows[np.random.default_rng(4).random(windows.shape) < 0.1] = np.nan
+    windows[0] = np.nan
+
+    trained = _train(windows, replace(SETTINGS, epochs=2))
+
+    assert all(np.isfinite(array).all() for array in trained.weights.values())
+
+
+def test_no_windows_is_an_error_that_says_what_to_do() -> None:
+    with pytest.raises(ModelError, match=r"training needs at least 1 window, 0 received; give it"):
+        _train(_sines(0, 1))
+
+
+def test_infinite_values_end_training_with_an_error() -> None:
+    windows = _sines(64, 1)
+    windows[0, 0, 0] = np.inf
+
+    with pytest.raises(ModelError, match="finite loss"):
+        _train(windows)
+
+
+def _arrays(spec: NetworkSpec) -> dict[str, Float32]:
+    rng = np.random.default_rng(5)
+    return {name: rng.normal(0, 0.5, shape).astype(np.float32) for name, shape in lstm.weight_shapes(spec).items()}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"units": 9}, r"'encoder_0/kernel': \(3, 36\) expected, \(3, 32\) received"),
+        ({"metrics": 3}, r"'encoder_0/kernel': \(4, 32\) expected, \(3, 32\) received"),
+        ({"layers": 2}, r"'encoder_1/kernel': \(8, 32\) expected, none received"),
+        ({"cell": "gru"}, r"'encoder_0/kernel': \(3, 24\) expected, \(3, 32\) received"),
+        ({"bidirectional": True}, r"'encoder_0/forward/kernel': \(3, 32\) expected, none received"),
+    ],
+)
+def test_weights_of_another_spec_are_refused_by_name_and_shape(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ArtifactError, match=message):
+        NumpyAutoencoder(replace(SPEC, **change), _arrays(SPEC))  # type: ignore[arg-type]
+
+
+def test_weights_that_the_spec_has_no_place_for_are_refused() -> None:
+    two_layers = _arrays(replace(SPEC, layers=2))
+
+    with pytest.raises(ArtifactError, match="no such array expected"):
+        NumpyAutoencoder(replace(SPEC, layers=1), two_layers)
+
+
+def test_windows_of_another_shape_are_refused() -> None:
+    model = NumpyAutoencoder(SPEC, _arrays(SPEC))
+
+    with pytest.raises(ModelError, match=r"\(8, 2\), \(8, 3\) received"):
+        model.residuals(np.zeros((4, 8, 3), dtype=np.float32), 1)
+
+
+def test_no_windows_give_no_residuals() -> None:
+    model = NumpyAutoencoder(SPEC, _arrays(SPEC))
+
+    assert model.residuals(np.empty((0, 8, 2), dtype=np.float32), 3).shape == (0, 3, 2)
+
+
+def _sigmoid(a: float) -> float:
+    return 1 / (1 + math.exp(-a))
+
+
+def _lstm_by_hand(
+    x: tuple[float, ...], h: float, c: float, weights: dict[str, Float32], layer: str
+) -> tuple[float, float]:
+    """One LSTM step of one unit; Keras stores the gates in the order i, f, C̃, o."""
+    kernel, recurrent, bias = (
+        weights[f"{layer}/{name}"].astype(float) for name in ("kernel", "recurrent_kernel", "bias")
+    )
+    a = [sum(x[d] * kernel[d, g] for d in range(len(x))) + h * recurrent[0, g] + bias[g] for g in range(4)]
+    i, f, candidate, o = _sigmoid(a[0]), _sigmoid(a[1]), math.tanh(a[2]), _sigmoid(a[3])
+    c = f * c + i * candidate
+    return o * math.tanh(c), c
+
+
+def test_one_unit_lstm_equals_scalar_arithmetic() -> None:
+    spec = NetworkSpec(timesteps=2, metrics=1, units=1)
+    weights = _arrays(spec)
+    older, newer = 0.7, -1.2
+
+    h, c = _lstm_by_hand((older, 0.0), 0.0, 0.0, weights, "encoder_0")  # 0.0: nothing is missing
+    latent, _ = _lstm_by_hand((newer, 0.0), h, c, weights, "encoder_0")
+    first, c = _lstm_by_hand((latent,), 0.0, 0.0, weights, "decoder_0")
+    second, _ = _lstm_by_hand((latent,), first, c, weights, "decoder_0")
+    scale, offset = float(weights["output/kernel"][0, 0]), float(weights["output/bias"][0])
+    expected = [abs(newer - (scale * first + offset)), abs(older - (scale * second + offset))]
+
+    window = np.array([[[older], [newer]]], dtype=np.float32)
+    residuals = NumpyAutoencoder(spec, weights).residuals(window, 2)
+
+    np.testing.assert_allclose(residuals[0, :, 0], expected, rtol=0, atol=1e-6)
