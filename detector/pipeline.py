@@ -189,7 +189,7 @@ def _chunk(
     values = before.history.values.copy()
     values[:, -read_slots:] = _grid(monitor, samples, entities, read_from, read_slots)
     history = replace(before.history, values=values)
-    new = values.shape[1] - max(0, (end - max(begin, start)) // step)  # index of the first slot not committed yet
+    new = memory_slots(monitor)  # index of the first slot not committed yet
     errors, scores = before.errors, before.scores
     scored = _errors(monitor, model, history, np.arange(len(entities)), new)
     errors[:, new:] = scored.errors

@@ -7,7 +7,7 @@ heavy tails, but a few dozen excesses, which is what a young monitor has, do not
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from detector.core.series import Float32, Float64, Int64
 TAIL = 0.02
 """Share of normal data above the quantile where the exponential tail begins."""
 
-_PRIOR = 20.0  # excesses of its own an entity needs before its calibration counts as much as the fleet's
+_PRIOR = 5.0  # excesses of its own an entity needs before its calibration counts as much as the fleet's
 _WEEK_MS = 7 * 24 * 3_600_000
 
 
@@ -47,9 +47,8 @@ def surprise(error: Float32, start: Float32, decay: Float32) -> Float32:
 def calibrate(errors: Float32, *, alert_budget_per_week: float, step: int) -> Calibration:
     """Calibration from held-out smoothed errors (E, N, S) of normal data, NaN = unknown.
 
-    Entities lean on the fleet until they have evidence of their own. The level is where the pooled surprise is
-    exceeded `alert_budget_per_week` times a week over all entities: read off the data where they reach that far,
-    extrapolated along the exponential tail where they do not.
+    Entities lean on the fleet until they have evidence of their own. The level is the surprise that normal errors
+    with such a tail exceed `alert_budget_per_week` times a week over all entities.
 
     Raises: ValueError if nothing is known.
     """
@@ -58,8 +57,8 @@ def calibrate(errors: Float32, *, alert_budget_per_week: float, step: int) -> Ca
     if not len(pooled):
         msg = "errors must hold at least one known value"
         raise ValueError(msg)
-    fleet_start, fleet_decay = _tail(pooled.astype(np.float64))
     own = [_tail_or_nan(entity.astype(np.float64)) for entity in errors]
+    fleet_start, fleet_decay = _fleet(own, pooled.astype(np.float64))
     start, decay = _shrink(errors, own, fleet_start, fleet_decay)
     calibration = Calibration(
         start=start,
@@ -68,22 +67,10 @@ def calibrate(errors: Float32, *, alert_budget_per_week: float, step: int) -> Ca
         fleet_decay=fleet_decay.astype(np.float32),
         level=1.0,
     )
-    surprises = calibration.score(errors, np.arange(len(errors)))
-    probability = alert_budget_per_week / (_WEEK_MS / step * len(errors))
-    level = exceeded_with(surprises[~np.isnan(surprises)].astype(np.float64), probability)
-    return Calibration(start, decay, calibration.fleet_start, calibration.fleet_decay, level)
-
-
-def exceeded_with(values: Float64, probability: float) -> float:
-    """The value that a share `probability` of values like these exceeds.
-
-    An empirical quantile while at least ten values lie above it, else the exponential tail over the (1 − TAIL)
-    quantile. The fewer excesses, the wider: the decay is taken at one standard error above its estimate.
-    """
-    if probability * len(values) >= 10 or probability >= TAIL:
-        return max(float(np.quantile(values, 1.0 - min(probability, 1.0))), 1e-6)
-    start, decay = _tail(values[:, None])
-    return float(start[0] + decay[0] * np.log(TAIL / probability))
+    slots_per_week = _WEEK_MS / step * len(errors)
+    # each span has its share of the budget
+    probability = min(alert_budget_per_week / slots_per_week, 1.0) / errors.shape[2]
+    return replace(calibration, level=max(-float(np.log(probability)), -float(np.log(TAIL))))
 
 
 def _tail(values: Float64) -> tuple[Float64, Float64]:
@@ -94,6 +81,14 @@ def _tail(values: Float64) -> tuple[Float64, Float64]:
     decay = excess.sum(axis=0) / count * (1.0 + 1.0 / np.sqrt(count))
     # normal errors that are all alike would make any difference infinitely surprising
     return start, np.maximum(decay, 0.05 * np.maximum(start, 1e-3))
+
+
+def _fleet(own: list[tuple[Float64, Float64]], pooled: Float64) -> tuple[Float64, Float64]:
+    """The tail of the middle entity, so that a few restless ones do not make all others deaf; of the pool if none has one."""
+    start, decay = (np.array(part) for part in zip(*own, strict=True))  # (E, S) each
+    if np.isnan(start).all(axis=0).any():
+        return _tail(pooled)
+    return np.nanmedian(start, axis=0), np.nanmedian(decay, axis=0)
 
 
 def _tail_or_nan(values: Float64) -> tuple[Float64, Float64]:
