@@ -429,10 +429,14 @@ def _lines(exc: ValidationError, data: Any) -> Iterator[str]:  # noqa: ANN401 - 
             yield f"{where}: unknown key; the nearest known one is `{near[0]}`" if near else f"{where}: unknown key"
         elif error["type"] == "missing":
             yield f"{where}: must be set"
-        elif isinstance(error["input"], str | int | float | bool) and location[-1:] not in (["url"],):
+        elif isinstance(error["input"], str | int | float | bool) and not _may_hold_password(location, error["input"]):
             yield f"{where}: {message[0].lower() + message[1:]}. Received: {error['input']!r}"
         else:
             yield f"{where}: {message[0].lower() + message[1:]}"
+
+
+def _may_hold_password(location: list[str | int], value: object) -> bool:
+    return location[-1:] == ["url"] or "://" in str(value)
 
 
 def _keys(data: Any) -> set[str]:  # noqa: ANN401 - TOML

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -97,7 +98,7 @@ def load(path: Path, metrics: Sequence[str], sink: Sink, progress: Callable[[flo
                     progress(raw.tell() / size)
             _flush(sink, batch, outcome)
             progress(1.0)
-    except (OSError, EOFError, csv.Error) as exc:
+    except (OSError, EOFError, zlib.error, csv.Error) as exc:
         msg = f"{path}: cannot be read: {exc}"
         raise SourceError(msg) from exc
     return outcome

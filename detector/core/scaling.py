@@ -41,7 +41,7 @@ def fit(values: Float32) -> Scaling:
         scale = np.where(scale > _tiny(center), scale, np.nan)
         fleet = np.nanmedian(scale, axis=0)  # (F,)
         resting = 0.05 * np.nanmedian(np.abs(center), axis=0)
-    fleet = np.where(np.isnan(fleet), np.where(resting > 0, resting, 1.0), fleet)
+    fleet = np.where(np.isnan(fleet), np.where(resting > 1e-12, resting, 1.0), fleet)
     return Scaling(
         center=np.nan_to_num(center).astype(np.float32),
         scale=np.where(np.isnan(scale), fleet, scale).astype(np.float32),

@@ -41,7 +41,9 @@ def surprise(error: Float32, start: Float32, decay: Float32) -> Float32:
     """−ln of the share of normal errors that are larger; below the tail it grows in proportion to the error."""
     base = -np.log(TAIL)
     below = base * error / np.maximum(start, 1e-9)
-    return np.where(error > start, base + (error - start) / decay, below).astype(np.float32)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        above = base + np.log(error / start) / decay
+    return np.where(error > start, above, below).astype(np.float32)
 
 
 def calibrate(errors: Float32, *, alert_budget_per_week: float, step: int) -> Calibration:
@@ -75,12 +77,12 @@ def calibrate(errors: Float32, *, alert_budget_per_week: float, step: int) -> Ca
 
 def _tail(values: Float64) -> tuple[Float64, Float64]:
     """Start and decay of the tail of each column of (M, S)."""
-    start = np.quantile(values, 1.0 - TAIL, axis=0)
-    excess = np.where(values > start, values - start, 0.0)
+    start = np.maximum(np.quantile(values, 1.0 - TAIL, axis=0), 1e-3)
+    excess = np.log(np.maximum(values, start) / start)
     count = np.maximum((values > start).sum(axis=0), 1)
     decay = excess.sum(axis=0) / count * (1.0 + 1.0 / np.sqrt(count))
     # normal errors that are all alike would make any difference infinitely surprising
-    return start, np.maximum(decay, 0.05 * np.maximum(start, 1e-3))
+    return start, np.maximum(decay, 0.05)
 
 
 def _fleet(own: list[tuple[Float64, Float64]], pooled: Float64) -> tuple[Float64, Float64]:

@@ -41,7 +41,7 @@ def _rolling_mean(values: np.ndarray[tuple[int, int], np.dtype[np.float64]], len
 
 def _starts_empty(empty: Bool, timesteps: int, max_missing: float) -> Bool:
     """Windows whose oldest slots are all empty, for longer than a window may be missing."""
-    leading = int(np.floor(max_missing * timesteps)) + 1
+    leading = int(np.floor(np.round(max_missing * timesteps, 9))) + 1  # 0.29 × 100 is less than 29 before rounding
     lead = np.lib.stride_tricks.sliding_window_view(empty, leading, axis=1).all(axis=2)  # (E, L − leading + 1)
     return np.asarray(lead[:, : empty.shape[1] - timesteps + 1], dtype=np.bool_)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -52,11 +53,14 @@ class EmbeddedSource:
                 .where(self._is_mine(), sample.c.ts >= start, sample.c.ts < end)
                 .execution_options(stream_results=True)
             )
-            for part in connection.execute(query).partitions(50_000):
-                identity, time, value = zip(*part, strict=True)
-                names, metric = zip(*map(wanted.__getitem__, identity), strict=True)
-                times, values = np.array(time, dtype=np.int64), rows.to_values(value)
-                parts.append(rows.samples(names, np.array(metric, dtype=np.int32), times, values))
+            with connection.execute(query) as result:
+                for part in result.partitions(50_000):
+                    known = [row for row in part if row[0] in wanted]  # a series may have been added just now
+                    if known:
+                        identity, time, value = zip(*known, strict=True)
+                        names, metric = zip(*map(wanted.__getitem__, identity), strict=True)
+                        times, values = np.array(time, dtype=np.int64), rows.to_values(value)
+                        parts.append(rows.samples(names, np.array(metric, dtype=np.int32), times, values))
         return rows.concatenate(parts)
 
     def extent(self) -> tuple[int, int] | None:
@@ -74,7 +78,7 @@ class EmbeddedSource:
         return (min(first for first, _ in known), max(last for _, last in known)) if known else None
 
     def write(self, entity: Sequence[str], metric: Sequence[str], time: Sequence[int], value: Sequence[float]) -> None:
-        """Stores samples given as columns; NaN is stored as NULL.
+        """Stores samples given as columns; NaN and infinities are stored as NULL.
 
         Raises: SourceUnavailable if the database does not answer.
         """
@@ -82,7 +86,7 @@ class EmbeddedSource:
         with self._translated():
             ids = self._ids(sorted(set(keys)))
             stored = [
-                (ids[key], at, None if number != number else number)  # noqa: PLR0124 - NaN
+                (ids[key], at, number if math.isfinite(number) else None)
                 for key, at, number in zip(keys, time, value, strict=True)
             ]
             with self._engine.begin() as connection:

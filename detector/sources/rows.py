@@ -73,10 +73,11 @@ def to_milliseconds(column: Sequence[Any], time_format: str, zone: ZoneInfo) -> 
         return np.where(usable, np.round(np.where(usable, numbers, 0.0)), BAD_TIME).astype(np.int64)
     if all(type(item) is datetime for item in column):
         return _from_datetimes(column, zone)
-    return _from_datetimes([_parse(item) for item in column], zone)
+    return _from_datetimes([parse_timestamp(item) for item in column], zone)
 
 
-def _parse(item: Any) -> datetime | None:  # noqa: ANN401 - whatever a driver returns
+def parse_timestamp(item: Any) -> datetime | None:  # noqa: ANN401 - whatever a driver returns
+    """A timestamp as a driver returns it, or ISO 8601 text; None if it is neither."""
     if isinstance(item, datetime):
         return item
     try:

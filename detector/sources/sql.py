@@ -19,6 +19,7 @@ from detector.sources import rows
 
 _CHUNK = 50_000
 _WIDEST_DST_CHANGE = timedelta(hours=1)
+_WIDEST_OFFSET = timedelta(hours=26)  # from UTC−12 to UTC+14
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class SqlSource:
         self._spec = spec
         self._zone = ZoneInfo(spec.time_zone)
         self._columns = [*spec.entity, spec.time, *([spec.metric, spec.value] if spec.metric else spec.metrics)]
+        self._table = _table(spec.table, self._columns)
         self._time_text: _TimeText | None = None
 
     def read(self, start: int, end: int) -> Samples:
@@ -56,10 +58,10 @@ class SqlSource:
         try:
             with database.reading(self._engine, self._spec.timeout) as connection:
                 bounds = {"start": self._bound(connection, start, -1), "end": self._bound(connection, end, 1)}
-                result = connection.execution_options(stream_results=True).execute(self._statement(), bounds)
-                names = {name: position for position, name in enumerate(result.keys())}
-                positions = [self._position(names, name) for name in self._columns]
-                parts = [self._samples(part, positions) for part in result.partitions(_CHUNK)]
+                with connection.execution_options(stream_results=True).execute(self._statement(), bounds) as result:
+                    names = {name: position for position, name in enumerate(result.keys())}
+                    positions = [self._position(names, name) for name in self._columns]
+                    parts = [self._samples(part, positions) for part in result.partitions(_CHUNK)]
         except SQLAlchemyError as exc:
             raise self._translated(exc) from exc
         return _between(rows.concatenate(parts), start, end)
@@ -71,10 +73,10 @@ class SqlSource:
             now = datetime.now(UTC)
             found = self.read(_ms(now - timedelta(days=30)), _ms(now + timedelta(days=1)))
             return (int(found.time.min()), int(found.time.max())) if len(found) else None
-        time: ColumnElement[Any] = column(spec.time)
+        time = self._table.c[spec.time]
         try:
             with database.reading(self._engine, spec.timeout) as connection:
-                first, last = connection.execute(select(func.min(time), func.max(time)).select_from(_table(spec))).one()
+                first, last = connection.execute(select(func.min(time), func.max(time))).one()
         except SQLAlchemyError as exc:
             raise self._translated(exc) from exc
         both = rows.to_milliseconds([first, last], spec.time_format, self._zone)
@@ -84,11 +86,11 @@ class SqlSource:
         spec = self._spec
         if spec.query:
             return text(spec.query)
-        time: ColumnElement[Any] = column(spec.time)
-        query = select(*(column(name) for name in self._columns)).select_from(_table(spec))
-        query = query.where(time >= text(":start"), time < text(":end"))
+        columns = self._table.c
+        query = select(*(columns[name] for name in self._columns))
+        query = query.where(columns[spec.time] >= text(":start"), columns[spec.time] < text(":end"))
         if spec.metric:
-            query = query.where(column(spec.metric).in_(spec.metrics))
+            query = query.where(columns[spec.metric].in_(spec.metrics))
         return query
 
     def _bound(self, connection: Any, time: int, outward: int) -> Any:  # noqa: ANN401 - what the column holds
@@ -105,11 +107,17 @@ class SqlSource:
         moment = datetime.fromtimestamp(time / 1000, UTC)
         if spec.time_zone != "UTC":
             moment = (moment + outward * _WIDEST_DST_CHANGE).astimezone(self._zone)
-        if self._engine.dialect.name != "sqlite":
-            return moment if self._engine.dialect.name == "postgresql" and spec.time_zone == "UTC" else _naive(moment)
-        if self._time_text is None:
-            self._time_text = _TimeText.of(connection, spec)
-        return self._time_text.format(moment)
+        dialect = self._engine.dialect.name
+        if dialect == "sqlite":
+            if self._time_text is None and spec.table:
+                self._time_text = _TimeText.of(connection, self._table.c[spec.time], self._zone)
+            return (self._time_text or _TimeText()).format(moment, outward)
+        if dialect == "postgresql" and spec.time_zone == "UTC":
+            return moment
+        if dialect == "postgresql" and spec.table:
+            # untyped, it takes the column's type: one with a zone heeds the zone written here, one without ignores it
+            return moment.isoformat()
+        return _naive(moment)
 
     def _position(self, names: dict[str, int], name: str) -> int:
         try:
@@ -151,27 +159,40 @@ class SqlSource:
 
 @dataclass(frozen=True)
 class _TimeText:
-    """How a SQLite table writes its timestamps; comparing them as text needs bounds written alike."""
+    """How a SQLite table writes its timestamps; comparing them as text needs bounds written alike.
 
-    separator: str = " "
-    is_aware: bool = False
+    Where it is not known, the widest bounds; what is too much is dropped after conversion.
+    """
+
+    start_separator: str = " "  # sorts before T
+    end_separator: str = "T"
+    slack: timedelta = timedelta(0)
 
     @staticmethod
-    def of(connection: Any, spec: TableSpec) -> _TimeText:  # noqa: ANN401 - SQLAlchemy connection
-        if spec.query:
-            return _TimeText()
-        first = connection.scalar(select(column(spec.time)).select_from(_table(spec)).limit(1))
-        written = str(first or "")
-        return _TimeText(separator="T" if "T" in written else " ")
+    def of(connection: Any, time: ColumnElement[Any], zone: ZoneInfo) -> _TimeText | None:
+        """What the first row shows, None if there is none; text with another offset than the zone's needs slack."""
+        first = connection.scalar(select(time).where(time.is_not(None)).limit(1))
+        if first is None:
+            return None
+        separator = "T" if "T" in str(first) else " "
+        moment = rows.parse_timestamp(first)
+        if moment is None or moment.tzinfo is None or moment.utcoffset() == moment.astimezone(zone).utcoffset():
+            return _TimeText(separator, separator)
+        return _TimeText(separator, separator, _WIDEST_OFFSET)
 
-    def format(self, moment: datetime) -> str:
+    def format(self, moment: datetime, outward: int) -> str:
+        moment += outward * self.slack
+        if outward > 0:
+            moment += timedelta(microseconds=999_999)  # the next full second
+        separator = self.end_separator if outward > 0 else self.start_separator
         # a bound without fraction and zone sorts before every text it is a prefix of, which is what both ends need
-        return moment.strftime(f"%Y-%m-%d{self.separator}%H:%M:%S")
+        return moment.strftime(f"%Y-%m-%d{separator}%H:%M:%S")
 
 
-def _table(spec: TableSpec) -> TableClause:
-    schema, _, name = spec.table.rpartition(".")
-    return table(name, schema=schema or None)
+def _table(name: str, columns: Sequence[str]) -> TableClause:
+    """A table whose columns are written with its name: alone, SQLite would take a missing "Column" for a text."""
+    schema, _, name = name.rpartition(".")
+    return table(name, *map(column, dict.fromkeys(columns)), schema=schema or None)
 
 
 def _join(columns: list[Sequence[Any]]) -> list[str | None]:

@@ -68,9 +68,9 @@ def _move_cursor(connection: Connection, commit: Commit) -> None:
     """Compare and swap: exactly one process can move the cursor on from where it was."""
     values = {"slot": commit.cursor, "updated_at": commit.now}
     if commit.expected_cursor is None:
+        # not in a savepoint: pysqlite commits when it is released, which would move the cursor without its scores
         try:
-            with connection.begin_nested():
-                connection.execute(insert(cursor).values(monitor=commit.monitor, **values))
+            connection.execute(insert(cursor).values(monitor=commit.monitor, **values))
         except IntegrityError:
             moved = 0
         else:
