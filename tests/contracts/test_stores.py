@@ -1,0 +1,589 @@
+"""What the detector's own database promises, on every kind of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Engine, func, insert, inspect, select, update
+from sqlalchemy.exc import IntegrityError
+
+from detector import database
+from detector.core.decide import Change, Severity
+from detector.errors import ArtifactError, SchemaOutdated, StaleState, StoreError
+from detector.ports import AlertChange, Commit, OpenAlert, ScoreRows
+from detector.store import alerts, models, schema
+from detector.store.state import StateStore
+from detector.tables import alert, alert_event, cursor, metadata, model, score
+
+T0 = 1_704_110_400_000
+STEP = 60_000
+
+NO_SCORES = ScoreRows(entity=[], slot=[], score=[])
+
+
+def _commit(**values: Any) -> Commit:
+    """The first commit of monitor `web`: nothing but a cursor unless told otherwise."""
+    first = Commit(
+        monitor="web",
+        expected_cursor=None,
+        cursor=T0,
+        now=T0 + 10,
+        model_version=7,
+        scores=NO_SCORES,
+        replaced=NO_SCORES,
+        changes=(),
+    )
+    return replace(first, **values)
+
+
+def _change(kind: Change | None, entity: str = "a", slot: int = T0, **values: Any) -> AlertChange:
+    change = AlertChange(
+        change=kind,
+        entity=entity,
+        slot=slot,
+        opened_slot=T0,
+        detected_at=slot + STEP,
+        severity=Severity.WARNING,
+        peak_score=1.5,
+        peak_slot=slot,
+        explanation='{"metrics": []}',
+    )
+    return replace(change, **values)
+
+
+def _scores(engine: Engine) -> list[tuple[str, int, float, int]]:
+    columns = (score.c.entity, score.c.slot, score.c.score, score.c.model_version)
+    with engine.connect() as connection:
+        return sorted((row[0], row[1] - T0, row[2], row[3]) for row in connection.execute(select(*columns)))
+
+
+def _count(engine: Engine) -> dict[str, int]:
+    with engine.connect() as connection:
+        return {
+            table.name: connection.scalar(select(func.count()).select_from(table)) or 0
+            for table in (cursor, score, alert, alert_event)
+        }
+
+
+@pytest.fixture
+def migrated(engine: Engine) -> Engine:
+    schema.upgrade(engine)
+    return engine
+
+
+@pytest.fixture
+def store(migrated: Engine) -> StateStore:
+    return StateStore(migrated)
+
+
+# schema
+
+
+def test_the_revision_needed_is_the_newest_migration() -> None:
+    assert ScriptDirectory.from_config(schema._config()).get_current_head() == schema.HEAD
+
+
+def test_an_empty_database_has_no_revision_and_is_refused(engine: Engine) -> None:
+    assert schema.current(engine) is None
+    with pytest.raises(SchemaOutdated, match=r"is at schema none, this version needs .*; run: detector db upgrade"):
+        schema.check(engine)
+
+
+def test_an_upgrade_brings_an_empty_database_to_the_newest_revision(engine: Engine) -> None:
+    schema.upgrade(engine)
+
+    assert schema.current(engine) == schema.HEAD
+    schema.check(engine)
+
+
+def test_an_upgrade_may_be_repeated_and_keeps_what_is_stored(store: StateStore, migrated: Engine) -> None:
+    store.commit(_commit())
+
+    schema.upgrade(migrated)
+
+    assert store.cursor("web") == T0
+
+
+def test_the_migrations_make_the_tables_that_the_program_uses(migrated: Engine) -> None:
+    dialect = migrated.dialect.name
+
+    def is_here(_item: object, name: str | None, *_rest: object) -> bool:
+        return dialect == "postgresql" or name != "ix_detector_sample_ts"
+
+    # Alembic does not know that Float(53) is MariaDB's DOUBLE
+    options = {"compare_type": dialect != "mysql", "version_table": schema.VERSION_TABLE, "include_object": is_here}
+    with migrated.connect() as connection:
+        differences = compare_metadata(MigrationContext.configure(connection, opts=options), metadata)
+        tables = set(inspect(connection).get_table_names())
+
+    assert differences == []
+    assert tables == {*metadata.tables, schema.VERSION_TABLE}
+
+
+def test_a_database_of_another_revision_is_refused(migrated: Engine) -> None:
+    with migrated.begin() as connection:
+        connection.exec_driver_sql(f"UPDATE {schema.VERSION_TABLE} SET version_num = '0000'")
+
+    with pytest.raises(SchemaOutdated, match="is at schema 0000, this version needs"):
+        schema.check(migrated)
+
+
+@pytest.mark.parametrize("url", ["postgresql://a:hunter2@127.0.0.1:1/x", "mysql://a:hunter2@127.0.0.1:1/x"])
+def test_a_database_that_is_down_is_told_in_one_line_without_its_password(url: str) -> None:
+    engine = database.connect(url)
+
+    asks: list[Callable[[], object]] = [
+        lambda: schema.check(engine),
+        lambda: schema.upgrade(engine),
+        lambda: StateStore(engine).cursor("web"),
+    ]
+    for ask in asks:
+        with pytest.raises(StoreError) as caught:
+            ask()
+        assert "hunter2" not in str(caught.value)
+        assert len(str(caught.value).splitlines()) == 1
+    engine.dispose()
+
+
+# cursor and scores
+
+
+def test_a_monitor_that_never_committed_has_no_cursor_and_no_alerts(store: StateStore) -> None:
+    assert store.cursor("web") is None
+    assert store.open_alerts("web") == []
+
+
+def test_a_commit_stores_cursor_scores_and_alerts(store: StateStore, migrated: Engine) -> None:
+    scores = ScoreRows(entity=["a", "b"], slot=[T0, T0], score=[1.25, 0.5])
+
+    store.commit(_commit(scores=scores, changes=[_change(Change.OPENED)]))
+
+    assert store.cursor("web") == T0
+    assert _scores(migrated) == [("a", 0, 1.25, 7), ("b", 0, 0.5, 7)]
+    assert [found.entity for found in store.open_alerts("web")] == ["a"]
+
+
+def test_the_cursor_moves_on_from_where_it_is_expected(store: StateStore) -> None:
+    store.commit(_commit())
+    store.commit(_commit(expected_cursor=T0, cursor=T0 + STEP))
+
+    assert store.cursor("web") == T0 + STEP
+
+
+def test_a_commit_may_leave_the_cursor_where_it_is(store: StateStore) -> None:
+    store.commit(_commit())
+    again = _commit(expected_cursor=T0, cursor=T0)
+
+    store.commit(again)
+    store.commit(again)
+
+    assert store.cursor("web") == T0
+
+
+def test_monitors_have_cursors_of_their_own(store: StateStore) -> None:
+    store.commit(_commit())
+    store.commit(_commit(monitor="db", cursor=T0 + 5))
+
+    assert (store.cursor("web"), store.cursor("db")) == (T0, T0 + 5)
+
+
+@pytest.mark.parametrize("expected", [None, T0 - STEP, T0 + STEP], ids=["none", "behind", "ahead"])
+def test_a_commit_on_another_cursor_than_expected_is_stale_and_writes_nothing(
+    store: StateStore, migrated: Engine, expected: int | None
+) -> None:
+    store.commit(_commit())
+    before = _count(migrated)
+
+    with pytest.raises(StaleState, match="another process works on it"):
+        store.commit(
+            _commit(
+                expected_cursor=expected,
+                cursor=T0 + 2 * STEP,
+                scores=ScoreRows(["a"], [T0 + STEP], [0.5]),
+                changes=[_change(Change.OPENED)],
+            )
+        )
+
+    assert store.cursor("web") == T0
+    assert _count(migrated) == before
+
+
+def test_a_commit_that_expects_a_cursor_where_there_is_none_is_stale(store: StateStore) -> None:
+    with pytest.raises(StaleState):
+        store.commit(_commit(expected_cursor=T0 - STEP))
+
+    assert store.cursor("web") is None
+
+
+@pytest.mark.parametrize("expected", [None, T0], ids=["first", "later"])
+def test_a_commit_whose_scores_are_refused_writes_nothing(
+    store: StateStore, migrated: Engine, expected: int | None
+) -> None:
+    if expected is not None:
+        store.commit(_commit(scores=ScoreRows(["a"], [T0], [0.5])))
+    before = _count(migrated)
+    twice = ScoreRows(["b", "b"], [T0 + STEP, T0 + STEP], [0.5, 0.5])
+
+    with pytest.raises(StoreError):
+        store.commit(_commit(expected_cursor=expected, cursor=T0 + STEP, scores=twice))
+
+    assert store.cursor("web") == expected
+    assert _count(migrated) == before
+
+
+@pytest.mark.parametrize("expected", [None, T0], ids=["first", "later"])
+def test_a_commit_whose_alerts_are_refused_writes_nothing(
+    store: StateStore, migrated: Engine, expected: int | None
+) -> None:
+    if expected is not None:
+        store.commit(_commit())
+    before = _count(migrated)
+
+    with pytest.raises(StoreError):
+        store.commit(
+            _commit(
+                expected_cursor=expected,
+                cursor=T0 + STEP,
+                scores=ScoreRows(["a"], [T0 + STEP], [0.5]),
+                changes=[_change(Change.OPENED), _change(Change.OPENED)],
+            )
+        )
+
+    assert store.cursor("web") == expected
+    assert _count(migrated) == before
+
+
+def test_late_samples_replace_scores_and_leave_the_others(store: StateStore, migrated: Engine) -> None:
+    store.commit(_commit(scores=ScoreRows(["a", "b", "a"], [T0, T0, T0 + STEP], [0.1, 0.2, 0.3])))
+
+    replaced = ScoreRows(["a", "c"], [T0, T0], [0.9, 0.8])
+    store.commit(_commit(expected_cursor=T0, cursor=T0, replaced=replaced, model_version=8))
+
+    assert _scores(migrated) == [("a", 0, 0.9, 8), ("a", STEP, 0.3, 7), ("b", 0, 0.2, 7), ("c", 0, 0.8, 8)]
+
+
+def test_a_replacement_leaves_the_scores_of_other_monitors(store: StateStore, migrated: Engine) -> None:
+    store.commit(_commit(monitor="db", scores=ScoreRows(["a"], [T0], [0.1])))
+
+    store.commit(_commit(replaced=ScoreRows(["a"], [T0], [0.9])))
+
+    assert [row[2] for row in _scores(migrated)] == [0.1, 0.9]
+
+
+def test_many_scores_go_into_one_commit(store: StateStore, migrated: Engine) -> None:
+    entities = [f"host-{index}" for index in range(5000)]
+
+    store.commit(_commit(scores=ScoreRows(entities, [T0] * 5000, [0.5] * 5000)))
+
+    assert _count(migrated)["detector_score"] == 5000
+
+
+@pytest.mark.parametrize("pair", [("A", "a"), ("ä", "a"), ("x", " x")], ids=["case", "accent", "space"])
+def test_entities_that_differ_by_little_are_two(store: StateStore, migrated: Engine, pair: tuple[str, str]) -> None:
+    store.commit(
+        _commit(
+            scores=ScoreRows(pair, [T0, T0], [0.1, 0.2]),
+            changes=[_change(Change.OPENED, entity) for entity in pair],
+        )
+    )
+
+    assert len(_scores(migrated)) == 2
+    assert len(store.open_alerts("web")) == 2
+
+
+def test_two_stores_cannot_both_move_the_cursor(store: StateStore, migrated: Engine, database_url: str) -> None:
+    store.commit(_commit())
+    other_engine = database.connect(database_url)
+    other = StateStore(other_engine)
+    move = _commit(expected_cursor=T0, cursor=T0 + STEP)
+
+    other.commit(move)
+    other_engine.dispose()
+
+    with pytest.raises(StaleState):
+        store.commit(move)
+
+
+# alerts
+
+
+def test_an_opened_alert_is_stored_with_all_that_is_known_of_it(store: StateStore, migrated: Engine) -> None:
+    opened = _change(Change.OPENED, slot=T0 + STEP, explanation='{"metrics": [{"metric": "cpu"}]}')
+
+    store.commit(_commit(changes=[opened]))
+
+    assert store.open_alerts("web") == [OpenAlert("a", T0, Severity.WARNING, 1.5, T0 + STEP)]
+    row = alerts.listing(migrated)[0]
+    assert (row.state, row.severity, row.opened_slot, row.closed_slot) == ("open", "warning", T0, None)
+    assert (row.detected_at, row.model_version) == (T0 + 2 * STEP, 7)
+    assert row.explanation == {"metrics": [{"metric": "cpu"}]}
+
+
+def test_an_alert_lives_from_open_through_critical_to_closed(store: StateStore, migrated: Engine) -> None:
+    critical: dict[str, Any] = {"severity": Severity.CRITICAL, "peak_score": 3.0, "peak_slot": T0 + STEP}
+    store.commit(_commit(changes=[_change(Change.OPENED)]))
+    store.commit(_commit(expected_cursor=T0, changes=[_change(Change.ESCALATED, slot=T0 + STEP, **critical)]))
+
+    assert store.open_alerts("web") == [OpenAlert("a", T0, Severity.CRITICAL, 3.0, T0 + STEP)]
+
+    store.commit(_commit(expected_cursor=T0, changes=[_change(Change.CLOSED, slot=T0 + 2 * STEP, **critical)]))
+
+    assert store.open_alerts("web") == []
+    shown = alerts.show(migrated, alerts.listing(migrated)[0].id)
+    assert shown is not None
+    row, events = shown
+    assert (row.state, row.severity, row.closed_slot, row.peak_score) == ("closed", "critical", T0 + 2 * STEP, 3.0)
+    assert [event["change"] for event in events] == ["opened", "escalated", "closed"]
+    assert [event["slot"] for event in events] == [T0, T0 + STEP, T0 + 2 * STEP]
+
+
+def test_an_alert_may_open_and_close_within_one_commit(store: StateStore, migrated: Engine) -> None:
+    store.commit(_commit(changes=[_change(Change.OPENED), _change(Change.CLOSED, slot=T0 + STEP)]))
+
+    assert store.open_alerts("web") == []
+    assert _count(migrated)["detector_alert_event"] == 2
+
+
+def test_a_new_peak_is_stored_without_an_event(store: StateStore, migrated: Engine) -> None:
+    store.commit(_commit(changes=[_change(Change.OPENED)]))
+
+    raised = _change(None, slot=T0 + STEP, peak_score=1.9, explanation='{"metrics": [1]}')
+    store.commit(_commit(expected_cursor=T0, changes=[raised]))
+
+    row = alerts.listing(migrated)[0]
+    assert (row.peak_score, row.peak_slot, row.explanation) == (1.9, T0 + STEP, {"metrics": [1]})
+    assert _count(migrated)["detector_alert_event"] == 1
+
+
+def test_a_change_without_explanation_keeps_the_one_stored(store: StateStore, migrated: Engine) -> None:
+    store.commit(_commit(changes=[_change(Change.OPENED, explanation='{"metrics": [1]}')]))
+
+    store.commit(_commit(expected_cursor=T0, changes=[_change(Change.CLOSED, explanation=None)]))
+
+    assert alerts.listing(migrated)[0].explanation == {"metrics": [1]}
+
+
+def test_an_alert_opened_without_explanation_has_an_empty_one(store: StateStore, migrated: Engine) -> None:
+    store.commit(_commit(changes=[_change(Change.OPENED, explanation=None)]))
+
+    assert alerts.listing(migrated)[0].explanation == {}
+
+
+def test_a_second_open_alert_of_one_entity_is_refused(store: StateStore, migrated: Engine) -> None:
+    store.commit(_commit(changes=[_change(Change.OPENED)]))
+
+    with pytest.raises(StoreError):
+        store.commit(_commit(expected_cursor=T0, cursor=T0 + STEP, changes=[_change(Change.OPENED, slot=T0 + STEP)]))
+
+    assert store.cursor("web") == T0
+    assert _count(migrated)["detector_alert"] == 1
+
+
+def test_the_database_itself_refuses_a_second_open_alert(store: StateStore, migrated: Engine) -> None:
+    store.commit(_commit(changes=[_change(Change.OPENED)]))
+    with migrated.connect() as connection:
+        row = dict(connection.execute(select(alert)).mappings().one())
+    del row["id"]
+
+    with pytest.raises(IntegrityError), migrated.begin() as connection:
+        connection.execute(insert(alert).values(**row))
+
+
+def test_after_closing_the_entity_may_have_an_alert_again(store: StateStore, migrated: Engine) -> None:
+    for _ in range(3):
+        expected = store.cursor("web")
+        store.commit(_commit(expected_cursor=expected, changes=[_change(Change.OPENED), _change(Change.CLOSED)]))
+
+    assert [row.state for row in alerts.listing(migrated)] == ["closed"] * 3
+
+
+def test_other_monitors_and_entities_may_have_open_alerts_at_the_same_time(store: StateStore) -> None:
+    store.commit(_commit(changes=[_change(Change.OPENED, "a"), _change(Change.OPENED, "b")]))
+    store.commit(_commit(monitor="db", changes=[_change(Change.OPENED, "a")]))
+
+    store.commit(_commit(expected_cursor=T0, changes=[_change(Change.CLOSED, "a")]))
+
+    assert [found.entity for found in store.open_alerts("web")] == ["b"]
+    assert [found.entity for found in store.open_alerts("db")] == ["a"]
+
+
+def test_closing_an_alert_that_is_not_open_changes_nothing(store: StateStore, migrated: Engine) -> None:
+    store.commit(_commit(changes=[_change(Change.CLOSED)]))
+
+    assert _count(migrated) == {
+        "detector_cursor": 1,
+        "detector_score": 0,
+        "detector_alert": 0,
+        "detector_alert_event": 0,
+    }
+
+
+def test_open_alerts_come_oldest_first_and_listings_newest_first(store: StateStore, migrated: Engine) -> None:
+    changes = [
+        _change(Change.OPENED, entity, opened_slot=T0 + offset) for entity, offset in (("a", 2), ("b", 1), ("c", 3))
+    ]
+    store.commit(_commit(changes=changes))
+
+    assert [found.entity for found in store.open_alerts("web")] == ["b", "a", "c"]
+    assert [row.entity for row in alerts.listing(migrated)] == ["c", "a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [
+        ({}, ["d", "b", "a"]),
+        ({"monitor": "web"}, ["b", "a"]),
+        ({"only_open": True}, ["d", "b"]),
+        ({"since": T0 + 1}, ["d", "b"]),
+        ({"most": 1}, ["d"]),
+        ({"monitor": "nowhere"}, []),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_listings_may_be_narrowed(
+    store: StateStore, migrated: Engine, chosen: dict[str, Any], expected: list[str]
+) -> None:
+    closed = [_change(Change.OPENED, "a"), _change(Change.CLOSED, "a")]
+    store.commit(_commit(changes=[*closed, _change(Change.OPENED, "b", opened_slot=T0 + 1)]))
+    store.commit(_commit(monitor="db", changes=[_change(Change.OPENED, "d", opened_slot=T0 + 2)]))
+
+    assert [row.entity for row in alerts.listing(migrated, **chosen)] == expected
+
+
+def test_an_alert_that_does_not_exist_is_not_shown(migrated: Engine) -> None:
+    assert alerts.show(migrated, 42) is None
+
+
+def test_alerts_are_counted_by_severity_and_by_when_they_were_detected(store: StateStore, migrated: Engine) -> None:
+    store.commit(
+        _commit(
+            changes=[
+                _change(Change.OPENED, "a", detected_at=T0),
+                _change(Change.OPENED, "b", detected_at=T0 + 5),
+                _change(Change.OPENED, "c", detected_at=T0 + 6, severity=Severity.CRITICAL),
+            ]
+        )
+    )
+
+    assert alerts.counts(migrated, "web", T0 + 5) == ({"warning": 2, "critical": 1}, 2)
+    assert alerts.counts(migrated, "db", 0) == ({}, 0)
+
+
+# models
+
+ARTIFACT = bytes(range(256)) * 50
+
+
+def _save(engine: Engine, monitor: str = "web", artifact: bytes = ARTIFACT) -> int:
+    return models.save(engine, monitor=monitor, artifact=artifact, header={"seed": 1}, now=T0)
+
+
+def test_a_model_is_loaded_as_it_was_saved(migrated: Engine) -> None:
+    assert models.load(migrated, _save(migrated)) == ARTIFACT
+
+
+def test_a_large_model_fits(migrated: Engine) -> None:
+    large = b"\x00\xff" * 2_000_000
+
+    assert models.load(migrated, _save(migrated, artifact=large)) == large
+
+
+def test_the_model_saved_last_is_the_live_one_of_its_monitor(migrated: Engine) -> None:
+    first, second, other = _save(migrated), _save(migrated), _save(migrated, "db")
+
+    assert first < second
+    assert models.live_version(migrated, "web") == second
+    assert models.live_version(migrated, "db") == other
+    assert models.live_version(migrated, "nowhere") is None
+
+
+def test_models_are_listed_newest_first(migrated: Engine) -> None:
+    first, second = _save(migrated), _save(migrated)
+    _save(migrated, "db")
+
+    rows = models.listing(migrated, "web")
+
+    assert [(row.version, row.is_live) for row in rows] == [(second, True), (first, False)]
+    assert (rows[0].bytes, rows[0].header, rows[0].created_at) == (len(ARTIFACT), {"seed": 1}, T0)
+    assert len(models.listing(migrated)) == 3
+
+
+@pytest.mark.parametrize("damaged", [ARTIFACT[:-1], ARTIFACT[:-1] + b"\x00", b""], ids=["cut", "one byte", "empty"])
+def test_a_damaged_model_is_not_loaded(migrated: Engine, damaged: bytes) -> None:
+    version = _save(migrated)
+    with migrated.begin() as connection:
+        connection.execute(update(model).where(model.c.version == version).values(artifact=damaged))
+
+    with pytest.raises(ArtifactError, match=r"is damaged in the database .*; run: detector retrain"):
+        models.load(migrated, version)
+
+
+def test_a_model_that_does_not_exist_says_where_to_look(migrated: Engine) -> None:
+    with pytest.raises(ArtifactError, match="no model version 42; see: detector models list"):
+        models.load(migrated, 42)
+
+
+# lease
+
+
+@pytest.fixture
+def other_engine(migrated: Engine, database_url: str) -> Iterator[Engine]:
+    engine = database.connect(database_url)
+    yield engine
+    engine.dispose()
+
+
+def _acquire(engine: Engine, holder: str, now: int, name: str = "retrain-web") -> bool:
+    return models.acquire_lease(engine, name, holder, now=now, expires_at=now + 100)
+
+
+def test_a_lease_has_one_holder_at_a_time(migrated: Engine, other_engine: Engine) -> None:
+    assert _acquire(migrated, "first", now=0)
+    assert not _acquire(other_engine, "second", now=99)
+    assert _acquire(migrated, "first", now=99)
+
+
+def test_a_lease_that_expired_is_taken_over(migrated: Engine, other_engine: Engine) -> None:
+    _acquire(migrated, "first", now=0)
+
+    assert _acquire(other_engine, "second", now=100)
+    assert not _acquire(migrated, "first", now=150)
+
+
+def test_its_holder_may_take_a_lease_again_without_any_change(migrated: Engine) -> None:
+    assert _acquire(migrated, "first", now=0)
+    assert _acquire(migrated, "first", now=0)
+
+
+def test_a_lease_given_back_is_free(migrated: Engine, other_engine: Engine) -> None:
+    _acquire(migrated, "first", now=0)
+
+    models.release_lease(migrated, "retrain-web", "first")
+
+    assert _acquire(other_engine, "second", now=1)
+
+
+def test_only_its_holder_gives_a_lease_back(migrated: Engine, other_engine: Engine) -> None:
+    _acquire(migrated, "first", now=0)
+
+    models.release_lease(other_engine, "retrain-web", "second")
+
+    assert not _acquire(other_engine, "second", now=1)
+
+
+def test_leases_of_different_names_do_not_touch(migrated: Engine) -> None:
+    assert _acquire(migrated, "first", now=0)
+    assert _acquire(migrated, "second", now=0, name="retrain-db")
+
+
+def test_a_lease_on_a_database_without_tables_is_told_in_one_line(engine: Engine) -> None:
+    with pytest.raises(StoreError) as caught:
+        _acquire(engine, "first", now=0)
+
+    assert len(str(caught.value).splitlines()) == 1
