@@ -12,6 +12,8 @@ from detector.core import grid
 from detector.errors import DetectorError
 from detector.store import schema
 
+_NAMED = 8  # metrics listed by name
+
 
 def check(config: Config) -> list[dict[str, Any]]:
     """One row for the database and one per monitor; a row has a `problem` where the daemon would fail."""
@@ -32,11 +34,12 @@ def check(config: Config) -> list[dict[str, Any]]:
     return rows
 
 
-def _monitor(config: Config, monitor: MonitorSection, engine: Any, *, has_schema: bool) -> dict[str, Any]:  # noqa: ANN401
+def _monitor(config: Config, monitor: MonitorSection, engine: Any, *, has_schema: bool) -> dict[str, Any]:
+    named = ", ".join(monitor.metrics[:_NAMED])
     row: dict[str, Any] = {
         "monitor": monitor.name,
         "source": monitor.source.type,
-        "metrics": f"{len(monitor.metrics)}: {', '.join(monitor.metrics[:8])}{', …' if len(monitor.metrics) > 8 else ''}",
+        "metrics": f"{len(monitor.metrics)}: {named}{', …' if len(monitor.metrics) > _NAMED else ''}",
         "schedule": f"a tick every {monitor.score_interval.total_seconds():g} s, window"
         f" {monitor.timesteps} × {monitor.step.total_seconds():g} s, retrain {monitor.retrain}",
     }
@@ -59,7 +62,7 @@ def _monitor(config: Config, monitor: MonitorSection, engine: Any, *, has_schema
     return row | {"daemon": _plan(monitor, engine, extent, age, has_schema=has_schema)}
 
 
-def _plan(monitor: MonitorSection, engine: Any, extent: tuple[int, int], age: float, *, has_schema: bool) -> str:  # noqa: ANN401
+def _plan(monitor: MonitorSection, engine: Any, extent: tuple[int, int], age: float, *, has_schema: bool) -> str:
     live = wiring.live_model(engine, monitor) if has_schema else None
     if live is not None:
         stale = age > (monitor.delay + 5 * monitor.step).total_seconds()

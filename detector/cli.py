@@ -147,7 +147,7 @@ def score(
 
     parts = wiring.assemble(settings)
     now = wiring.now_ms() if now is None else now
-    rows = []
+    rows: list[dict[str, Any]] = []
     for section in [settings.monitor(name) for name in names]:
         source = parts.sources[section.name]
         live = wiring.live_model(parts.engine, section)
@@ -202,7 +202,7 @@ def import_(
     _, settings = _load(config)
     section = settings.monitor(monitor)
     if section.source.type == "sql":
-        msg = f"monitor {monitor!r} reads its own database; import needs a monitor with source.type = \"embedded\""
+        msg = f'monitor {monitor!r} reads its own database; import needs a monitor with source.type = "embedded"'
         raise ConfigError(msg)
     from detector import importing, wiring
     from detector.progress import shown
@@ -424,7 +424,7 @@ def _utc(milliseconds: int) -> str:
     return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _alert_row(row: Any) -> dict[str, Any]:  # noqa: ANN401 - store.alerts.AlertRow, not imported at start
+def _alert_row(row: Any) -> dict[str, Any]:
     metrics = row.explanation.get("metrics", [])
     return {
         "id": row.id,
@@ -440,9 +440,7 @@ def _alert_row(row: Any) -> dict[str, Any]:  # noqa: ANN401 - store.alerts.Alert
     }
 
 
-def _print(
-    rows: Sequence[dict[str, Any]], *, as_json: bool = False, empty: str = "", vertical: bool = False
-) -> None:
+def _print(rows: Sequence[dict[str, Any]], *, as_json: bool = False, empty: str = "", vertical: bool = False) -> None:
     """Rows as a table, one below the other with `vertical`, or as JSON."""
     if as_json:
         print(json.dumps(rows, indent=2))

@@ -52,7 +52,7 @@ def parse_duration(value: object) -> object:
 def _refuse_number(value: object) -> object:
     if isinstance(value, int | float):
         msg = f'must be a duration with a unit, such as "{value}s"'
-        raise ValueError(msg)  # noqa: TRY004 - pydantic turns a ValueError into its own report
+        raise ValueError(msg)
     return value
 
 
@@ -215,6 +215,9 @@ class DecisionSection(Section):
         if self.open_slots > self.open_of:
             msg = "`open_slots` must not be greater than `open_of`"
             raise ValueError(msg)
+        if self.close_slots < self.open_of - 1:
+            msg = "`close_slots` must be at least `open_of` − 1, or scores from before an alert closed would open the next"
+            raise ValueError(msg)
         return self
 
 
@@ -270,10 +273,10 @@ class MonitorSection(Section):
     @model_validator(mode="before")
     @classmethod
     def _fill_host_metrics(cls, data: object) -> object:
-        if isinstance(data, dict) and isinstance(data.get("source"), dict):
-            if data["source"].get("type") == "host" and not data.get("metrics"):
-                return data | {"metrics": HOST_METRICS}
-        return data
+        if not (isinstance(data, dict) and isinstance(data.get("source"), dict)):
+            return data
+        fill = data["source"].get("type") == "host" and not data.get("metrics")
+        return data | {"metrics": HOST_METRICS} if fill else data
 
     @model_validator(mode="after")
     def _metrics_make_sense(self) -> MonitorSection:
@@ -395,7 +398,7 @@ def secret(section: DatabaseSection | SqlSource, environment: Mapping[str, str] 
 _PLACEHOLDER = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 
 
-def _expand(value: Any, environment: Mapping[str, str], missing: list[str], where: str) -> Any:  # noqa: ANN401 - TOML
+def _expand(value: Any, environment: Mapping[str, str], missing: list[str], where: str) -> Any:
     """Replaces ${NAME} and ${NAME:-default} in every string; names that are not set are collected in `missing`."""
     if isinstance(value, dict):
         return {key: _expand(item, environment, missing, f"{where}.{key}".lstrip(".")) for key, item in value.items()}
@@ -414,7 +417,7 @@ def _expand(value: Any, environment: Mapping[str, str], missing: list[str], wher
     return _PLACEHOLDER.sub(replace, value)
 
 
-def _lines(exc: ValidationError, data: Any) -> Iterator[str]:  # noqa: ANN401 - TOML
+def _lines(exc: ValidationError, data: Any) -> Iterator[str]:
     """One line per mistake: key path, what is wrong, what was received."""
     errors = exc.errors()
     refused = {error["loc"][0] for error in errors if len(error["loc"]) > 1}
@@ -439,7 +442,7 @@ def _may_hold_password(location: list[str | int], value: object) -> bool:
     return location[-1:] == ["url"] or "://" in str(value)
 
 
-def _keys(data: Any) -> set[str]:  # noqa: ANN401 - TOML
+def _keys(data: Any) -> set[str]:
     """Keys of the outermost table: a monitor's source tag in a location is pydantic's, not the file's."""
     return set(data) if isinstance(data, dict) else set()
 

@@ -20,6 +20,14 @@ BUSY_TIMEOUT = timedelta(seconds=10)
 DRIVERS = {"postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg", "mysql": "mysql+pymysql"}
 """Drivers this program ships as extras, used where a URL names none."""
 
+_WRONG_QUESTION = (
+    "no such table",
+    "no such column",
+    "syntax error",
+    "unable to open",
+    "doesn't exist",
+    "unknown column",
+)
 _EXTRAS = {"psycopg": "postgres", "pymysql": "mysql"}
 
 
@@ -77,7 +85,9 @@ def _connect_args(backend: str, timeout: timedelta) -> dict[str, Any]:
     match backend:
         case "postgresql":
             # UTC makes naive and aware timestamp columns mean the same
-            options = f"-c statement_timeout={seconds * 1000} -c timezone=UTC -c idle_in_transaction_session_timeout=600000"
+            options = (
+                f"-c statement_timeout={seconds * 1000} -c timezone=UTC -c idle_in_transaction_session_timeout=600000"
+            )
             return {"connect_timeout": connect_seconds, "options": options}
         case "mysql" | "mariadb":
             return {
@@ -91,7 +101,7 @@ def _connect_args(backend: str, timeout: timedelta) -> dict[str, Any]:
     return {}
 
 
-def _prepare_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 - DBAPI
+def _prepare_sqlite(connection: Any, _record: object) -> None:
     """WAL lets readers and one writer work at the same time; NORMAL is durable enough with it (no corruption)."""
     cursor = connection.cursor()
     cursor.execute("PRAGMA journal_mode=WAL")
@@ -102,7 +112,7 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 -
 
 @contextmanager
 def reading(engine: Engine, timeout: timedelta) -> Iterator[Connection]:
-    """A connection for one read, given back at once; SQLite is interrupted when the time is over, servers do it themselves."""
+    """A connection for one read; SQLite is interrupted when the time is over, servers see to that themselves."""
     with engine.connect() as connection:
         if engine.dialect.name != "sqlite":
             yield connection
@@ -122,8 +132,7 @@ def is_unavailable(exc: DBAPIError) -> bool:
         return True
     if not isinstance(exc, OperationalError):
         return False
-    wrong_question = ("no such table", "no such column", "syntax error", "unable to open", "doesn't exist", "unknown column")
-    return not any(part in str(exc.orig).lower() for part in wrong_question)
+    return not any(part in str(exc.orig).lower() for part in _WRONG_QUESTION)
 
 
 def reason(exc: DBAPIError) -> str:

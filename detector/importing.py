@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol, cast
 
 from detector.errors import DetectorError, SourceError
 
@@ -85,8 +85,7 @@ def load(path: Path, metrics: Sequence[str], sink: Sink, progress: Callable[[flo
     outcome = Outcome(str(path))
     size = max(1, path.stat().st_size) if path.exists() else 1
     try:
-        with path.open("rb") as raw:
-            stream = gzip.open(raw) if path.name.endswith(".gz") else raw
+        with path.open("rb") as raw, _unpacked(raw, path) as stream:
             lines = csv.reader(io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline=""))
             header = next(lines, [])
             layout = _layout(path, header, metrics)
@@ -104,6 +103,10 @@ def load(path: Path, metrics: Sequence[str], sink: Sink, progress: Callable[[flo
     return outcome
 
 
+def _unpacked(raw: BinaryIO, path: Path) -> BinaryIO:
+    return cast("BinaryIO", gzip.GzipFile(fileobj=raw)) if path.name.endswith(".gz") else raw
+
+
 def _is_csv(path: Path) -> bool:
     return path.name.endswith((".csv", ".csv.gz"))
 
@@ -112,7 +115,8 @@ def _layout(path: Path, header: list[str], metrics: Sequence[str]) -> _Layout:
     names = [name.strip() for name in header]
     time = next((names.index(name) for name in TIME_NAMES if name in names), None)
     if time is None:
-        msg = f"{path}: the header must have a column named one of {', '.join(TIME_NAMES)}; received {','.join(names)[:200]}"
+        expected = f"{path}: the header must have a column named one of {', '.join(TIME_NAMES)}"
+        msg = f"{expected}; received {','.join(names)[:200]}"
         raise SourceError(msg)
     entity = names.index("entity") if "entity" in names else None
     if "metric" in names and "value" in names and entity is not None:
@@ -184,7 +188,7 @@ def parse_time(written: str) -> int:
         moment = datetime.fromisoformat(written)
         moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
         return round(moment.timestamp() * 1000)
-    if not abs(number) < 2.6e14:  # noqa: PLR2004 - year 10000 in milliseconds; also refuses NaN
+    if not abs(number) < 2.6e14:
         raise ValueError(written)
     return round(number if abs(number) >= _MILLISECONDS_FROM else number * 1000)
 

@@ -16,7 +16,7 @@ import numpy as np
 from detector.config import MonitorSection, milliseconds
 from detector.core import decide, grid, scaling, score, window
 from detector.core.decide import AlertStates, Event, Rules, Severity
-from detector.core.series import Float32, History, Int8, Int64, Reason, Samples
+from detector.core.series import Bool, Float32, History, Int8, Int64, Reason, Samples
 from detector.ports import AlertChange, Commit, ModelVersion, OpenAlert, ScoreRows, Source, Store
 
 logger = logging.getLogger(__name__)
@@ -116,7 +116,9 @@ def recall(monitor: MonitorSection, source: Source, store: Store, model: ModelVe
     cursor = grid.floor(model.trained_until if stored is None else stored, step)
     earliest = complete - grid.floor(milliseconds(monitor.max_catch_up), step)
     if cursor < earliest:
-        logger.warning("event=catch_up_truncated monitor=%s skipped_slots=%d", monitor.name, (earliest - cursor) // step)
+        logger.warning(
+            "event=catch_up_truncated monitor=%s skipped_slots=%d", monitor.name, (earliest - cursor) // step
+        )
         cursor = earliest
     open_alerts = store.open_alerts(monitor.name)
     start = cursor - memory_slots(monitor) * step
@@ -146,7 +148,7 @@ def tick(
     *,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> tuple[Memory, Report]:
-    """Scores and commits every complete slot since the cursor, in bounded chunks; a second call with the same `now` does nothing.
+    """Scores and commits every complete slot since the cursor in bounded chunks; again with the same `now`: nothing.
 
     Raises: SourceError, StoreError; what was committed before stays committed, and memory must be recalled.
     """
@@ -205,9 +207,7 @@ def _chunk(
 
     slots = history.slots[new:]
     remembered = rules(monitor).memory
-    states, events = decide.decide(
-        before.states, scores[:, new - remembered :], slots, rules(monitor), step=step
-    )
+    states, events = decide.decide(before.states, scores[:, new - remembered :], slots, rules(monitor), step=step)
     commit = Commit(
         monitor=monitor.name,
         expected_cursor=memory.cursor,
@@ -229,7 +229,8 @@ def _chunk(
 
 
 def _chunk_slots(history: History) -> int:
-    cells = max(1, history.values.shape[0] * history.values.shape[2])
+    entities, _, metrics = history.values.shape
+    cells = max(1, int(entities * metrics))
     return max(1, min(_CHUNK_SLOTS, _CHUNK_CELLS // cells))
 
 
@@ -247,7 +248,7 @@ def _grid(monitor: MonitorSection, samples: Samples, entities: tuple[str, ...], 
 
 def _entities(history: History, samples: Samples, model: ModelVersion, still_open: Iterable[str]) -> tuple[str, ...]:
     """Who is watched: whoever the model knows, has recent data or an open alert; those already there first."""
-    has_data = ~np.isnan(history.values).all(axis=(1, 2)) if history.entities else np.empty(0, dtype=np.bool_)
+    has_data: Bool = np.any(~np.isnan(history.values), axis=(1, 2))
     alive = {*model.entities, *samples.entities, *still_open}
     alive.update(name for name, has in zip(history.entities, has_data.tolist(), strict=True) if has)
     staying = [name for name in history.entities if name in alive]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from detector.config import MonitorSection, milliseconds
 from detector.core import grid, scaling, score, threshold, window
 from detector.core.scaling import Scaling
-from detector.core.series import Float32, History, Int64, Reason, Samples
+from detector.core.series import Bool, Float32, History, Int64, Reason, Samples
 from detector.errors import ModelError
 from detector.ports import Model, ModelVersion, Source
 
@@ -145,8 +145,8 @@ def train(monitor: MonitorSection, history: History, fit: Fit, *, seed: int, pro
 
 
 def _divide(monitor: MonitorSection, history: History) -> tuple[History, Int64, Int64]:
-    """Entities with enough data, the first slot of each, and the slot that divides its training from its calibration."""
-    has_data = ~np.isnan(history.values).all(axis=2)  # (E, L)
+    """Entities with enough data, the first slot of each, and the slot that divides its training from calibration."""
+    has_data: Bool = np.any(~np.isnan(history.values), axis=2)  # (E, L)
     slots = has_data.sum(axis=1)
     enough = np.flatnonzero(slots >= min(monitor.minimum_slots, max(int(slots.max(initial=0)), 1)))
     if not enough.size or slots.max() < needed_slots(monitor):
@@ -166,9 +166,9 @@ def _too_short(monitor: MonitorSection, history: History) -> ModelError:
     hours = missing * monitor.step_ms / 3_600_000
     start, end = (datetime.fromtimestamp(at / 1000, UTC).strftime("%F %T") for at in (history.start, history.end))
     msg = (
-        f"monitor {monitor.name!r}: training needs {needed_slots(monitor)} slots of {monitor.step_ms / 1000:g} s with data"
-        f" and windows of {monitor.timesteps} slots without large gaps; the longest entity has {longest} between"
-        f" {start} and {end} UTC; wait {hours:.1f} h, or lower `training.minimum_slots` or `timesteps`"
+        f"monitor {monitor.name!r}: training needs {needed_slots(monitor)} slots of {monitor.step_ms / 1000:g} s"
+        f" with data and windows of {monitor.timesteps} slots without large gaps; the longest entity has {longest}"
+        f" between {start} and {end} UTC; wait {hours:.1f} h, or lower `training.minimum_slots` or `timesteps`"
     )
     return ModelError(msg)
 

@@ -250,5 +250,3 @@ def serve(config_path: Path, config: Config) -> None:
 def now_ms() -> int:
     """The present, epoch milliseconds; for commands. The daemon has its own clock in `worker`."""
     return int(datetime.now(UTC).timestamp() * 1000)
-
-

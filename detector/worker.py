@@ -33,7 +33,7 @@ from detector.ports import ModelVersion, Source, Store
 logger = logging.getLogger(__name__)
 
 STOP_SECONDS = 4.0
-"""How long a stop waits for running ticks before it abandons them; their transaction has not begun or is rolled back."""
+"""How long a stop waits for running ticks before it abandons them; what they had not committed is rolled back."""
 
 _WEEK_MS = 7 * 24 * 3_600_000
 _RETRY_TRAINING = timedelta(minutes=10)
@@ -42,7 +42,7 @@ _STUCK = timedelta(minutes=10)
 Task = Literal["tick", "collect", "retrain"]
 
 
-class Outcome(Exception):  # noqa: N818 - an outcome, not always an error
+class Outcome(Exception):
     """Ends a task with an outcome other than success or error."""
 
 
@@ -145,7 +145,7 @@ class Worker:
                 logger.error("event=watchdog_withheld monitor=%s", stuck)
 
     def _shut_down(self, scheduler: BackgroundScheduler) -> bool:
-        """Stops in reverse order of start: no new jobs, running ones finish, children end. False if one was abandoned."""
+        """Stops in reverse order of start: no new jobs, running ones finish, children end. False if one was left."""
         with self._children_lock:
             for child in self._children:
                 child.terminate()
@@ -218,13 +218,13 @@ class Worker:
             work(run)
         except Timeout as exc:
             outcome = "timeout"
-            logger.error("event=%s_timeout monitor=%s reason=%r", task, monitor, str(exc))  # noqa: TRY400 - one line
+            logger.error("event=%s_timeout monitor=%s reason=%r", task, monitor, str(exc))
         except DetectorError as exc:
             outcome = "error"
             if task == "tick":
                 self._note_failure(run, exc)
             else:
-                logger.error("event=%s_failed monitor=%s reason=%r", task, monitor, str(exc))  # noqa: TRY400 - one line
+                logger.error("event=%s_failed monitor=%s reason=%r", task, monitor, str(exc))
         except Exception:
             outcome = "error"
             run.memory = None
@@ -245,9 +245,7 @@ class Worker:
         if isinstance(exc, StaleState):
             logger.warning("event=cursor_moved_elsewhere monitor=%s", run.section.name)
         elif run.failures == 1 or run.failures % 10 == 0:
-            logger.error(
-                "event=tick_failed monitor=%s failures=%d reason=%r", run.section.name, run.failures, str(exc)
-            )
+            logger.error("event=tick_failed monitor=%s failures=%d reason=%r", run.section.name, run.failures, str(exc))
 
     # -- tasks --------------------------------------------------------------------------------------------------------
 
@@ -268,7 +266,8 @@ class Worker:
         version = run.memory.model.version if run.memory else "none"
         known = report.snapshot.score[report.snapshot.reason == 0]
         logger.info(
-            "event=tick_done monitor=%s entities=%d windows=%d samples=%d score_max=%s alerts_opened=%d seconds=%.3f model=%s",
+            "event=tick_done monitor=%s entities=%d windows=%d samples=%d score_max=%s alerts_opened=%d seconds=%.3f"
+            " model=%s",
             monitor.name,
             len(report.snapshot.entities),
             report.windows,
@@ -296,7 +295,9 @@ class Worker:
         model, created = loaded
         run.memory = pipeline.recall(run.section, run.source, self._services.store, model, now)
         self._exporter.update(run.section.name, model_version=model.version, model_created=created)
-        logger.info("event=model_loaded monitor=%s version=%d entities=%d", run.section.name, version, len(model.entities))
+        logger.info(
+            "event=model_loaded monitor=%s version=%d entities=%d", run.section.name, version, len(model.entities)
+        )
 
     def _export(self, run: MonitorRun, report: pipeline.Report, now: int) -> None:
         name, snapshot = run.section.name, report.snapshot
@@ -331,7 +332,7 @@ class Worker:
             logger.info("event=warming_up monitor=%s slots=%d needed=%d", monitor.name, have, monitor.minimum_slots)
             return
         run.train_not_before = time.monotonic() + _RETRY_TRAINING.total_seconds()
-        assert self._scheduler is not None  # noqa: S101 - ticks run on it
+        assert self._scheduler is not None
         self._scheduler.add_job(
             self._in_task,
             args=["retrain", run, self.retrain],
@@ -346,7 +347,15 @@ class Worker:
         Raises: Timeout; DetectorError with the child's last words.
         """
         monitor = run.section
-        command = [sys.executable, "-m", "detector", "retrain", monitor.name, "--config", str(self._services.config_path)]
+        command = [
+            sys.executable,
+            "-m",
+            "detector",
+            "retrain",
+            monitor.name,
+            "--config",
+            str(self._services.config_path),
+        ]
         logger.info("event=retrain_started monitor=%s", monitor.name)
         limit = monitor.training.timeout.total_seconds()
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as child:  # noqa: S603 - own command

@@ -98,9 +98,7 @@ def decide(
     return states, events
 
 
-def _decide_slot(
-    states: AlertStates, scores: Float32, slot: int, rules: Rules, step: int, events: list[Event]
-) -> None:
+def _decide_slot(states: AlertStates, scores: Float32, slot: int, rules: Rules, step: int, events: list[Event]) -> None:
     newest = scores[:, -1]
     strange = scores[:, -rules.open_of :] >= THRESHOLD  # (E, n); NaN compares False
     enough = (strange.sum(axis=1) >= rules.open_slots) | (newest >= rules.open_at_once)

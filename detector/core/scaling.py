@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from detector.core.series import Float32, Int64
+from detector.core.series import Float32, Float64, Int64
 
 CLIP = 10.0
 """Scaled values beyond this carry no more information than "far out" and would saturate the network."""
@@ -49,7 +49,7 @@ def fit(values: Float32) -> Scaling:
     )
 
 
-def _tiny(center: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+def _tiny(center: Float64) -> Float64:
     """Spread below which a metric counts as constant: the rounding of float32 around its level."""
     return np.abs(center) * 1e-5 + 1e-12
 

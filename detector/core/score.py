@@ -32,7 +32,7 @@ def error(residuals: Float32, noise: Float32) -> tuple[Float32, Float32]:
 
 
 def smooth(errors: Float32, span: int) -> Float32:
-    """Mean of the known errors of the last `span` slots, NaN where the newest is unknown: (E, L) -> (E, L − span + 1)."""
+    """Mean of the last `span` slots' known errors, NaN where the newest is unknown: (E, L) -> (E, L − span + 1)."""
     if span == 1:
         return errors
     slid = np.lib.stride_tricks.sliding_window_view(errors, span, axis=1)  # (E, K, span)

@@ -62,7 +62,7 @@ class History:
     @property
     def end(self) -> int:
         """End of the last slot in epoch milliseconds."""
-        return self.start + self.step * self.values.shape[1]
+        return self.start + self.step * int(self.values.shape[1])
 
 
 @dataclass(frozen=True)

@@ -34,16 +34,17 @@ class Calibration:
         """Scores (B, K) of smoothed errors (B, K, S); row (B,) is the entity's row, −1 if it was not there."""
         start, decay = self.start[row], self.decay[row]
         start[row < 0], decay[row < 0] = self.fleet_start, self.fleet_decay
-        return (surprise(errors, start[:, None], decay[:, None]).max(axis=2) / self.level).astype(np.float32)
+        worst: Float32 = surprise(errors, start[:, None], decay[:, None]).max(axis=2)
+        return (worst / self.level).astype(np.float32, copy=False)
 
 
 def surprise(error: Float32, start: Float32, decay: Float32) -> Float32:
     """−ln of the share of normal errors that are larger; below the tail it grows in proportion to the error."""
     base = -np.log(TAIL)
-    below = base * error / np.maximum(start, 1e-9)
+    below: Float32 = base * error / np.maximum(start, 1e-9)
     with np.errstate(divide="ignore", invalid="ignore"):
         above = base + np.log(error / start) / decay
-    return np.where(error > start, above, below).astype(np.float32)
+    return np.asarray(np.where(error > start, above, below), dtype=np.float32)
 
 
 def calibrate(errors: Float32, *, alert_budget_per_week: float, step: int) -> Calibration:
@@ -86,7 +87,7 @@ def _tail(values: Float64) -> tuple[Float64, Float64]:
 
 
 def _fleet(own: list[tuple[Float64, Float64]], pooled: Float64) -> tuple[Float64, Float64]:
-    """The tail of the middle entity, so that a few restless ones do not make all others deaf; of the pool if none has one."""
+    """The tail of the middle entity, so that a few restless ones do not deafen the rest; else of the pool."""
     start, decay = (np.array(part) for part in zip(*own, strict=True))  # (E, S) each
     if np.isnan(start).all(axis=0).any():
         return _tail(pooled)

@@ -23,7 +23,7 @@ def reasons(values: Float32, timesteps: int, *, max_missing: float) -> Int8:
     nothing at all; it has a gap if more than `max_missing` of its values are missing.
     """
     missing = np.isnan(values)  # (E, L, F)
-    empty = missing.all(axis=2)  # (E, L)
+    empty: Bool = np.all(missing, axis=2)  # (E, L)
     share = _rolling_mean(missing.mean(axis=2), timesteps)  # (E, K)
     result = np.full(share.shape, Reason.KNOWN, dtype=np.int8)
     result[share > max_missing] = Reason.GAP
@@ -42,8 +42,10 @@ def _rolling_mean(values: np.ndarray[tuple[int, int], np.dtype[np.float64]], len
 def _starts_empty(empty: Bool, timesteps: int, max_missing: float) -> Bool:
     """Windows whose oldest slots are all empty, for longer than a window may be missing."""
     leading = int(np.floor(np.round(max_missing * timesteps, 9))) + 1  # 0.29 × 100 is less than 29 before rounding
-    lead = np.lib.stride_tricks.sliding_window_view(empty, leading, axis=1).all(axis=2)  # (E, L − leading + 1)
-    return np.asarray(lead[:, : empty.shape[1] - timesteps + 1], dtype=np.bool_)
+    lead: Bool = np.all(
+        np.lib.stride_tricks.sliding_window_view(empty, leading, axis=1), axis=2
+    )  # (E, L − leading + 1)
+    return lead[:, : empty.shape[1] - timesteps + 1]
 
 
 def network_input(windows: Float32) -> Float32:

@@ -58,7 +58,7 @@ def dump(artifact: Artifact) -> bytes:
         "level": artifact.calibration.level,
         "provenance": dict(artifact.provenance),
     }
-    arrays = {f"weights/{name}": array for name, array in artifact.weights.items()}
+    arrays: dict[str, Any] = {f"weights/{name}": array for name, array in artifact.weights.items()}
     arrays |= {"noise": artifact.noise, "fleet_noise": artifact.fleet_noise}
     arrays |= {f"scaling/{name}": getattr(artifact.scaling, name) for name in _fields(Scaling)}
     arrays |= {f"calibration/{name}": getattr(artifact.calibration, name) for name in _fields(Calibration)}

@@ -177,7 +177,7 @@ def weights_of(model: keras.Model) -> dict[str, NDArray[Any]]:
         else:
             parts = {"": layer}
         for direction, part in parts.items():
-            arrays |= {f"{layer.name}{direction}/{w.name}": np.array(w) for w in part.weights}
+            arrays |= {f"{layer.name}{direction}/{w.name}": keras.ops.convert_to_numpy(w) for w in part.weights}
     return arrays
 
 

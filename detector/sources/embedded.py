@@ -42,9 +42,8 @@ class EmbeddedSource:
         """
         parts = []
         with self._translated(), database.reading(self._engine, self._timeout) as connection:
-            wanted = {
-                identity: (entity, self._metrics.index(metric))
-                for identity, entity, metric in connection.execute(self._series())
+            wanted: dict[int, tuple[str, int]] = {
+                row.id: (row.entity, self._metrics.index(row.metric)) for row in connection.execute(self._series())
             }
             # by primary key on SQLite, by the block range index on PostgreSQL: neither looks at older samples
             query = (

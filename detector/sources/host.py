@@ -58,9 +58,7 @@ class HostSampler:
 def _read_counters(at: float) -> _Counters:
     cpu = psutil.cpu_times()
     disk = psutil.disk_io_counters(nowrap=True)
-    network = [
-        counters for name, counters in psutil.net_io_counters(pernic=True, nowrap=True).items() if name != "lo"
-    ]
+    network = [counters for name, counters in psutil.net_io_counters(pernic=True, nowrap=True).items() if name != "lo"]
     return _Counters(
         at=at,
         # guest time is already contained in user and nice

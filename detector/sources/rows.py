@@ -56,7 +56,7 @@ def to_values(column: Sequence[Any]) -> Float64:
         return np.fromiter((_to_value(item) for item in column), np.float64, len(column))
 
 
-def _to_value(item: Any) -> float:  # noqa: ANN401 - whatever a driver returns
+def _to_value(item: Any) -> float:
     try:
         return float(item)
     except (TypeError, ValueError, OverflowError):
@@ -76,7 +76,7 @@ def to_milliseconds(column: Sequence[Any], time_format: str, zone: ZoneInfo) -> 
     return _from_datetimes([parse_timestamp(item) for item in column], zone)
 
 
-def parse_timestamp(item: Any) -> datetime | None:  # noqa: ANN401 - whatever a driver returns
+def parse_timestamp(item: Any) -> datetime | None:
     """A timestamp as a driver returns it, or ISO 8601 text; None if it is neither."""
     if isinstance(item, datetime):
         return item
@@ -91,7 +91,7 @@ def _from_datetimes(column: Sequence[datetime | None], zone: ZoneInfo) -> Int64:
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_NAIVE_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - the point of it
+_NAIVE_EPOCH = datetime(1970, 1, 1)
 
 
 def _from_datetime(item: datetime | None, zone: ZoneInfo) -> int:

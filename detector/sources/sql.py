@@ -93,7 +93,7 @@ class SqlSource:
             query = query.where(columns[spec.metric].in_(spec.metrics))
         return query
 
-    def _bound(self, connection: Any, time: int, outward: int) -> Any:  # noqa: ANN401 - what the column holds
+    def _bound(self, connection: Any, time: int, outward: int) -> Any:
         """A bound in the column's own type.
 
         Local times repeat when clocks go back, so bounds in a zone with such changes reach an hour outward; what is
@@ -195,7 +195,7 @@ def _table(name: str, columns: Sequence[str]) -> TableClause:
     return table(name, *map(column, dict.fromkeys(columns)), schema=schema or None)
 
 
-def _join(columns: list[Sequence[Any]]) -> list[str | None]:
+def _join(columns: Sequence[Sequence[Any]]) -> list[str | None]:
     """Entity ids from one or several columns; None where a part is NULL."""
     if len(columns) == 1:
         return [None if part is None else str(part) for part in columns[0]]
@@ -206,7 +206,9 @@ def _between(samples: Samples, start: int, end: int) -> Samples:
     keep = (samples.time >= start) & (samples.time < end)
     if keep.all():
         return samples
-    return Samples(samples.entities, samples.entity[keep], samples.metric[keep], samples.time[keep], samples.value[keep])
+    return Samples(
+        samples.entities, samples.entity[keep], samples.metric[keep], samples.time[keep], samples.value[keep]
+    )
 
 
 def _naive(moment: datetime) -> datetime:

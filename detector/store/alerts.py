@@ -68,10 +68,10 @@ def counts(engine: Engine, monitor: str, since: int) -> tuple[dict[str, int], in
     mine = alert.c.monitor == monitor
     with translated(engine), engine.connect() as connection:
         by_severity = connection.execute(select(alert.c.severity, func.count()).where(mine).group_by(alert.c.severity))
-        total = {severity: count for severity, count in by_severity}
+        total = {row[0]: row[1] for row in by_severity}
         recent = connection.scalar(select(func.count()).where(mine, alert.c.detected_at >= since)) or 0
     return total, recent
 
 
-def _row(row: Any) -> AlertRow:  # noqa: ANN401 - SQLAlchemy's row mapping
+def _row(row: Any) -> AlertRow:
     return AlertRow(**{**row, "explanation": json.loads(row["explanation"])})

@@ -11,7 +11,7 @@ from sqlalchemy import Engine, and_, delete, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from detector.errors import ArtifactError
-from detector.store.state import translated
+from detector.store.state import new_id, translated
 from detector.tables import lease, model
 
 
@@ -41,7 +41,7 @@ def save(engine: Engine, *, monitor: str, artifact: bytes, header: dict[str, Any
                 artifact=artifact,
             )
         )
-        return int(result.inserted_primary_key[0])
+        return new_id(result)
 
 
 def live_version(engine: Engine, monitor: str) -> int | None:

@@ -72,5 +72,6 @@ def check(engine: Engine) -> None:
     """
     found = current(engine)
     if found != HEAD:
-        msg = f"{redacted(engine.url)} is at schema {found or 'none'}, this version needs {HEAD}; run: detector db upgrade"
+        at = f"{redacted(engine.url)} is at schema {found or 'none'}"
+        msg = f"{at}, this version needs {HEAD}; run: detector db upgrade"
         raise SchemaOutdated(msg)

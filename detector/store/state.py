@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, Engine, and_, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, CursorResult, Engine, and_, bindparam, delete, insert, select, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from detector.core.decide import Change, Severity
@@ -24,6 +24,15 @@ def translated(engine: Engine) -> Iterator[None]:
     except DBAPIError as exc:
         msg = f"the detector's database {redacted(engine.url)} refused: {reason(exc)}"
         raise StoreError(msg) from exc
+
+
+def new_id(result: CursorResult[Any]) -> int:
+    """Primary key of the row that was just inserted."""
+    key = result.inserted_primary_key
+    if key is None:
+        msg = "only the result of inserting one row has a new id"
+        raise ValueError(msg)
+    return int(key[0])
 
 
 class StateStore:
@@ -82,13 +91,20 @@ def _move_cursor(connection: Connection, commit: Commit) -> None:
         if not moved:
             moved = int(connection.scalar(select(cursor.c.slot).where(is_expected)) == commit.cursor)
     if moved != 1:
-        msg = f"monitor {commit.monitor!r}: its cursor is not at {commit.expected_cursor} any more; another process works on it"
+        expected = f"monitor {commit.monitor!r}: its cursor is not at {commit.expected_cursor} any more"
+        msg = f"{expected}; another process works on it"
         raise StaleState(msg)
 
 
 def _insert_scores(connection: Connection, commit: Commit, rows: ScoreRows) -> None:
     values = [
-        {"monitor": commit.monitor, "slot": slot, "entity": entity, "score": value, "model_version": commit.model_version}
+        {
+            "monitor": commit.monitor,
+            "slot": slot,
+            "entity": entity,
+            "score": value,
+            "model_version": commit.model_version,
+        }
         for entity, slot, value in zip(rows.entity, rows.slot, rows.score, strict=True)
     ]
     if values:
@@ -114,7 +130,7 @@ def _apply(connection: Connection, commit: Commit, change: AlertChange) -> None:
     if change.explanation is not None:
         values["explanation"] = change.explanation
     if change.change is Change.OPENED:
-        identity = _open(connection, commit, change, values)
+        identity: int | None = _open(connection, commit, change, values)
     else:
         is_open = and_(alert.c.monitor == commit.monitor, alert.c.open_entity == change.entity)
         identity = connection.scalar(select(alert.c.id).where(is_open))
@@ -148,4 +164,4 @@ def _open(connection: Connection, commit: Commit, change: AlertChange, values: d
             **({"explanation": "{}"} | values),
         )
     )
-    return int(result.inserted_primary_key[0])
+    return new_id(result)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -17,10 +18,11 @@ from detector.models.lstm import NumpyAutoencoder
 
 TOLERANCE = 1e-5  # absolute, scaled units; float32 rounding over some tens of steps stays a tenth of it
 
+CELLS: tuple[Literal["lstm", "gru"], ...] = ("lstm", "gru")
 VARIANTS = [
     NetworkSpec(timesteps, metrics, cell, units, layers, bidirectional)
     for (cell, layers, bidirectional), (timesteps, metrics, units) in zip(
-        product(("lstm", "gru"), (1, 2), (False, True)),
+        product(CELLS, (1, 2), (False, True)),
         [(12, 3, 16), (5, 1, 7), (30, 8, 32), (2, 4, 1), (60, 8, 64), (9, 5, 24), (17, 2, 33), (6, 6, 8)],
         strict=True,
     )

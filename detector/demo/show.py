@@ -1,0 +1,284 @@
+"""`detector demo`: the daemon's own parts over a recording of a real machine, under a fast clock."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine
+
+from detector import config as configuration
+from detector import importing, pipeline, wiring
+from detector.config import Config, MonitorSection
+from detector.core import grid
+from detector.errors import ConfigError, ModelError
+from detector.export.http import Endpoint
+from detector.export.prometheus import Exporter, MonitorView
+from detector.store import alerts
+
+_MARK = "# Written by `detector demo`"
+_CONFIG = (
+    _MARK
+    + """, which writes it anew at every run.
+[database]
+url = "sqlite:///{database}"
+
+[[monitors]]
+name = "demo"
+step = "5s"
+delay = "0s"
+lateness = "0s"
+retrain = "off"
+metrics = {metrics}
+source = {{ type = "embedded" }}
+"""
+)
+_QUIET = 60 * 60_000
+"""The recording's first hour holds no fault; the model sees nothing else, as milliseconds."""
+_RECORDING = "host.csv.gz"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something that was done to the recorded machine; times are epoch milliseconds."""
+
+    name: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A fault and what the detector said about it."""
+
+    fault: Fault
+    alerts: list[alerts.AlertRow]  # detected during the fault, oldest first
+
+    @property
+    def delay(self) -> float | None:
+        """Seconds from the fault's start to the first alert, None if there was none."""
+        return (self.alerts[0].detected_at - self.fault.start) / 1000 if self.alerts else None
+
+    @property
+    def top_metrics(self) -> list[str]:
+        """The metrics the first alert names."""
+        return [metric["metric"] for metric in self.alerts[0].explanation["metrics"][:3]] if self.alerts else []
+
+
+def run(folder: Path, *, once: bool, as_json: bool) -> None:
+    """Imports the recording, trains on its quiet part, replays the rest, prints what was found; then serves /metrics.
+
+    Raises: ConfigError if the folder holds something else; ModelError if the training fails.
+    """
+    began = time.monotonic()
+    say: Callable[[str], None] = (lambda _: None) if as_json else print
+    recording = resources.files("detector.demo") / "recording"
+    path = _prepare(folder)
+    config = configuration.load(path)
+    monitor = config.monitors[0]
+    parts = wiring.assemble(config, upgrade=True)
+    with resources.as_file(recording / _RECORDING) as file:
+        imported = importing.load(file, monitor.metrics, wiring.embedded(monitor, parts.engine), lambda _: None)
+    assert imported.first is not None and imported.last is not None
+    first, last = imported.first, imported.last
+    quiet_until = grid.floor(first + _QUIET, monitor.step_ms)
+    say(
+        f"imported  a recording of a real machine: {imported.rows} slots of 5 s, {len(monitor.metrics)} metrics,"
+        f" {_clock(first)} to {_clock(last)} UTC"
+    )
+
+    trained = time.monotonic()
+    _train(path, monitor, quiet_until)
+    say(f"trained   on its quiet first hour, in {time.monotonic() - trained:.0f} s")
+
+    replayed = time.monotonic()
+    exporter = Exporter(config.export.max_entities)
+    ticks = _replay(parts, monitor, exporter, quiet_until, last + monitor.step_ms)
+    say(f"replayed  the rest, {ticks} ticks of the daemon, in {time.monotonic() - replayed:.0f} s\n")
+
+    faults = _faults(json.loads((recording / "faults.json").read_text()))
+    found, false = _compare(faults, _alerts(parts.engine), monitor)
+    result = _result(found, false, len(_alerts(parts.engine)), time.monotonic() - began, config)
+    if as_json:
+        print(json.dumps(result, indent=2), flush=True)
+    else:
+        _show(result, found, false)
+        _say_next(folder, path, first_alert=next((f.alerts[0].id for f in found if f.alerts), None))
+    if not once:
+        _serve(config, exporter, say)
+
+
+def _prepare(folder: Path) -> Path:
+    """An empty database and its configuration in a folder of the demo's own."""
+    path = folder / "config.toml"
+    is_ours = path.exists() and path.read_text(encoding="utf-8", errors="replace").startswith(_MARK)
+    if folder.exists() and not is_ours and (not folder.is_dir() or any(folder.iterdir())):
+        msg = f"{folder} exists and was not made by `detector demo`; choose another with --folder"
+        raise ConfigError(msg)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in folder.glob("detector.db*"):
+            file.unlink()
+        database = (folder / "detector.db").resolve()
+        metrics = json.dumps(list(configuration.HOST_METRICS))
+        path.write_text(_CONFIG.format(database=database, metrics=metrics), encoding="utf-8")
+    except OSError as exc:
+        msg = f"{folder} cannot be written: {exc.strerror}; choose another folder with --folder"
+        raise ConfigError(msg) from exc
+    return path
+
+
+def _train(path: Path, monitor: MonitorSection, until: int) -> None:
+    """`detector retrain` in a process of its own, as the daemon does it: TensorFlow stays out of this one."""
+    command = [sys.executable, "-m", "detector", "retrain", monitor.name, "--config", str(path), "--to", _iso(until)]
+    with _spinning("training; TensorFlow takes a few seconds to start"):
+        child = subprocess.run(command, capture_output=True, check=False)  # noqa: S603 - own command
+    if child.returncode != 0:
+        words = child.stderr.decode(errors="replace").strip().splitlines()
+        raise ModelError(words[-1] if words else f"the training process ended with status {child.returncode}")
+
+
+@contextmanager
+def _spinning(what: str) -> Iterator[None]:
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(what):
+        yield
+
+
+def _replay(parts: wiring.Parts, monitor: MonitorSection, exporter: Exporter, start: int, end: int) -> int:
+    """One tick per slot, as if each were now; their number. Times: epoch milliseconds."""
+    live = wiring.live_model(parts.engine, monitor)
+    if live is None:
+        msg = "the training made no model; see the warnings above"
+        raise ModelError(msg)
+    model, created = live
+    exporter.show(MonitorView(monitor.name, monitor.metrics, monitor.step_ms, monitor.threshold.alert_budget_per_week))
+    exporter.update(monitor.name, model_version=model.version, model_created=created)
+    source = parts.sources[monitor.name]
+    memory = pipeline.recall(monitor, source, parts.store, model, start)
+    moments = range(start + monitor.step_ms, end + 1, monitor.step_ms)
+    for now in moments:
+        began = time.monotonic()
+        memory, report = pipeline.tick(monitor, source, parts.store, memory, now)
+        opened, recent = alerts.counts(parts.engine, monitor.name, now - configuration.WEEK_MS)
+        exporter.tick(monitor.name, report, opened, recent, time.monotonic() - began)
+    return len(moments)
+
+
+def _faults(noted: list[dict[str, str]]) -> list[Fault]:
+    return [Fault(f["name"], importing.parse_time(f["start"]), importing.parse_time(f["end"])) for f in noted]
+
+
+def _alerts(engine: Engine) -> list[alerts.AlertRow]:
+    return sorted(alerts.listing(engine), key=lambda alert: alert.detected_at)
+
+
+def _compare(
+    faults: list[Fault], raised: list[alerts.AlertRow], monitor: MonitorSection
+) -> tuple[list[Finding], list[alerts.AlertRow]]:
+    """Each fault with the alerts detected during it, and the alerts that belong to none.
+
+    An alert within one window after a fault is its echo, neither a finding nor false: the window still holds the fault.
+    """
+    echo = monitor.timesteps * monitor.step_ms
+    found = [Finding(f, [a for a in raised if f.start <= a.detected_at <= f.end]) for f in faults]
+    false = [a for a in raised if not any(f.start <= a.detected_at <= f.end + echo for f in faults)]
+    return found, false
+
+
+def _result(
+    found: list[Finding], false: list[alerts.AlertRow], count: int, seconds: float, config: Config
+) -> dict[str, Any]:
+    return {
+        "faults": [
+            {
+                "name": finding.fault.name,
+                "start": _iso(finding.fault.start),
+                "end": _iso(finding.fault.end),
+                "found": bool(finding.alerts),
+                "delay_seconds": finding.delay,
+                "top_metrics": finding.top_metrics,
+            }
+            for finding in found
+        ],
+        "alerts": count,
+        "false_alerts": len(false),
+        "seconds": round(seconds, 1),
+        "database": config.database.url,
+    }
+
+
+def _show(result: dict[str, Any], found: list[Finding], false: list[alerts.AlertRow]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("fault", "from", "to", "found", "after", "alert", "metrics that stand out", box=box.SIMPLE_HEAD)
+    for finding in found:
+        delay = "-" if finding.delay is None else f"{finding.delay:.0f} s"
+        table.add_row(
+            finding.fault.name.replace("_", " "),
+            _clock(finding.fault.start),
+            _clock(finding.fault.end),
+            "yes" if finding.alerts else "no",
+            delay,
+            ", ".join(str(alert.id) for alert in finding.alerts) or "-",
+            ", ".join(finding.top_metrics) or "-",
+        )
+    for alert in false:
+        metrics = ", ".join(metric["metric"] for metric in alert.explanation["metrics"][:3])
+        table.add_row("none: false alert", _clock(alert.detected_at), "-", "-", "-", str(alert.id), metrics)
+    # a pipe has no width; do not fold the table to 80 columns there
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    print(
+        f"{sum(bool(f.alerts) for f in found)} of {len(found)} faults found, {len(false)} false alerts,"
+        f" {result['seconds']:.0f} s in all"
+    )
+
+
+def _say_next(folder: Path, path: Path, *, first_alert: int | None) -> None:
+    print(f"\nEverything is in {folder}: the database and its config.toml. Look around:")
+    print(f"  detector alerts list --config {path}")
+    if first_alert is not None:
+        print(f"  detector alerts show {first_alert} --config {path}")
+    print("Watch this very machine: write `detector run` where the shipped config.toml is.")
+    print("Watch your own database: README.md, “From your own PostgreSQL table to the first alert”.")
+
+
+def _serve(config: Config, exporter: Exporter, say: Callable[[str], None]) -> None:
+    """Serves the state after the last tick until it is told to stop."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    endpoint = Endpoint(config.export.address, exporter.registry, lambda: None)
+    endpoint.start()
+    say(f"\nServing http://{config.export.address[0]}:{endpoint.port}/metrics until Ctrl-C (not wanted: --once).")
+    stop.wait()
+    endpoint.stop()
+
+
+def _iso(milliseconds: int) -> str:
+    return f"{_moment(milliseconds):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _clock(milliseconds: int) -> str:
+    return f"{_moment(milliseconds):%H:%M:%S}"
+
+
+def _moment(milliseconds: int) -> datetime:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)
