@@ -216,7 +216,7 @@ class DecisionSection(Section):
             msg = "`open_slots` must not be greater than `open_of`"
             raise ValueError(msg)
         if self.close_slots < self.open_of - 1:
-            msg = "`close_slots` must be at least `open_of` − 1, or scores from before an alert closed would open the next"
+            msg = "`close_slots` must be at least `open_of` − 1, or scores of a closed alert would open the next"
             raise ValueError(msg)
         return self
 

@@ -26,6 +26,7 @@ from detector.store.state import StateStore
 
 if TYPE_CHECKING:
     from detector.core.series import Float32
+    from detector.export.prometheus import Exporter
     from detector.ports import Model
     from detector.sources.embedded import EmbeddedSource
     from detector.training import Progress, Trained
@@ -213,9 +214,8 @@ class HostCollector:
         self._sink.write([self._entity] * count, self._metrics, [slot] * count, values)
 
 
-def worker(parts: Parts, config_path: Path) -> Worker:
-    """The daemon of a configuration, not yet running."""
-    from detector.export.prometheus import Exporter
+def worker(parts: Parts, config_path: Path, exporter: Exporter, clock: Callable[[], float] = time.time) -> Worker:
+    """The daemon of a configuration, not yet running; clock in epoch seconds."""
     from detector.store import alerts
     from detector.worker import Services, Worker
 
@@ -235,7 +235,7 @@ def worker(parts: Parts, config_path: Path) -> Worker:
         ping=lambda: database.ping(engine),
         config_path=config_path,
     )
-    return Worker(parts.config, services, Exporter(parts.config.export.max_entities))
+    return Worker(parts.config, services, exporter, clock)
 
 
 def serve(config_path: Path, config: Config) -> None:
@@ -243,8 +243,10 @@ def serve(config_path: Path, config: Config) -> None:
     engine = database.connect(configuration.secret(config.database))
     is_empty = schema.current(engine) is None
     engine.dispose()
+    from detector.export.prometheus import Exporter
+
     parts = assemble(config, upgrade=is_empty)
-    worker(parts, config_path).run()
+    worker(parts, config_path, Exporter(config.export.max_entities)).run()
 
 
 def now_ms() -> int:

@@ -87,7 +87,11 @@ class MonitorRun:
 class Worker:
     """Runs every monitor of a configuration until told to stop."""
 
-    def __init__(self, config: Config, services: Services, exporter: Exporter) -> None:
+    def __init__(
+        self, config: Config, services: Services, exporter: Exporter, clock: Callable[[], float] = time.time
+    ) -> None:
+        """clock: epoch seconds; a replay has one of its own."""
+        self._clock = clock
         self._config = config
         self._services = services
         self._exporter = exporter
@@ -232,7 +236,7 @@ class Worker:
         else:
             if task == "tick":
                 run.failures = 0
-            self._exporter.succeeded(task, monitor, time.time())
+            self._exporter.succeeded(task, monitor, self._clock())
         if task == "tick":
             run.finished = time.monotonic()
         self._exporter.job_runs.labels(task, monitor, outcome).inc()
@@ -247,11 +251,16 @@ class Worker:
         elif run.failures == 1 or run.failures % 10 == 0:
             logger.error("event=tick_failed monitor=%s failures=%d reason=%r", run.section.name, run.failures, str(exc))
 
+    def tick_all(self) -> None:
+        """One tick of every monitor now, without the scheduler: for a replay under its own clock."""
+        for run in self._runs.values():
+            self._in_task("tick", run, self.tick)
+
     # -- tasks --------------------------------------------------------------------------------------------------------
 
     def tick(self, run: MonitorRun) -> None:
         """Everything since the cursor, or what there is to see without a model."""
-        began, now = time.monotonic(), int(time.time() * 1000)
+        began, now = time.monotonic(), round(self._clock() * 1000)
         monitor = run.section
         self._follow_live_version(run, now)
         if run.memory is None:
@@ -317,7 +326,7 @@ class Worker:
 
     def collect(self, run: MonitorRun) -> None:
         """Records the slot that has just ended."""
-        at = time.time()
+        at = self._clock()
         step = run.section.step_ms
         self._services.collectors[run.section.name].collect(grid.floor(int(at * 1000) - step // 2, step), at)
 
@@ -390,8 +399,8 @@ class Worker:
             limit = 3 * run.section.score_interval.total_seconds() + 60
             if last is None:
                 return f"monitor {name}: no tick has succeeded yet"
-            if time.time() - last > limit:
-                return f"monitor {name}: the last successful tick was {time.time() - last:.0f} s ago"
+            if self._clock() - last > limit:
+                return f"monitor {name}: the last successful tick was {self._clock() - last:.0f} s ago"
         return None
 
     def stuck(self) -> str | None:

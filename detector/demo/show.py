@@ -19,13 +19,14 @@ from typing import Any
 from sqlalchemy import Engine
 
 from detector import config as configuration
-from detector import importing, pipeline, wiring
+from detector import importing, wiring
 from detector.config import Config, MonitorSection
 from detector.core import grid
-from detector.errors import ConfigError, ModelError
+from detector.errors import ConfigError, ModelError, SourceError
 from detector.export.http import Endpoint
-from detector.export.prometheus import Exporter, MonitorView
+from detector.export.prometheus import Exporter
 from detector.store import alerts
+from detector.worker import Worker
 
 _MARK = "# Written by `detector demo`"
 _CONFIG = (
@@ -47,6 +48,15 @@ source = {{ type = "embedded" }}
 _QUIET = 60 * 60_000
 """The recording's first hour holds no fault; the model sees nothing else, as milliseconds."""
 _RECORDING = "host.csv.gz"
+
+
+class Clock:
+    """A clock that stands where it was put, epoch seconds."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 @dataclass(frozen=True)
@@ -87,15 +97,19 @@ def run(folder: Path, *, once: bool, as_json: bool) -> None:
     path = _prepare(folder)
     config = configuration.load(path)
     monitor = config.monitors[0]
+    exporter = Exporter(config.export.max_entities)
+    # before the work, so that a port that is taken is told at once
+    endpoint = None if once else Endpoint(config.export.address, exporter.registry, lambda: None)
     parts = wiring.assemble(config, upgrade=True)
     with resources.as_file(recording / _RECORDING) as file:
-        imported = importing.load(file, monitor.metrics, wiring.embedded(monitor, parts.engine), lambda _: None)
-    assert imported.first is not None and imported.last is not None
-    first, last = imported.first, imported.last
-    quiet_until = grid.floor(first + _QUIET, monitor.step_ms)
+        imported = importing.load(file, monitor.metrics, wiring.embedded(monitor, parts.engine), lambda *_: None)
+    if imported.first is None or imported.last is None:
+        msg = f"{_RECORDING} holds no samples: the installation is damaged"
+        raise SourceError(msg)
+    quiet_until = grid.floor(imported.first + _QUIET, monitor.step_ms)
     say(
         f"imported  a recording of a real machine: {imported.rows} slots of 5 s, {len(monitor.metrics)} metrics,"
-        f" {_clock(first)} to {_clock(last)} UTC"
+        f" {_clock(imported.first)} to {_clock(imported.last)} UTC"
     )
 
     trained = time.monotonic()
@@ -103,8 +117,9 @@ def run(folder: Path, *, once: bool, as_json: bool) -> None:
     say(f"trained   on its quiet first hour, in {time.monotonic() - trained:.0f} s")
 
     replayed = time.monotonic()
-    exporter = Exporter(config.export.max_entities)
-    ticks = _replay(parts, monitor, exporter, quiet_until, last + monitor.step_ms)
+    clock = Clock()
+    worker = wiring.worker(parts, path, exporter, clock)
+    ticks = _replay(worker, clock, monitor.step_ms, quiet_until, imported.last + monitor.step_ms)
     say(f"replayed  the rest, {ticks} ticks of the daemon, in {time.monotonic() - replayed:.0f} s\n")
 
     faults = _faults(json.loads((recording / "faults.json").read_text()))
@@ -115,8 +130,8 @@ def run(folder: Path, *, once: bool, as_json: bool) -> None:
     else:
         _show(result, found, false)
         _say_next(folder, path, first_alert=next((f.alerts[0].id for f in found if f.alerts), None))
-    if not once:
-        _serve(config, exporter, say)
+    if endpoint is not None:
+        _serve(endpoint, say)
 
 
 def _prepare(folder: Path) -> Path:
@@ -160,23 +175,12 @@ def _spinning(what: str) -> Iterator[None]:
         yield
 
 
-def _replay(parts: wiring.Parts, monitor: MonitorSection, exporter: Exporter, start: int, end: int) -> int:
+def _replay(worker: Worker, clock: Clock, step: int, start: int, end: int) -> int:
     """One tick per slot, as if each were now; their number. Times: epoch milliseconds."""
-    live = wiring.live_model(parts.engine, monitor)
-    if live is None:
-        msg = "the training made no model; see the warnings above"
-        raise ModelError(msg)
-    model, created = live
-    exporter.show(MonitorView(monitor.name, monitor.metrics, monitor.step_ms, monitor.threshold.alert_budget_per_week))
-    exporter.update(monitor.name, model_version=model.version, model_created=created)
-    source = parts.sources[monitor.name]
-    memory = pipeline.recall(monitor, source, parts.store, model, start)
-    moments = range(start + monitor.step_ms, end + 1, monitor.step_ms)
+    moments = range(start + step, end + 1, step)
     for now in moments:
-        began = time.monotonic()
-        memory, report = pipeline.tick(monitor, source, parts.store, memory, now)
-        opened, recent = alerts.counts(parts.engine, monitor.name, now - configuration.WEEK_MS)
-        exporter.tick(monitor.name, report, opened, recent, time.monotonic() - began)
+        clock.now = now / 1000
+        worker.tick_all()
     return len(moments)
 
 
@@ -260,14 +264,13 @@ def _say_next(folder: Path, path: Path, *, first_alert: int | None) -> None:
     print("Watch your own database: README.md, “From your own PostgreSQL table to the first alert”.")
 
 
-def _serve(config: Config, exporter: Exporter, say: Callable[[str], None]) -> None:
+def _serve(endpoint: Endpoint, say: Callable[[str], None]) -> None:
     """Serves the state after the last tick until it is told to stop."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    endpoint = Endpoint(config.export.address, exporter.registry, lambda: None)
     endpoint.start()
-    say(f"\nServing http://{config.export.address[0]}:{endpoint.port}/metrics until Ctrl-C (not wanted: --once).")
+    say(f"\nServing http://127.0.0.1:{endpoint.port}/metrics until Ctrl-C (not wanted: --once).")
     stop.wait()
     endpoint.stop()
 
