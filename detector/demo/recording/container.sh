@@ -17,8 +17,12 @@ ip -n recorded addr add 10.77.0.2/24 dev eth0 && ip -n recorded link set eth0 up
 for controller in cpu cpuacct memory pids; do mkdir -p /sys/fs/cgroup/$controller/recorded; done
 echo 4G > /sys/fs/cgroup/memory/recorded/memory.limit_in_bytes
 echo 8192 > /sys/fs/cgroup/cpu/recorded/cpu.shares
+cpuset=/sys/fs/cgroup/cpuset/recorded  # a processor of its own: the last one; keep other work off it with taskset
+mkdir -p $cpuset
+echo $(($(nproc --all) - 1)) > $cpuset/cpuset.cpus
+cat /sys/fs/cgroup/cpuset/cpuset.mems > $cpuset/cpuset.mems
 (
-  for controller in cpu cpuacct memory pids; do sh -c 'echo $PPID' > /sys/fs/cgroup/$controller/recorded/cgroup.procs; done
+  for controller in cpuset cpu cpuacct memory pids; do sh -c 'echo $PPID' > /sys/fs/cgroup/$controller/recorded/cgroup.procs; done
   PYTHONPATH="$here/../../.." exec ip netns exec recorded unshare --mount --pid --fork --mount-proc bash -ec '
     mount --make-rprivate /
     for file in stat meminfo loadavg swaps uptime; do mount --bind '"$procfs"'/$file /proc/$file; done

@@ -1,0 +1,158 @@
+"""The program as its users run it: commands and daemons as processes, watched from outside."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+DETECTOR = (sys.executable, "-m", "detector")
+START_SECONDS = 30.0
+
+T = TypeVar("T")
+Labels = frozenset[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A command that has ended."""
+
+    output: str
+    seconds: float
+    peak_megabytes: float
+
+
+def detector(*arguments: str | Path, cwd: Path | None = None) -> Finished:
+    """Runs a command to its end, which must be a good one, and measures it."""
+    began = time.monotonic()
+    with subprocess.Popen([*DETECTOR, *arguments], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        output, errors = _drained(process)
+        # not Popen.wait: only wait4 tells what this one child has used
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0, errors[-3000:]
+    return Finished(output, time.monotonic() - began, usage.ru_maxrss / 1024)
+
+
+def _drained(process: subprocess.Popen[bytes]) -> tuple[str, str]:
+    """What a process prints until it closes its streams, without reaping it."""
+    assert process.stdout is not None
+    assert process.stderr is not None
+    errors: list[bytes] = []
+    stream = process.stderr
+    reader = threading.Thread(target=lambda: errors.append(stream.read()))
+    reader.start()
+    output = process.stdout.read()
+    reader.join()
+    return output.decode(), b"".join(errors).decode(errors="replace")
+
+
+@dataclass(frozen=True)
+class Daemon:
+    """A process of `detector run`."""
+
+    process: subprocess.Popen[bytes]
+    log_file: Path
+
+    @property
+    def log(self) -> str:
+        """What it has logged; it must still be alive."""
+        text = self.log_file.read_text(errors="replace")
+        assert self.process.poll() is None, f"the daemon has ended with {self.process.returncode}:\n{text[-3000:]}"
+        return text
+
+    def until_logged(self, pattern: str, seconds: float = START_SECONDS) -> re.Match[str]:
+        """Waits for a line."""
+        return until(lambda: re.search(pattern, self.log), pattern, seconds)
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return int(self.until_logged(r"event=started .*listen_port=(\d+)")[1])
+
+    def get(self, path: str) -> tuple[int, str]:
+        """Status and body of its answer."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        try:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+        finally:
+            connection.close()
+
+    def metrics(self) -> dict[str, dict[Labels, float]]:
+        """Everything on /metrics: name, labels, value."""
+        status, body = self.get("/metrics")
+        assert status == 200
+        found: dict[str, dict[Labels, float]] = {}
+        for family in text_string_to_metric_families(body):
+            for sample in family.samples:
+                found.setdefault(sample.name, {})[frozenset(sample.labels.items())] = sample.value
+        return found
+
+    def megabytes(self, field: str) -> float:
+        """A field of /proc/PID/status, such as VmRSS (now) and VmHWM (the most there ever was)."""
+        found = re.search(rf"^{field}:\s+(\d+) kB", Path(f"/proc/{self.process.pid}/status").read_text(), re.MULTILINE)
+        assert found
+        return int(found[1]) / 1024
+
+    def end(self, number: signal.Signals) -> tuple[int, float]:
+        """Sends a signal; exit status and seconds until the end."""
+        began = time.monotonic()
+        self.process.send_signal(number)
+        return self.process.wait(timeout=30), time.monotonic() - began
+
+
+@contextmanager
+def daemon(
+    config: Path, *, environment: Mapping[str, str] | None = None, command: Sequence[str] = DETECTOR
+) -> Iterator[Daemon]:
+    """Runs the daemon until the block ends, unless the block ends it."""
+    log = config.with_suffix(".log")
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(
+            [*command, "run", "--config", str(config)],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **(environment or {})},
+        ) as process,
+    ):
+        try:
+            yield Daemon(process, log)
+        finally:
+            process.kill()  # no effect on one that has ended
+
+
+def until(probe: Callable[[], T | None], what: str, seconds: float = START_SECONDS, *, pause: float = 0.05) -> T:
+    """Asks until the answer is not empty."""
+    end = time.monotonic() + seconds
+    while not (answer := probe()):
+        if time.monotonic() > end:
+            pytest.fail(f"waited {seconds:g} s for {what}")
+        time.sleep(pause)
+    return answer
+
+
+def labelled(series: Mapping[Labels, float], **labels: str) -> float:
+    """Sum of the series that have these labels, among others."""
+    wanted = set(labels.items())
+    return sum(value for found, value in series.items() if wanted <= found)
+
+
+def values_of(series: Mapping[Labels, float], label: str) -> set[str]:
+    """The values of one label."""
+    return {value for found in series for name, value in found if name == label}
