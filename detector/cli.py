@@ -95,12 +95,13 @@ def demo(
     folder: Annotated[Path, typer.Option(help="Where the demo keeps its database and configuration.")] = Path(
         "detector-demo"
     ),
+    listen: Annotated[str, typer.Option(help="Where it serves /metrics.")] = "127.0.0.1:9788",
 ) -> None:
     """Everything in one go: replays a recording of a real machine with five faults and shows the alerts."""
     _log_to_stderr("warning")
     from detector.demo import show
 
-    show.run(folder, once=once, as_json=as_json)
+    show.run(folder, listen=listen, once=once, as_json=as_json)
 
 
 @app.command()

@@ -51,7 +51,7 @@ ALLOWED: dict[str, set[str]] = {
         *("pipeline", "training", "backtest", "worker"),
     },
     "checking": {"errors", "core", "config", "database", "store", "wiring"},
-    "demo": {"errors", "core", "ports", "config", "progress", "wiring"},
+    "demo": {"errors", "core", "config", "importing", "store", "export", "worker", "wiring"},  # the daemon, on show
     "cli": {
         *("detector", "errors", "core", "config", "database", "store", "pipeline", "backtest", "importing", "progress"),
         *("wiring", "checking", "demo"),

@@ -35,6 +35,9 @@ _CONFIG = (
 [database]
 url = "sqlite:///{database}"
 
+[export]
+listen = "{listen}"
+
 [[monitors]]
 name = "demo"
 step = "5s"
@@ -86,7 +89,7 @@ class Finding:
         return [metric["metric"] for metric in self.alerts[0].explanation["metrics"][:3]] if self.alerts else []
 
 
-def run(folder: Path, *, once: bool, as_json: bool) -> None:
+def run(folder: Path, *, listen: str, once: bool, as_json: bool) -> None:
     """Imports the recording, trains on its quiet part, replays the rest, prints what was found; then serves /metrics.
 
     Raises: ConfigError if the folder holds something else; ModelError if the training fails.
@@ -94,7 +97,7 @@ def run(folder: Path, *, once: bool, as_json: bool) -> None:
     began = time.monotonic()
     say: Callable[[str], None] = (lambda _: None) if as_json else print
     recording = resources.files("detector.demo") / "recording"
-    path = _prepare(folder)
+    path = _prepare(folder, listen)
     config = configuration.load(path)
     monitor = config.monitors[0]
     exporter = Exporter(config.export.max_entities)
@@ -134,7 +137,7 @@ def run(folder: Path, *, once: bool, as_json: bool) -> None:
         _serve(endpoint, say)
 
 
-def _prepare(folder: Path) -> Path:
+def _prepare(folder: Path, listen: str) -> Path:
     """An empty database and its configuration in a folder of the demo's own."""
     path = folder / "config.toml"
     is_ours = path.exists() and path.read_text(encoding="utf-8", errors="replace").startswith(_MARK)
@@ -147,7 +150,7 @@ def _prepare(folder: Path) -> Path:
             file.unlink()
         database = (folder / "detector.db").resolve()
         metrics = json.dumps(list(configuration.HOST_METRICS))
-        path.write_text(_CONFIG.format(database=database, metrics=metrics), encoding="utf-8")
+        path.write_text(_CONFIG.format(database=database, listen=listen, metrics=metrics), encoding="utf-8")
     except OSError as exc:
         msg = f"{folder} cannot be written: {exc.strerror}; choose another folder with --folder"
         raise ConfigError(msg) from exc

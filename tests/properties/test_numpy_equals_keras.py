@@ -55,6 +55,8 @@ class Pair:
 
     def expected(self, windows: Float32) -> Float32:
         """Keras's reconstruction, (B, T, F), newest slot first."""
+        if not len(windows):  # TensorFlow 2.21 adds no bias to an empty batch: "Biases must be 1D"
+            return np.empty_like(windows)
         return np.asarray(self.keras(window.network_input(windows), training=False))
 
 
