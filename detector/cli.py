@@ -6,8 +6,9 @@ import json
 import logging
 import os
 import sys
+import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -124,10 +125,21 @@ def retrain(
             version, facts = wiring.retrain(parts, section, wiring.now_ms(), start, end, progress)
         print(
             f"monitor {section.name}: model version {version} is live;"
-            f" {facts['entities']} entities, {facts['training_windows']} windows, {facts['epochs']} epochs,"
-            f" validation loss {facts['validation_loss']:.4f}, data {_utc(facts['trained_from'])} to"
+            f" {facts['entities']} entities, {_training(facts)}, data {_utc(facts['trained_from'])} to"
             f" {_utc(facts['trained_until'])}, {facts['seconds']:.0f} s"
         )
+
+
+def _training(facts: dict[str, Any]) -> str:
+    """What was trained, in words."""
+    found = {kind: f"{shares['all']:.0%}" for kind, shares in facts["detectability"].items()}
+    compared = ", finds " + ", ".join(f"{share} ({kind})" for kind, share in found.items()) if found else ""
+    if facts["kind"] == "baseline":
+        return f"a baseline with {facts['phases']} phases{compared} of injected faults" if found else "a baseline"
+    trained = f"a network from {facts['training_windows']} windows in {facts['epochs']} epochs"
+    return (
+        f"{trained}, validation loss {facts['validation_loss']:.4f}{compared}{' of injected faults' if found else ''}"
+    )
 
 
 @app.command()
@@ -176,6 +188,92 @@ def score(
             )
         )
     _print(rows, as_json=as_json, empty="no entity has data in the newest window; see: detector check")
+
+
+@app.command()
+def backtest(
+    data: Annotated[Path, typer.Option("--data", help="Folder of ENTITY.csv[.gz]: timestamp,<metrics…>[,label].")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the scores of each entity and all alerts.")],
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="Take a monitor's settings from here.")] = None,
+    monitor: Annotated[str | None, typer.Option("--monitor", help="Whose settings [the first monitor].")] = None,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting, such as training.epochs=5.")
+    ] = None,
+    per_entity: Annotated[bool, typer.Option("--per-entity", help="A network for each entity.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Trains on the first part of recordings, replays the rest as the daemon would, and judges by their labels."""
+    began = time.monotonic()
+    if monitor is not None and config is None:
+        msg = "--monitor names a monitor of a configuration; add --config FILE"
+        raise ConfigError(msg)
+    section = None
+    if config is None:
+        _log_to_stderr("info")
+    else:
+        _, settings = _load(config)
+        section = settings.monitors[0] if monitor is None else settings.monitor(monitor)
+    from detector import backtest as backtesting
+    from detector import dataset, judging, wiring
+    from detector.progress import shown
+
+    dataset.make_folder(out, data)
+    with shown("backtest") as progress:
+        recordings, unread = dataset.read_folder(data, lambda done, what: progress(0.05 * done, what))
+        metrics = dict.fromkeys(metric for recording in recordings for metric in recording.metrics)
+        outcome = wiring.backtest(
+            recordings,
+            backtesting.settings(section, changes or [], metrics or ["none"]),
+            name=data.resolve().name,
+            per_entity=per_entity,
+            progress=lambda done, what: progress(0.05 + 0.85 * done, what),
+        )
+        outcome = replace(outcome, failures=unread + outcome.failures)
+        backtesting.write(outcome, out)
+        verdicts = []
+        for index, replayed in enumerate(outcome.entities):
+            progress(0.9 + 0.1 * index / len(outcome.entities), f"judging {replayed.recording.entity}")
+            verdicts.append(judging.judge(replayed))
+    seconds = {"train": outcome.train_seconds, "replay": outcome.replay_seconds, "total": time.monotonic() - began}
+    _print_backtest(judging.report(outcome, verdicts), seconds, as_json=as_json)
+    for failure in outcome.failures:
+        print(f"detector: {failure.entity}: {failure.reason}", file=sys.stderr)
+    if outcome.failures:
+        raise typer.Exit(1)
+
+
+def _print_backtest(report: dict[str, Any], seconds: dict[str, float], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(report | {"seconds": {what: round(took, 1) for what, took in seconds.items()}}, indent=2))
+        return
+    titles = {
+        "rows": "rows",
+        "alerts": "alerts",
+        "alerts_per_week": "a week",
+        "unknown_share": "unknown",
+        "events": "events",
+        "precision": "precision",
+        "recall": "recall",
+        "median_delay_seconds": "delay s",
+        "false_alerts_per_week": "false a week",
+        "alerts_per_found_event": "per find",
+        "average_precision": "AP",
+        "vus_pr": "VUS-PR",
+        "vus_pr_random": "random",
+        "vus_pr_mean_abs_z": "mean |z|",
+        "vus_pr_pca": "PCA",
+    }
+    rows = [*report["entities"], {"entity": "total"} | report["total"]]
+    _print(
+        [{"entity": row["entity"]} | {title: _short(row.get(name)) for name, title in titles.items()} for row in rows]
+    )
+    print("\nrates are those of one entity; random, mean |z| and PCA are the VUS-PR of scores that need no network")
+    print(", ".join(f"{what} {took:.1f} s" for what, took in seconds.items()))
+
+
+def _short(value: float | None) -> float | str | None:
+    """A number as a table shows it: three decimals, fewer for large ones."""
+    return value if not isinstance(value, float) else f"{value:.3f}" if abs(value) < 100 else f"{value:.0f}"
 
 
 @app.command()

@@ -8,13 +8,22 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
-from datetime import timedelta
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from detector.errors import ConfigError
 
@@ -56,6 +65,16 @@ def _refuse_number(value: object) -> object:
     return value
 
 
+def _known_zone(value: str) -> str:
+    try:
+        ZoneInfo(value)
+    except (KeyError, ValueError, OSError) as exc:
+        msg = "must be a time zone such as Europe/Berlin or UTC"
+        raise ValueError(msg) from exc
+    return value
+
+
+Zone = Annotated[str, AfterValidator(_known_zone)]
 Duration = Annotated[timedelta, BeforeValidator(parse_duration), BeforeValidator(_refuse_number)]
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 
@@ -131,7 +150,7 @@ class SqlSource(Section):
     entity: tuple[str, ...] = ()
     time: str = "time"
     time_format: Literal["timestamp", "epoch_seconds", "epoch_milliseconds"] = "timestamp"
-    time_zone: str = "UTC"
+    time_zone: Zone = "UTC"
     metric: str = ""
     value: str = ""
     timeout: Duration = timedelta(seconds=30)
@@ -140,16 +159,6 @@ class SqlSource(Section):
     @classmethod
     def _one_or_many(cls, value: object) -> object:
         return (value,) if isinstance(value, str) else value
-
-    @field_validator("time_zone")
-    @classmethod
-    def _is_known_zone(cls, value: str) -> str:
-        try:
-            ZoneInfo(value)
-        except (KeyError, ValueError, OSError) as exc:
-            msg = "must be a time zone such as Europe/Berlin or UTC"
-            raise ValueError(msg) from exc
-        return value
 
     @model_validator(mode="after")
     def _is_complete(self) -> SqlSource:
@@ -169,8 +178,9 @@ class SqlSource(Section):
 
 
 class ModelSection(Section):
-    """The network."""
+    """What scores, and the shape of the network."""
 
+    kind: Literal["auto", "network", "baseline"] = "auto"
     cell: Literal["lstm", "gru"] = "lstm"
     units: int = Field(default=64, ge=1, le=1024)
     layers: int = Field(default=1, ge=1, le=8)
@@ -183,13 +193,15 @@ class TrainingSection(Section):
     span: Duration = timedelta(days=28)
     minimum_slots: int = Field(default=0, ge=0)
     holdout: float = Field(default=0.3, gt=0.0, lt=0.9)
-    max_windows: int = Field(default=50_000, ge=100)
-    epochs: int = Field(default=30, ge=1)
-    patience: int = Field(default=4, ge=1)
+    max_windows: int = Field(default=20_000, ge=100)
+    epochs: int = Field(default=15, ge=1)
+    patience: int = Field(default=3, ge=1)
     batch_size: int = Field(default=256, ge=1)
     learning_rate: float = Field(default=2e-3, gt=0.0)
     clipnorm: float = Field(default=1.0, gt=0.0)
     dropout: Share = 0.0
+    input_noise: float = Field(default=0.0, ge=0.0)
+    trim: Share = 0.01
     seed: int = 0
     timeout: Duration = timedelta(hours=2)
 
@@ -221,6 +233,24 @@ class DecisionSection(Section):
         return self
 
 
+class RuleSection(Section):
+    """What is known of one metric: which deviations count, and which values are never valid."""
+
+    metric: str
+    direction: Literal["both", "up", "down"] = "both"
+    min_deviation: float = Field(default=0.0, ge=0.0)
+    min_deviation_percent: float = Field(default=0.0, ge=0.0)
+    valid_min: float | None = None
+    valid_max: float | None = None
+
+    @model_validator(mode="after")
+    def _range_is_not_empty(self) -> RuleSection:
+        if self.valid_min is not None and self.valid_max is not None and self.valid_min > self.valid_max:
+            msg = "`valid_min` must not be greater than `valid_max`"
+            raise ValueError(msg)
+        return self
+
+
 class MonitorSection(Section):
     """One group of entities watched together."""
 
@@ -240,6 +270,8 @@ class MonitorSection(Section):
     training: TrainingSection = TrainingSection()
     threshold: ThresholdSection = ThresholdSection()
     decision: DecisionSection = DecisionSection()
+    rules: tuple[RuleSection, ...] = ()
+    time_zone: Zone = "UTC"
 
     @field_validator("step")
     @classmethod
@@ -293,6 +325,18 @@ class MonitorSection(Section):
                 raise ValueError(msg)
         return self
 
+    @model_validator(mode="after")
+    def _rules_name_metrics_once(self) -> MonitorSection:
+        named = [rule.metric for rule in self.rules]
+        for metric in named:
+            if metric not in self.metrics:
+                msg = f"`rules` must name metrics of the monitor; received {metric!r}"
+                raise ValueError(msg)
+            if named.count(metric) > 1:
+                msg = f"`rules` must name a metric once; received {metric!r} twice"
+                raise ValueError(msg)
+        return self
+
     @property
     def step_ms(self) -> int:
         """Grid spacing in milliseconds."""
@@ -311,7 +355,9 @@ class MonitorSection(Section):
     @property
     def fingerprint(self) -> str:
         """Changes whenever a model trained under other settings would no longer fit."""
-        settings = self.model_dump(mode="json", include={"metrics", "step", "aggregate", "timesteps", "model"})
+        settings = self.model_dump(
+            mode="json", include={"metrics", "step", "aggregate", "timesteps", "model", "time_zone"}
+        )
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -377,6 +423,52 @@ def load(path: Path, environment: Mapping[str, str] | None = None) -> Config:
     if missing:
         raise ConfigError("\n".join(f"{path}: {line}" for line in missing))
     return config
+
+
+def monitor(table: Mapping[str, Any], assignments: Sequence[str] = ()) -> MonitorSection:
+    """The monitor of a table, with values replaced by assignments such as `training.epochs=5`, as `--set` takes them.
+
+    What stands behind the = is TOML, or text if it is none.
+
+    Raises: ConfigError listing every mistake, one a line.
+    """
+    changed = dict(table)
+    for assignment in assignments:
+        key, is_assignment, written = assignment.partition("=")
+        if not is_assignment:
+            msg = f"--set must be KEY=VALUE, such as training.epochs=5. Received: {assignment!r}"
+            raise ConfigError(msg)
+        changed = _with(changed, key.strip().split("."), _toml_or_text(written))
+    data = {"database": {"url": "sqlite://"}, "monitors": [changed]}
+    try:
+        return Config.model_validate(data).monitors[0]
+    except ValidationError as exc:
+        lines = (line.removeprefix("monitors[0].") for line in _lines(exc, data))
+        raise ConfigError("\n".join(f"--set {line}" for line in lines)) from None
+
+
+def _with(table: Mapping[str, Any], path: list[str], value: Any) -> dict[str, Any]:
+    """A copy of a table with one value replaced, however deep."""
+    key, *rest = path
+    inner = table.get(key)
+    return {**table, key: _with(inner if isinstance(inner, dict) else {}, rest, value) if rest else value}
+
+
+def _toml_or_text(written: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {written}")["value"]
+    except tomllib.TOMLDecodeError:
+        return written
+
+
+def firing_times(cron: str, start: int, end: int) -> Iterator[int]:
+    """When a cron line (not "off") fires between two times, both exclusive; all epoch milliseconds."""
+    from apscheduler.triggers.cron import CronTrigger
+
+    trigger = CronTrigger.from_crontab(cron, timezone=UTC)
+    at = datetime.fromtimestamp(start / 1000, UTC)
+    while (at := trigger.get_next_fire_time(at, at)) and (fires := round(at.timestamp() * 1000)) < end:
+        yield fires
 
 
 def secret(section: DatabaseSection | SqlSource, environment: Mapping[str, str] | None = None) -> str:
@@ -457,6 +549,7 @@ _SECTIONS: dict[str, tuple[type[Section], ...]] = {
     "training": (TrainingSection,),
     "threshold": (ThresholdSection,),
     "decision": (DecisionSection,),
+    "rules": (RuleSection,),
 }
 
 

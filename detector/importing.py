@@ -19,6 +19,9 @@ _BATCH = 200_000
 _LISTED = 20  # bad lines named in the report; all are counted
 _MILLISECONDS_FROM = 1e11  # as seconds this would be the year 5138
 
+UNREADABLE = (OSError, EOFError, zlib.error, csv.Error)
+"""What reading a CSV file, gzipped or not, may raise."""
+
 
 class Sink(Protocol):
     """Where samples go."""
@@ -85,7 +88,7 @@ def load(path: Path, metrics: Sequence[str], sink: Sink, progress: Callable[[flo
     outcome = Outcome(str(path))
     size = max(1, path.stat().st_size) if path.exists() else 1
     try:
-        with path.open("rb") as raw, _unpacked(raw, path) as stream:
+        with path.open("rb") as raw, unpacked(raw, path) as stream:
             lines = csv.reader(io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline=""))
             header = next(lines, [])
             layout = _layout(path, header, metrics)
@@ -97,13 +100,14 @@ def load(path: Path, metrics: Sequence[str], sink: Sink, progress: Callable[[flo
                     progress(raw.tell() / size)
             _flush(sink, batch, outcome)
             progress(1.0)
-    except (OSError, EOFError, zlib.error, csv.Error) as exc:
+    except UNREADABLE as exc:
         msg = f"{path}: cannot be read: {exc}"
         raise SourceError(msg) from exc
     return outcome
 
 
-def _unpacked(raw: BinaryIO, path: Path) -> BinaryIO:
+def unpacked(raw: BinaryIO, path: Path) -> BinaryIO:
+    """The content of an open file, gunzipped if its name says so."""
     return cast("BinaryIO", gzip.GzipFile(fileobj=raw)) if path.name.endswith(".gz") else raw
 
 

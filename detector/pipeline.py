@@ -8,24 +8,30 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from detector import scoring
 from detector.config import MonitorSection, milliseconds
-from detector.core import decide, grid, scaling, score, window
-from detector.core.decide import AlertStates, Event, Rules, Severity
-from detector.core.series import Bool, Float32, History, Int8, Int64, Reason, Samples
+from detector.core import decide, grid, score, window
+from detector.core.decide import AlertStates, Event, Severity
+from detector.core.scaling import Scaling
+from detector.core.series import Bool, Float32, History, Int8, Int64, Reason, Samples, Windows
+from detector.core.threshold import Calibration
 from detector.ports import AlertChange, Commit, ModelVersion, OpenAlert, ScoreRows, Source, Store
 
 logger = logging.getLogger(__name__)
 
-_BLOCK = 4096  # windows gathered at a time: bounds memory, and is plenty for the scorer
 _CHUNK_CELLS = 4_000_000  # values gridded at a time while catching up
 _CHUNK_SLOTS = 1440
 _STALE_SLOTS = 5  # with no data of any entity for this long it is the source that has stopped
 _TOP_METRICS = 5  # named in an alert's explanation
+
+
+NO_MODEL = 0
+"""Version of the stand-in for a model that only knows which values are valid."""
 
 
 @dataclass(frozen=True)
@@ -73,19 +79,46 @@ class _Scored:
     windows: int
 
 
-def rules(monitor: MonitorSection) -> Rules:
-    """The decision rules of a monitor."""
-    return Rules(**monitor.decision.model_dump())
-
-
 def memory_slots(monitor: MonitorSection) -> int:
     """Slots before the newest that a tick looks back on: windows, smoothing, decisions, late samples."""
-    return monitor.timesteps - 1 + max(score.SPANS) - 1 + rules(monitor).memory + lateness_slots(monitor)
+    return (
+        monitor.timesteps - 1 + max(score.SPANS) - 1 + scoring.decision_rules(monitor).memory + lateness_slots(monitor)
+    )
 
 
 def lateness_slots(monitor: MonitorSection) -> int:
     """Slots behind the cursor that are read again for late samples."""
     return -(-milliseconds(monitor.lateness) // monitor.step_ms)
+
+
+class _NoNetwork:
+    def residuals(self, windows: Windows) -> Float32:
+        return np.full((len(windows), windows.values.shape[2]), np.nan, dtype=np.float32)
+
+
+def no_model(monitor: MonitorSection, now: int) -> ModelVersion:
+    """What stands in for a model where there is none: nothing is expected, only invalid values have a score."""
+    metrics, spans = len(monitor.metrics), len(score.SPANS)
+    one, one_span = np.ones(metrics, dtype=np.float32), np.ones(spans, dtype=np.float32)
+    nobody, no_span = one[None], one_span[None]  # a row that nobody has
+    return ModelVersion(
+        version=NO_MODEL,
+        kind="none",
+        timesteps=1,
+        trained_from=now,
+        trained_until=now - monitor.step_ms,
+        network=_NoNetwork(),
+        entities=(),
+        scaling=Scaling(nobody, nobody, one),
+        noise=nobody,
+        fleet_noise=one,
+        calibration=Calibration(no_span, no_span, one_span, one_span, 1.0),
+    )
+
+
+def has_ranges(monitor: MonitorSection) -> bool:
+    """Whether some values of the monitor's metrics are never valid."""
+    return scoring.metric_rules(monitor).has_range
 
 
 def observe(monitor: MonitorSection, source: Source, now: int) -> Report:
@@ -121,11 +154,12 @@ def recall(monitor: MonitorSection, source: Source, store: Store, model: ModelVe
         )
         cursor = earliest
     open_alerts = store.open_alerts(monitor.name)
+    closed = store.closed_since(monitor.name, cursor - max(score.SPANS) * step)
     start = cursor - memory_slots(monitor) * step
     metrics = len(monitor.metrics)
     nothing = History((), start, step, np.empty((0, memory_slots(monitor), metrics), dtype=np.float32))
     samples = source.read(start, cursor)
-    entities = _entities(nothing, samples, model, [alert.entity for alert in open_alerts])
+    entities = _entities(nothing, samples, model, [*closed, *(alert.entity for alert in open_alerts)])
     values = _grid(monitor, samples, entities, start, memory_slots(monitor))
     history = replace(nothing, entities=entities, values=values)
     blank = np.full(values.shape[:2], np.nan, dtype=np.float32)
@@ -135,8 +169,8 @@ def recall(monitor: MonitorSection, source: Source, store: Store, model: ModelVe
     errors[:, first:] = _errors(monitor, model, history, rows, first).errors
     scores = blank
     first += max(score.SPANS) - 1
-    scores[:, first:] = _scores(model, entities, errors, first)
-    return Memory(model, stored, history, errors, scores, _states(entities, open_alerts))
+    scores[:, first:] = _scores(monitor, model, entities, values, errors, first)
+    return Memory(model, stored, history, errors, scores, _states(entities, open_alerts, closed))
 
 
 def tick(
@@ -200,14 +234,16 @@ def _chunk(
         errors[late, late_from:new] = _errors(monitor, model, history, late, late_from).errors[:, : new - late_from]
     first = min(new, late_from)
     old_scores = scores[:, first:new].copy()
-    scores[:, first:] = _scores(model, entities, errors, first)
+    scores[:, first:] = _scores(monitor, model, entities, values, errors, first)
     if late.size:  # entities without late samples keep their scores to the last bit
         others = np.setdiff1d(np.arange(len(entities)), late)
         scores[others, first:new] = old_scores[others]
 
     slots = history.slots[new:]
-    remembered = rules(monitor).memory
-    states, events = decide.decide(before.states, scores[:, new - remembered :], slots, rules(monitor), step=step)
+    rules = scoring.decision_rules(monitor)
+    looked_at = new - rules.memory
+    decided, settled = _for_decisions(monitor, model, entities, values, errors, looked_at)
+    states, events = decide.decide(before.states, decided, settled, slots, rules, spans=score.SPANS, step=step)
     commit = Commit(
         monitor=monitor.name,
         expected_cursor=memory.cursor,
@@ -285,22 +321,26 @@ def _late(before: Float32, after: Float32, new: int) -> tuple[Int64, int]:
 
 def _errors(monitor: MonitorSection, model: ModelVersion, history: History, rows: Int64, first: int) -> _Scored:
     """Combined residual of each slot from index `first` on, for some entities."""
-    timesteps = monitor.timesteps
-    values = history.values[rows, first - timesteps + 1 :]
-    windows = window.slide(values, timesteps)  # (E, K, T, F)
-    reason = window.reasons(values, timesteps, max_missing=monitor.max_missing)  # (E, K)
-    errors = np.full(reason.shape, np.nan, dtype=np.float32)
-    share = np.full((*reason.shape, values.shape[2]), np.nan, dtype=np.float32)
-    entity, slot = np.nonzero(reason == Reason.KNOWN)
-    model_row = _model_rows(model, tuple(history.entities[row] for row in rows.tolist()))
-    for block in range(0, len(entity), _BLOCK):
-        e, k = entity[block : block + _BLOCK], slot[block : block + _BLOCK]
-        row = model_row[e]
-        scaled = scaling.transform(windows[e, k], row, model.scaling)  # (B, T, F)
-        residuals = model.network.residuals(scaled, 1)[:, 0]  # (B, F)
-        noise = np.where(row[:, None] < 0, model.fleet_noise, model.noise[row])
-        errors[e, k], share[e, k] = score.error(residuals, noise)
-    return _Scored(errors, reason, share, len(entity))
+    begin = first - model.timesteps + 1
+    values = history.values[rows, begin:]
+    rules = scoring.metric_rules(monitor)
+    reason = window.reasons(values, model.timesteps, max_missing=monitor.max_missing)  # (E, K)
+    errors, share = scoring.errors(
+        model,
+        rules,
+        values=values,
+        rows=_model_rows(model, tuple(history.entities[row] for row in rows.tolist())),
+        slots=history.slots[begin:],
+        chosen=reason == Reason.KNOWN,
+    )
+    windows = int((reason == Reason.KNOWN).sum())
+    is_invalid = rules.outside(values[:, model.timesteps - 1 :])  # (E, K, F)
+    if is_invalid.any():
+        count = is_invalid.sum(axis=2, keepdims=True)
+        share = np.where(count > 0, is_invalid / np.maximum(count, 1), share).astype(np.float32)
+    if model.version == NO_MODEL:
+        reason[reason != Reason.NO_DATA] = Reason.NO_MODEL
+    return _Scored(errors, reason, share, windows)
 
 
 def _model_rows(model: ModelVersion, entities: tuple[str, ...]) -> Int64:
@@ -309,15 +349,52 @@ def _model_rows(model: ModelVersion, entities: tuple[str, ...]) -> Int64:
     return np.array([index.get(name, -1) for name in entities], dtype=np.int64)
 
 
-def _scores(model: ModelVersion, entities: tuple[str, ...], errors: Float32, first: int) -> Float32:
-    """Scores of all slots from index `first` on."""
+def _scores(
+    monitor: MonitorSection,
+    model: ModelVersion,
+    entities: tuple[str, ...],
+    values: Float32,
+    errors: Float32,
+    first: int,
+) -> Float32:
+    """Scores of all slots from index `first` on; a value that is never valid needs no model to be critical."""
     smoothed = score.smoothed(errors[:, first - max(score.SPANS) + 1 :])  # (E, K, S)
-    return model.calibration.score(smoothed, _model_rows(model, entities))
+    scores = model.calibration.score(smoothed, _model_rows(model, entities))
+    rules = scoring.metric_rules(monitor)
+    if rules.has_range:
+        is_invalid = rules.outside(values[:, first:]).any(axis=2)
+        scores[is_invalid] = np.fmax(scores[is_invalid], np.float32(_invalid_score(monitor)))
+    return scores
 
 
-def _states(entities: tuple[str, ...], open_alerts: list[OpenAlert]) -> AlertStates:
+def _for_decisions(
+    monitor: MonitorSection,
+    model: ModelVersion,
+    entities: tuple[str, ...],
+    values: Float32,
+    errors: Float32,
+    first: int,
+) -> tuple[Float32, Bool]:
+    """Scores by span (E, K, S) of slots from index `first` on, and where they are ordinary again (E, K)."""
+    smoothed = score.smoothed(errors[:, first - max(score.SPANS) + 1 :])
+    rows = _model_rows(model, entities)
+    scores, settled = model.calibration.by_span(smoothed, rows), model.calibration.settled(smoothed, rows)
+    is_invalid = scoring.metric_rules(monitor).outside(values[:, first:]).any(axis=2)
+    if model.version == NO_MODEL:  # a slot with data and no invalid value lets an alert close
+        scores[~np.isnan(values[:, first:]).all(axis=2)] = 0.0
+    scores[is_invalid] = np.fmax(scores[is_invalid], np.float32(_invalid_score(monitor)))
+    return scores, settled & ~is_invalid
+
+
+def _invalid_score(monitor: MonitorSection) -> float:
+    return max(monitor.decision.critical_at, monitor.decision.open_at_once)
+
+
+def _states(entities: tuple[str, ...], open_alerts: list[OpenAlert], closed: Mapping[str, int]) -> AlertStates:
     states = AlertStates.none_open(len(entities))
     row = {name: index for index, name in enumerate(entities)}
+    for entity, slot in closed.items():
+        states.closed_slot[row[entity]] = slot
     for alert in open_alerts:
         index = row[alert.entity]
         states.is_open[index] = True
@@ -412,6 +489,7 @@ def _unscored(memory: Memory) -> Snapshot:
 
 def _snapshot(memory: Memory, scored: _Scored) -> Snapshot:
     reason = scored.reason[:, -1].copy()
+    reason[~np.isnan(memory.scores[:, -1])] = Reason.KNOWN  # an invalid value is known to be
     if np.isnan(memory.history.values[:, -_STALE_SLOTS:]).all():
         reason[reason == Reason.NO_DATA] = Reason.STALE_DATA
     return Snapshot(memory.history.entities, memory.scores[:, -1], reason, memory.states, scored.share[:, -1])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from detector.core.decide import Change, Severity
 from detector.core.scaling import Scaling
-from detector.core.series import Float32, Samples
+from detector.core.series import Float32, Samples, Windows
 from detector.core.threshold import Calibration
 
 
@@ -28,8 +28,8 @@ class Source(Protocol):
 class Model(Protocol):
     """What turns windows into residuals."""
 
-    def residuals(self, windows: Float32, newest: int) -> Float32:
-        """|x − x̂| of the `newest` newest slots, newest first: scaled (B, T, F) -> (B, newest, F); NaN where missing."""
+    def residuals(self, windows: Windows) -> Float32:
+        """x − x̂ of each window's newest slot, (B, F) in scaled units; NaN where missing."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,9 @@ class Store(Protocol):
     def open_alerts(self, monitor: str) -> list[OpenAlert]:
         """Alerts that are not closed."""
 
+    def closed_since(self, monitor: str, slot: int) -> dict[str, int]:
+        """The slot that closed each entity's last alert, for those closed at `slot` or later; epoch milliseconds."""
+
     def commit(self, commit: Commit) -> None:
         """Stores all of it or nothing.
 
@@ -102,11 +105,14 @@ class ModelVersion:
     """A trained network with all that turns its residuals into scores."""
 
     version: int
-    timesteps: int
-    trained_until: int  # end of the data it has seen, epoch milliseconds
+    kind: str  # network, baseline
+    timesteps: int  # slots of the windows it reads
+    trained_from: int  # the data it has seen, epoch milliseconds
+    trained_until: int
     network: Model
     entities: tuple[str, ...]
     scaling: Scaling
     noise: Float32  # (E, F)
     fleet_noise: Float32  # (F,)
     calibration: Calibration
+    detectability: Mapping[str, float] = field(default_factory=dict)  # share of injected faults found, by model kind

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from detector import scoring
 from detector.config import MonitorSection, milliseconds
-from detector.core import grid, scaling, score, threshold, window
+from detector.core import faults, grid, scaling, score, threshold, window
+from detector.core.faults import Fault
 from detector.core.scaling import Scaling
-from detector.core.series import Bool, Float32, History, Int64, Reason, Samples
+from detector.core.series import Bool, Float32, History, Int64, Reason, Samples, Windows
 from detector.errors import ModelError
 from detector.ports import Model, ModelVersion, Source
 
@@ -24,19 +26,38 @@ Progress = Callable[[float, str], None]
 """Told the share that is done, 0 to 1, and what is being done."""
 
 VALIDATION = 0.15  # of the training windows' time, its newest part, decides when training stops
-_BLOCK = 4096
+BASELINE_SLOTS = 60  # of history that the first baseline waits for: an hour at the usual step
+
+FAULTS_PER_KIND = 32
+FAULT_SLOTS = 30
+FAULT_SIZES = (2.0, 4.0, 8.0)  # scaled units
+
 _READ_SLOTS = 2000
-_NOISE_QUANTILE = 0.75
-_NOISE_FLOOR = 0.05  # scaled units; a metric rebuilt better than this is as good as perfectly rebuilt
+_NOISE_QUANTILE = 0.98
+_NOISE_FLOOR = 0.1  # scaled units; a metric rebuilt better than this is as good as perfectly rebuilt
+_DAY_MS = 86_400_000
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A model fitted to data, not calibrated yet."""
+
+    kind: str
+    model: Model
+    timesteps: int  # slots of the windows it reads
+    spec: Any  # what its artifact keeps beside the weights
+    weights: dict[str, NDArray[Any]]
+    facts: dict[str, Any]
 
 
 class Fit(Protocol):
-    """Trains a network on scaled windows (B, T, F) and returns it ready to use, with facts to keep about it."""
+    """Fits the models of a monitor; made by `wiring`."""
 
-    def __call__(
-        self, windows: Float32, validation: Float32, seed: int, progress: Progress
-    ) -> tuple[Model, dict[str, NDArray[Any]], dict[str, Any]]:
-        """The network, its weights, and losses and epochs."""
+    def network(self, windows: Windows, validation: Windows, *, days: float, seed: int, progress: Progress) -> Fitted:
+        """A network trained on scaled windows from so many days."""
+
+    def baseline(self, history: History, chosen: Bool) -> Fitted:
+        """A seasonal baseline from scaled history (E, L, F) where `chosen` (E, L) is true."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +65,42 @@ class Trained:
     """A model version that is not stored yet."""
 
     model: ModelVersion
-    weights: dict[str, NDArray[Any]]
+    fitted: Fitted
     provenance: dict[str, Any]
 
 
-def needed_slots(monitor: MonitorSection) -> int:
-    """Slots of history without which nothing is trained."""
-    return monitor.minimum_slots
+@dataclass(frozen=True)
+class _Data:
+    """History of the entities that take part, and how each one's is divided."""
+
+    monitor: MonitorSection
+    history: History
+    scales: Scaling
+    first: Int64  # (E,) first slot with data
+    divide: Int64  # (E,) first slot of the calibration part
+
+    @property
+    def end(self) -> Int64:
+        """End of each entity's data, (E,): the slot after its last one with any."""
+        has_data: Bool = np.any(~np.isnan(self.history.values), axis=2)
+        return np.asarray(has_data.shape[1] - has_data[:, ::-1].argmax(axis=1))
+
+    @property
+    def rows(self) -> Int64:
+        return np.arange(len(self.history.entities))
+
+    def known(self, timesteps: int) -> Bool:
+        """Windows that can be scored, by newest slot: (E, L − timesteps + 1)."""
+        missing = self.monitor.max_missing
+        return np.asarray(window.reasons(self.history.values, timesteps, max_missing=missing) == Reason.KNOWN)
+
+    def newest(self, timesteps: int) -> Int64:
+        """Index of each window's newest slot."""
+        return np.arange(self.history.values.shape[1] - timesteps + 1) + timesteps - 1
+
+    def calibration(self, timesteps: int) -> Bool:
+        """Windows to calibrate on, which share no slot with those trained on."""
+        return self.known(timesteps) & (self.newest(timesteps) >= self.divide[:, None] + timesteps - 1)
 
 
 def read_history(monitor: MonitorSection, source: Source, start: int, end: int, progress: Progress) -> History:
@@ -86,78 +136,183 @@ def _merge(monitor: MonitorSection, history: History, samples: Samples, first: i
 def train(monitor: MonitorSection, history: History, fit: Fit, *, seed: int, progress: Progress) -> Trained:
     """A model version from history: the older part trains, the newer part calibrates.
 
-    Each entity's own span is divided, so that entities which live at different times all take part in both.
+    Each entity's own span is divided, so that entities which live at different times all take part in both. With
+    `model.kind = "auto"` a baseline is fitted beside the network, and the one that finds more of the faults put into
+    the newer part, at the same alert budget, becomes the version.
 
     Raises: ModelError if there is too little history.
     """
-    used, first, divide = _divide(monitor, history)
-    train_values = _masked(used.values, lambda slot: slot < divide[:, None])
-    scales = scaling.fit(train_values)
-    rng = np.random.default_rng(seed)
-    last_training = divide - ((divide - first) * VALIDATION).astype(np.int64)  # (E,)
-    # newest slot of each window, by the part of the time it belongs to
-    known = _known(monitor, used)
-    slot = np.arange(known.shape[1]) + monitor.timesteps - 1  # (K,)
-    in_training = known & (slot < last_training[:, None])
-    in_validation = known & (slot >= last_training[:, None]) & (slot < divide[:, None])
-    # calibration windows share no slot with training
-    in_calibration = known & (slot >= divide[:, None] + monitor.timesteps - 1)
-    if not (in_training.any() and in_validation.any() and in_calibration.any()):
-        raise _too_short(monitor, used)
-    most = monitor.training.max_windows
-    windows = _gather(monitor, used, scales, in_training, most, rng)
-    validation = _gather(monitor, used, scales, in_validation, max(1, most // 5), rng)
-    network, weights, facts = fit(windows, validation, seed, lambda done, what: progress(0.9 * done, what))
+    data = _divide(monitor, history)
+    enough_for_network = int(_slots_with_data(data.history).max()) >= monitor.minimum_slots
+    kind = monitor.model.kind
+    found = []
+    if kind != "baseline" and enough_for_network:
+        found.append(_calibrated(data, _fit_network(data, fit, seed, lambda done, what: progress(0.85 * done, what))))
+    if kind != "network":
+        progress(0.85, "fitting the baseline")
+        found.append(_calibrated(data, _fit_baseline(data, fit)))
+    progress(0.9, "comparing models on injected faults" if len(found) > 1 else "calibrating")
+    finds = [detectability(data, model, np.random.default_rng(seed)) for model, _ in found] if len(found) > 1 else [{}]
+    best = max(range(len(found)), key=lambda n: (finds[n].get("all", 0.0), -n))
+    model, fitted = found[best]
+    progress(1.0, f"calibrated a {fitted.kind}")
+    provenance = fitted.facts | {
+        "kind": fitted.kind,
+        "fingerprint": monitor.fingerprint,
+        "trained_from": data.history.start,
+        "trained_until": data.history.end,
+        "seed": seed,
+        "entities": len(data.history.entities),
+        "calibration_windows": int(data.calibration(fitted.timesteps).sum()),
+        "detectability": {f.kind: finds[n] for n, (_, f) in enumerate(found) if finds[n]},
+    }
+    return Trained(model, fitted, provenance)
 
-    progress(0.9, "calibrating")
-    residuals = _residuals(monitor, used, scales, in_calibration, network)  # (E, K, F)
+
+def _fit_network(data: _Data, fit: Fit, seed: int, progress: Progress) -> Fitted:
+    monitor, timesteps = data.monitor, data.monitor.timesteps
+    known, newest = data.known(timesteps), data.newest(timesteps)
+    last_training = data.divide - ((data.divide - data.first) * VALIDATION).astype(np.int64)  # (E,)
+    in_training = known & (newest < last_training[:, None])
+    in_validation = known & (newest >= last_training[:, None]) & (newest < data.divide[:, None])
+    if not (in_training.any() and in_validation.any() and data.calibration(timesteps).any()):
+        raise _too_short(monitor, data.history)
+    rng, most = np.random.default_rng(seed), monitor.training.max_windows
+    windows = _draw(data, in_training, most, rng)
+    validation = _draw(data, in_validation, max(1, most // 5), rng)
+    days = float((data.divide - data.first).max()) * monitor.step_ms / _DAY_MS
+    fitted = fit.network(windows, validation, days=days, seed=seed, progress=progress)
+    return replace(fitted, facts=fitted.facts | {"training_windows": len(windows)})
+
+
+def _draw(data: _Data, chosen: Bool, most: int, rng: np.random.Generator) -> Windows:
+    """The chosen windows, at most `most` of them drawn at random."""
+    indices = np.flatnonzero(chosen)
+    if len(indices) > most:
+        chosen = np.zeros_like(chosen)
+        chosen.flat[np.sort(rng.choice(indices, most, replace=False))] = True
+    history = data.history
+    return scoring.gather(history.values, data.rows, history.slots, chosen, data.monitor.timesteps, data.scales)
+
+
+def _fit_baseline(data: _Data, fit: Fit) -> Fitted:
+    history = data.history
+    scaled = scaling.transform(history.values, data.rows, data.scales)
+    chosen = np.arange(scaled.shape[1]) < data.divide[:, None]
+    return fit.baseline(replace(history, values=scaled), chosen)
+
+
+def _calibrated(data: _Data, fitted: Fitted) -> tuple[ModelVersion, Fitted]:
+    """The fitted model with each entity's usual residuals and the threshold, from the calibration part."""
+    monitor, history, timesteps = data.monitor, data.history, fitted.timesteps
+    chosen = data.calibration(timesteps)
+    if not chosen.any():
+        raise _too_short(monitor, history)
+    residuals = scoring.residuals(
+        fitted.model,
+        timesteps,
+        data.scales,
+        scoring.metric_rules(monitor),
+        values=history.values,
+        rows=data.rows,
+        slots=history.slots,
+        chosen=chosen,
+    )  # (E, K, F)
     noise, fleet_noise = _noise(residuals)
-    errors = np.full(in_calibration.shape, np.nan, dtype=np.float32)
-    for row in range(len(used.entities)):
-        errors[row] = score.error(residuals[row], np.broadcast_to(noise[row], residuals[row].shape))[0]
+    errors, _ = score.error(residuals, noise[:, None])
     calibration = threshold.calibrate(
         score.smoothed(_padded(errors)),
+        spans=score.SPANS,
+        rules=scoring.decision_rules(monitor),
         alert_budget_per_week=monitor.threshold.alert_budget_per_week,
         step=monitor.step_ms,
     )
-    progress(1.0, "calibrated")
     model = ModelVersion(
         version=0,
-        timesteps=monitor.timesteps,
-        trained_until=used.end,
-        network=network,
-        entities=used.entities,
-        scaling=scales,
+        kind=fitted.kind,
+        timesteps=timesteps,
+        trained_from=history.start,
+        trained_until=history.end,
+        network=fitted.model,
+        entities=history.entities,
+        scaling=data.scales,
         noise=noise,
         fleet_noise=fleet_noise,
         calibration=calibration,
     )
-    provenance = facts | {
-        "fingerprint": monitor.fingerprint,
-        "trained_from": used.start,
-        "trained_until": used.end,
-        "seed": seed,
-        "entities": len(used.entities),
-        "training_windows": len(windows),
-        "calibration_windows": int(in_calibration.sum()),
-    }
-    return Trained(model, weights, provenance)
+    return model, fitted
 
 
-def _divide(monitor: MonitorSection, history: History) -> tuple[History, Int64, Int64]:
+def detectability(data: _Data, model: ModelVersion, rng: np.random.Generator) -> dict[str, float]:
+    """Share of the faults put into the calibration part that would open an alert, by kind and in "all".
+
+    What would have opened one without the fault is not found.
+
+    Empty if no entity has enough history for a fault and what is looked back on before it.
+    """
+    monitor, history = data.monitor, data.history
+    before = monitor.timesteps - 1 + max(score.SPANS) - 1 + scoring.decision_rules(monitor).memory
+    length = before + FAULT_SLOTS
+    able = np.flatnonzero(data.end - data.first >= length)
+    if not able.size:
+        return {}
+    kinds = [kind for kind in Fault for _ in range(FAULTS_PER_KIND)]
+    rows = rng.choice(able, len(kinds))
+    latest = data.end[rows] - length
+    earliest = np.minimum(np.maximum(data.divide[rows] - before, data.first[rows]), latest)
+    starts = rng.integers(earliest, latest + 1)
+    clean = np.stack([history.values[row, start : start + length] for row, start in zip(rows, starts, strict=True)])
+    faulty = np.empty_like(clean)  # (C, length, F)
+    for n, (kind, row) in enumerate(zip(kinds, rows.tolist(), strict=True)):
+        metric = int(rng.integers(clean.shape[2]))
+        size = float(data.scales.scale[row, metric] * rng.choice(FAULT_SIZES))
+        faulty[n] = faults.inject(clean[n], kind, begin=before, metric=metric, size=size, rng=rng)
+    found = _opens(data, model, faulty, rows, starts) & ~_opens(data, model, clean, rows, starts)
+    by_kind = {kind.value: round(float(found[np.array(kinds) == kind].mean()), 3) for kind in Fault}
+    return by_kind | {"all": round(float(found.mean()), 3)}
+
+
+def _opens(data: _Data, model: ModelVersion, values: Float32, rows: Int64, starts: Int64) -> Bool:
+    """Whether each of some pieces of history (C, length, F) opens an alert in its last `FAULT_SLOTS`."""
+    monitor, timesteps = data.monitor, model.timesteps
+    known = window.reasons(values, timesteps, max_missing=monitor.max_missing) == Reason.KNOWN
+    errors = np.full(known.shape, np.nan, dtype=np.float32)
+    for begin in np.unique(starts).tolist():  # pieces that begin together have their slots in common
+        same = starts == begin
+        slots = data.history.slots[begin : begin + values.shape[1]]
+        errors[same], _ = scoring.errors(
+            model, scoring.metric_rules(monitor), values=values[same], rows=rows[same], slots=slots, chosen=known[same]
+        )
+    smoothed = score.smoothed(errors)
+    scores, settled = model.calibration.by_span(smoothed, rows), model.calibration.settled(smoothed, rows)
+    opens = threshold.openings(scores, settled, scoring.decision_rules(monitor))[:, -FAULT_SLOTS:]
+    return np.asarray((opens >= 1.0).any(axis=(1, 2)))
+
+
+def _divide(monitor: MonitorSection, history: History) -> _Data:
     """Entities with enough data, the first slot of each, and the slot that divides its training from calibration."""
-    has_data: Bool = np.any(~np.isnan(history.values), axis=2)  # (E, L)
-    slots = has_data.sum(axis=1)
-    enough = np.flatnonzero(slots >= min(monitor.minimum_slots, max(int(slots.max(initial=0)), 1)))
-    if not enough.size or slots.max() < needed_slots(monitor):
+    slots = _slots_with_data(history)
+    needed = needed_slots(monitor)
+    enough = np.flatnonzero(slots >= min(needed, max(int(slots.max(initial=0)), 1)))
+    if not enough.size or slots.max() < needed:
         raise _too_short(monitor, history)
     entities = tuple(history.entities[row] for row in enough.tolist())
-    kept = History(entities, history.start, history.step, history.values[enough])
-    has_data = has_data[enough]
-    first = has_data.argmax(axis=1)
+    kept = replace(history, entities=entities, values=history.values[enough])
+    has_data: Bool = np.any(~np.isnan(kept.values), axis=2)  # (E, L)
     seen = np.cumsum(has_data, axis=1)
-    share = (1.0 - monitor.training.holdout) * seen[:, -1:]
-    return kept, first, (seen < share).sum(axis=1)
+    divide = (seen < (1.0 - monitor.training.holdout) * seen[:, -1:]).sum(axis=1)
+    in_training = np.arange(has_data.shape[1]) < divide[:, None]
+    scales = scaling.fit(np.where(in_training[:, :, None], kept.values, np.float32(np.nan)))
+    return _Data(monitor, kept, scales, has_data.argmax(axis=1), divide)
+
+
+def _slots_with_data(history: History) -> Int64:
+    return np.asarray(np.any(~np.isnan(history.values), axis=2).sum(axis=1))
+
+
+def needed_slots(monitor: MonitorSection) -> int:
+    """Slots of history without which nothing is trained: a baseline needs few."""
+    return monitor.minimum_slots if monitor.model.kind == "network" else min(BASELINE_SLOTS, monitor.minimum_slots)
 
 
 def _too_short(monitor: MonitorSection, history: History) -> ModelError:
@@ -173,68 +328,29 @@ def _too_short(monitor: MonitorSection, history: History) -> ModelError:
     return ModelError(msg)
 
 
-def _masked(values: Float32, keep: Callable[[Int64], NDArray[np.bool_]]) -> Float32:
-    """A copy with every slot outside `keep` missing."""
-    mask = keep(np.arange(values.shape[1])[None, :])
-    return np.where(mask[:, :, None], values, np.float32(np.nan))
-
-
-def _known(monitor: MonitorSection, history: History) -> NDArray[np.bool_]:
-    reasons = window.reasons(history.values, monitor.timesteps, max_missing=monitor.max_missing)
-    return np.asarray(reasons == Reason.KNOWN)
-
-
-def _gather(
-    monitor: MonitorSection,
-    history: History,
-    scales: Scaling,
-    chosen: NDArray[np.bool_],
-    most: int,
-    rng: np.random.Generator,
-) -> Float32:
-    """The chosen windows in scaled units, at most `most` of them drawn at random: (B, T, F)."""
-    entity, slot = np.nonzero(chosen)
-    if len(entity) > most:
-        drawn = np.sort(rng.choice(len(entity), most, replace=False))
-        entity, slot = entity[drawn], slot[drawn]
-    windows = window.slide(history.values, monitor.timesteps)
-    result = np.empty((len(entity), *windows.shape[2:]), dtype=np.float32)
-    for block in range(0, len(entity), _BLOCK):
-        e, k = entity[block : block + _BLOCK], slot[block : block + _BLOCK]
-        result[block : block + _BLOCK] = scaling.transform(windows[e, k], e, scales)
-    return result
-
-
-def _residuals(
-    monitor: MonitorSection, history: History, scales: Scaling, chosen: NDArray[np.bool_], network: Model
-) -> Float32:
-    """Residual of the newest slot of each chosen window, NaN elsewhere: (E, K, F)."""
-    windows = window.slide(history.values, monitor.timesteps)
-    result = np.full((*chosen.shape, windows.shape[-1]), np.nan, dtype=np.float32)
-    entity, slot = np.nonzero(chosen)
-    for block in range(0, len(entity), _BLOCK):
-        e, k = entity[block : block + _BLOCK], slot[block : block + _BLOCK]
-        result[e, k] = network.residuals(scaling.transform(windows[e, k], e, scales), 1)[:, 0]
-    return result
-
-
 def _noise(residuals: Float32) -> tuple[Float32, Float32]:
-    """Usual size of each metric's residual per entity and in the fleet: an upper quartile, never next to nothing."""
-    fleet = _quantile(residuals.reshape(-1, residuals.shape[2]))
+    """Usual size of each metric's residual per entity and in the fleet: a high quantile, never next to nothing.
+
+    Of the quantile the upper limit of what so many residuals leave possible is taken: a metric that was seen for a
+    short time may have habits that were not seen.
+    """
+    sizes = np.abs(residuals)
+    fleet = _upper_quantile(sizes.reshape(-1, sizes.shape[2]))
     fleet = np.maximum(np.nan_to_num(fleet, nan=1.0), _NOISE_FLOOR)
-    own = np.stack([_quantile(entity) for entity in residuals])
+    own = np.stack([_upper_quantile(entity) for entity in sizes])
     own = np.where(np.isnan(own), fleet, np.maximum(own, _NOISE_FLOOR))
     return own.astype(np.float32), fleet.astype(np.float32)
 
 
-def _quantile(residuals: Float32) -> NDArray[np.float64]:
-    known = ~np.isnan(residuals)
-    return np.array(
-        [
-            np.quantile(residuals[known[:, f], f], _NOISE_QUANTILE) if known[:, f].any() else np.nan
-            for f in range(residuals.shape[1])
-        ]
-    )
+def _upper_quantile(sizes: Float32) -> NDArray[np.float64]:
+    """Two standard errors (binomial) above the `_NOISE_QUANTILE` of each column of (N, F), NaN where it is empty."""
+    result = np.full(sizes.shape[1], np.nan)
+    for f in range(sizes.shape[1]):
+        known = sizes[~np.isnan(sizes[:, f]), f]
+        if known.size:
+            error = np.sqrt(_NOISE_QUANTILE * (1.0 - _NOISE_QUANTILE) / known.size)
+            result[f] = np.quantile(known, min(1.0, _NOISE_QUANTILE + 2.0 * error))
+    return result
 
 
 def _padded(errors: Float32) -> Float32:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,14 +26,20 @@ from detector.store import schema
 from detector.store.state import StateStore
 
 if TYPE_CHECKING:
-    from detector.core.series import Float32
+    from detector.backtest import Alert, Outcome
+    from detector.core.series import Bool, History, Windows
+    from detector.dataset import Recording
     from detector.export.prometheus import Exporter
+    from detector.models.artifact import Artifact
     from detector.ports import Model
     from detector.sources.embedded import EmbeddedSource
-    from detector.training import Progress, Trained
+    from detector.store.alerts import AlertRow
+    from detector.training import Fitted, Progress, Trained
     from detector.worker import Worker
 
 logger = logging.getLogger(__name__)
+
+_ALL = 1 << 30  # rows
 
 
 @dataclass(frozen=True)
@@ -86,20 +93,21 @@ def live_model(engine: Engine, monitor: MonitorSection) -> tuple[ModelVersion, i
     if version is None:
         return None
     from detector.models import artifact as artifacts
-    from detector.models.lstm import NumpyAutoencoder
 
     try:
         artifact = artifacts.load(model_store.load(engine, version))
         if artifact.provenance["fingerprint"] != monitor.fingerprint:
             msg = f"model version {version} was trained for other settings of monitor {monitor.name!r}"
             raise ArtifactError(msg)
-        network = NumpyAutoencoder(artifact.network, artifact.weights)
+        network = _model(artifact)
     except ArtifactError as exc:
         logger.warning("event=model_refused monitor=%s version=%d reason=%r", monitor.name, version, str(exc))
         return None
     model = ModelVersion(
         version=version,
-        timesteps=artifact.network.timesteps,
+        kind=artifact.provenance["kind"],
+        timesteps=artifact.spec.timesteps,
+        trained_from=int(artifact.provenance["trained_from"]),
         trained_until=int(artifact.provenance["trained_until"]),
         network=network,
         entities=artifact.entities,
@@ -107,40 +115,68 @@ def live_model(engine: Engine, monitor: MonitorSection) -> tuple[ModelVersion, i
         noise=artifact.noise,
         fleet_noise=artifact.fleet_noise,
         calibration=artifact.calibration,
+        detectability={kind: shares["all"] for kind, shares in artifact.provenance["detectability"].items()},
     )
     return model, int(artifact.provenance["created_at"])
 
 
-def fit(monitor: MonitorSection) -> Callable[..., Any]:
-    """Trains the monitor's network with Keras; imports TensorFlow when called, so only in a training process."""
+def _model(artifact: Artifact) -> Model:
+    """What scores with the weights of an artifact.
 
-    def run(
-        windows: Float32, validation: Float32, seed: int, progress: Progress
-    ) -> tuple[Model, dict[str, np.ndarray[Any, Any]], dict[str, Any]]:
-        from detector.models import network
+    Raises: ArtifactError if they do not fit.
+    """
+    from detector.models.artifact import NetworkSpec
+    from detector.models.baseline import SeasonalBaseline
+    from detector.models.lstm import NumpyAutoencoder
+
+    if isinstance(artifact.spec, NetworkSpec):
+        return NumpyAutoencoder(artifact.spec, artifact.weights)
+    return SeasonalBaseline(artifact.spec, artifact.weights)
+
+
+class MonitorFit:
+    """Fits the models of a monitor; imports TensorFlow for a network, so only in a training process."""
+
+    def __init__(self, monitor: MonitorSection) -> None:
+        self._monitor = monitor
+
+    def network(self, windows: Windows, validation: Windows, *, days: float, seed: int, progress: Progress) -> Fitted:
+        """A network trained with Keras, which reads the calendar if that many days show its rhythm."""
+        from detector.models import calendar, network
         from detector.models.artifact import NetworkSpec
         from detector.models.lstm import NumpyAutoencoder
+        from detector.training import Fitted
 
-        spec = NetworkSpec(monitor.timesteps, len(monitor.metrics), **monitor.model.model_dump())
-        wanted = monitor.training
-        settings = network.TrainingSettings(
-            learning_rate=wanted.learning_rate,
-            clipnorm=wanted.clipnorm,
-            dropout=wanted.dropout,
-            batch_size=wanted.batch_size,
-            epochs=wanted.epochs,
-            patience=wanted.patience,
+        monitor = self._monitor
+        spec = NetworkSpec(
+            monitor.timesteps,
+            len(monitor.metrics),
+            **monitor.model.model_dump(exclude={"kind"}),
+            calendar=calendar.channels_for(days),
+            time_zone=monitor.time_zone,
+            step=monitor.step_ms,
         )
+        names = network.TrainingSettings.__dataclass_fields__
+        settings = network.TrainingSettings(**monitor.training.model_dump(include=set(names)))
         trained = network.train(spec, windows, validation, settings=settings, seed=seed, progress=progress)
         facts = {
             "loss": trained.loss,
             "validation_loss": trained.validation_loss,
             "epochs": trained.epochs,
             "keras": network.keras_version(),
+            "calendar": spec.calendar,
         }
-        return NumpyAutoencoder(spec, trained.weights), trained.weights, facts
+        model = NumpyAutoencoder(spec, trained.weights)
+        return Fitted("network", model, spec.timesteps, spec, trained.weights, facts)
 
-    return run
+    def baseline(self, history: History, chosen: Bool) -> Fitted:
+        """A seasonal baseline."""
+        from detector.models import baseline
+        from detector.training import Fitted
+
+        spec, weights = baseline.fit(history, chosen, self._monitor.time_zone)
+        model = baseline.SeasonalBaseline(spec, weights)
+        return Fitted("baseline", model, spec.timesteps, spec, weights, {"phases": spec.phases})
 
 
 def retrain(
@@ -165,7 +201,7 @@ def retrain(
         trained = training.train(
             monitor,
             history,
-            fit(monitor),
+            MonitorFit(monitor),
             seed=monitor.training.seed,
             progress=lambda done, what: progress(0.1 + 0.9 * done, what),
         )
@@ -181,8 +217,8 @@ def _save(engine: Engine, monitor: MonitorSection, trained: Trained, facts: dict
     provenance = facts | {"created_at": now, "detector": __version__, "numpy": np.__version__}
     model = trained.model
     artifact = artifacts.Artifact(
-        network=artifacts.NetworkSpec(monitor.timesteps, len(monitor.metrics), **monitor.model.model_dump()),
-        weights=trained.weights,
+        spec=trained.fitted.spec,
+        weights=trained.fitted.weights,
         entities=model.entities,
         scaling=model.scaling,
         noise=model.noise,
@@ -191,6 +227,44 @@ def _save(engine: Engine, monitor: MonitorSection, trained: Trained, facts: dict
         provenance=provenance,
     )
     return model_store.save(engine, monitor=monitor.name, artifact=artifacts.dump(artifact), header=provenance, now=now)
+
+
+def backtest(
+    recordings: Sequence[Recording], settings: MonitorSection, *, name: str, per_entity: bool, progress: Progress
+) -> Outcome:
+    """Replays recordings on a database of their own, which does not outlive it; trains in this process."""
+    from detector import backtest as backtesting
+    from detector.sources.memory import MemorySource
+    from detector.store import alerts, scores
+
+    with tempfile.TemporaryDirectory(prefix="detector-backtest-") as folder:
+        engine = database.connect(f"sqlite:///{folder}/detector.db")
+        services = backtesting.Services(
+            store=StateStore(engine),
+            source=MemorySource.of,
+            fit=MonitorFit,
+            scores=lambda monitor: scores.by_entity(engine, monitor),
+            alerts=lambda monitor: [_alert(row) for row in alerts.listing(engine, monitor=monitor, most=_ALL)],
+        )
+        try:
+            schema.upgrade(engine)
+            return backtesting.run(recordings, settings, services, name=name, per_entity=per_entity, progress=progress)
+        finally:
+            engine.dispose()
+
+
+def _alert(row: AlertRow) -> Alert:
+    from detector.backtest import Alert
+
+    return Alert(
+        entity=row.entity,
+        opened=row.opened_slot,
+        detected_at=row.detected_at,
+        closed=row.closed_slot,
+        severity=row.severity,
+        peak_score=row.peak_score,
+        top_metrics=tuple(metric["metric"] for metric in row.explanation.get("metrics", [])),
+    )
 
 
 class HostCollector:

@@ -22,7 +22,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
-from detector import pipeline
+from detector import pipeline, training
 from detector.config import Config, MonitorSection
 from detector.core import grid
 from detector.errors import DetectorError, StaleState
@@ -263,9 +263,13 @@ class Worker:
         began, now = time.monotonic(), round(self._clock() * 1000)
         monitor = run.section
         self._follow_live_version(run, now)
+        if run.memory is None and pipeline.has_ranges(monitor):
+            stand_in = pipeline.no_model(monitor, now)
+            run.memory = pipeline.recall(monitor, run.source, self._services.store, stand_in, now)
+        if run.memory is None or run.memory.model.kind != "network":
+            self._train_if_ready(run, now)
         if run.memory is None:
             report = pipeline.observe(monitor, run.source, now)
-            self._train_if_ready(run, now)
         else:
             run.memory, report = pipeline.tick(
                 monitor, run.source, self._services.store, run.memory, now, should_stop=self._stop.is_set
@@ -295,7 +299,8 @@ class Worker:
         if version == current and version is not None:
             return
         if version is None or version == run.refused_version:
-            run.memory = None
+            if current != pipeline.NO_MODEL:
+                run.memory = None
             return
         loaded = self._services.live_model(run.section)
         if loaded is None:
@@ -303,9 +308,15 @@ class Worker:
             return
         model, created = loaded
         run.memory = pipeline.recall(run.section, run.source, self._services.store, model, now)
-        self._exporter.update(run.section.name, model_version=model.version, model_created=created)
+        changes = {"model_version": model.version, "model_kind": model.kind, "model_created": created}
+        self._exporter.update(run.section.name, **changes, detectability=model.detectability)
         logger.info(
-            "event=model_loaded monitor=%s version=%d entities=%d", run.section.name, version, len(model.entities)
+            "event=model_loaded monitor=%s version=%d kind=%s entities=%d finds=%r",
+            run.section.name,
+            version,
+            model.kind,
+            len(model.entities),
+            dict(model.detectability),
         )
 
     def _export(self, run: MonitorRun, report: pipeline.Report, now: int) -> None:
@@ -318,8 +329,8 @@ class Worker:
             changes["newest_sample"] = report.newest_sample
         if report.cursor is not None:
             changes["cursor"] = report.cursor
-        if run.memory is None:
-            changes |= {"model_version": None, "model_created": None}
+        if run.memory is None or run.memory.model.version == pipeline.NO_MODEL:
+            changes |= {"model_version": None, "model_kind": None, "model_created": None, "detectability": {}}
         self._exporter.update(name, **changes)
         self._exporter.samples_read.labels(name).inc(report.samples)
         self._exporter.windows_scored.labels(name).inc(report.windows)
@@ -331,14 +342,24 @@ class Worker:
         self._services.collectors[run.section.name].collect(grid.floor(int(at * 1000) - step // 2, step), at)
 
     def _train_if_ready(self, run: MonitorRun, now: int) -> None:
-        """Starts a first training as soon as there is enough history; says how far it is otherwise."""
+        """Starts a first training as soon as there is enough history; says how far it is otherwise.
+
+        A baseline that was trained because there was too little history for a network is trained again whenever the
+        history has doubled, until there is enough.
+        """
         monitor = run.section
         if monitor.retrain == "off" or time.monotonic() < run.train_not_before:
             return
+        needed = training.needed_slots(monitor)
+        if run.memory is not None and run.memory.model.kind == "baseline":
+            had = (run.memory.model.trained_until - run.memory.model.trained_from) // monitor.step_ms
+            if had >= monitor.minimum_slots or monitor.model.kind == "baseline":
+                return
+            needed = min(2 * had, monitor.minimum_slots)
         extent = run.source.extent()
         have = 0 if extent is None else (min(extent[1], now) - extent[0]) // monitor.step_ms + 1
-        if have < monitor.minimum_slots:
-            logger.info("event=warming_up monitor=%s slots=%d needed=%d", monitor.name, have, monitor.minimum_slots)
+        if have < needed:
+            logger.info("event=warming_up monitor=%s slots=%d needed=%d", monitor.name, have, needed)
             return
         run.train_not_before = time.monotonic() + _RETRY_TRAINING.total_seconds()
         assert self._scheduler is not None

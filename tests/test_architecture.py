@@ -30,8 +30,10 @@ ALLOWED: dict[str, set[str]] = {
     # use cases: ports, never adapters
     "pipeline": {"errors", "core", "ports", "config"},
     "training": {"errors", "core", "ports", "config"},
-    "backtest": {"errors", "core", "ports", "config"},
     "importing": {"errors"},
+    "dataset": {"errors", "core", "importing"},
+    "backtest": {"errors", "core", "ports", "config", "dataset", "pipeline", "training"},
+    "judging": {"core", "config", "backtest"},
     # what puts the parts together, lowest first
     "worker": {"errors", "core", "ports", "config", "pipeline", "training", "export"},
     "wiring": {
@@ -48,13 +50,13 @@ ALLOWED: dict[str, set[str]] = {
             "export",
             "notify",
         ),
-        *("pipeline", "training", "backtest", "worker"),
+        *("pipeline", "training", "dataset", "backtest", "worker"),
     },
     "checking": {"errors", "core", "config", "database", "store", "wiring"},
     "demo": {"errors", "core", "config", "importing", "store", "export", "worker", "wiring"},  # the daemon, on show
     "cli": {
-        *("detector", "errors", "core", "config", "database", "store", "pipeline", "backtest", "importing", "progress"),
-        *("wiring", "checking", "demo"),
+        *("detector", "errors", "core", "config", "database", "store", "pipeline", "importing", "progress"),
+        *("dataset", "backtest", "judging", "wiring", "checking", "demo"),
     },
     "__main__": {"cli"},
     "detector": set(),  # detector/__init__.py: the version
@@ -76,7 +78,9 @@ THIRD_PARTY: dict[str, set[str]] = {
     "importing": set(),
     "pipeline": {"numpy"},
     "training": {"numpy"},
+    "dataset": {"numpy"},
     "backtest": {"numpy"},
+    "judging": {"numpy"},
 }
 
 IMPURE = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -10,6 +11,9 @@ import numpy as np
 from detector.core.series import Bool, Float32, Int64
 
 THRESHOLD = 1.0
+
+LONG_AGO = -(1 << 62)
+"""Epoch milliseconds before any data."""
 
 
 class Severity(StrEnum):
@@ -46,13 +50,14 @@ class Rules:
 
 @dataclass(frozen=True)
 class AlertStates:
-    """The open alert of each entity, if any, as columns over entities."""
+    """The open alert of each entity, if any, and the end of its last one, as columns over entities."""
 
     is_open: Bool  # (E,)
     opened_slot: Int64  # (E,) epoch ms of the first strange slot
     is_critical: Bool  # (E,)
     peak_score: Float32  # (E,)
     peak_slot: Int64  # (E,) epoch ms
+    closed_slot: Int64  # (E,) epoch ms of the slot that closed the last alert; long ago if there was none
 
     @staticmethod
     def none_open(entities: int) -> AlertStates:
@@ -63,6 +68,7 @@ class AlertStates:
             is_critical=np.zeros(entities, dtype=np.bool_),
             peak_score=np.zeros(entities, dtype=np.float32),
             peak_slot=np.zeros(entities, dtype=np.int64),
+            closed_slot=np.full(entities, LONG_AGO, dtype=np.int64),
         )
 
 
@@ -80,29 +86,46 @@ class Event:
 
 
 def decide(
-    states: AlertStates, scores: Float32, slots: Int64, rules: Rules, *, step: int
+    states: AlertStates,
+    scores: Float32,
+    settled: Bool,
+    slots: Int64,
+    rules: Rules,
+    *,
+    spans: Sequence[int],
+    step: int,
 ) -> tuple[AlertStates, list[Event]]:
     """States and events after K more slots.
 
-    scores: (E, rules.memory + K), the newest K belong to `slots` (K,); NaN = unknown, which neither opens nor closes
+    scores: (E, rules.memory + K, S) by span, the newest K belong to `slots` (K,); NaN = unknown: no change
+    settled: (E, rules.memory + K) where the newest slots are ordinary, whatever the longer spans still remember
+    spans: (S,) slots each score looks back over
 
-    An alert opens when `open_slots` of the last `open_of` scores reach 1.0, the newest among them, or at once at
-    `open_at_once`; it is dated to the first of these. It closes after `close_slots` known scores in a row below
-    `close_below`.
+    A slot's score is the highest of its spans, of which those that reach back to a closed alert do not count: it is
+    told already. An alert opens when `open_slots` of the last `open_of` scores reach 1.0, the newest among them, or at
+    once at `open_at_once`; it is dated to the first of these. It closes after `close_slots` known scores in a row that
+    are below `close_below` or settled.
     """
     states = replace(states, **{name: getattr(states, name).copy() for name in AlertStates.__dataclass_fields__})
     events: list[Event] = []
+    reach = step * np.asarray(spans, dtype=np.int64)
     for k, slot in enumerate(slots.tolist()):
-        end = rules.memory + k + 1
-        _decide_slot(states, scores[:, :end], slot, rules, step, events)
+        seen = slice(k, rules.memory + k + 1)
+        times = slot - step * np.arange(rules.memory, -1, -1)  # (M,)
+        is_told = times[:, None] - reach < states.closed_slot[:, None, None]  # (E, M, S)
+        current = np.fmax.reduce(np.where(is_told, np.float32(0.0), scores[:, seen]), axis=2)
+        current = np.where(np.isnan(scores[:, seen, 0]), np.float32(np.nan), current)  # (E, M)
+        _decide_slot(states, current, settled[:, seen], slot, rules, step, events)
     return states, events
 
 
-def _decide_slot(states: AlertStates, scores: Float32, slot: int, rules: Rules, step: int, events: list[Event]) -> None:
+def _decide_slot(
+    states: AlertStates, scores: Float32, settled: Bool, slot: int, rules: Rules, step: int, events: list[Event]
+) -> None:
     newest = scores[:, -1]
     strange = scores[:, -rules.open_of :] >= THRESHOLD  # (E, n); NaN compares False
     enough = (strange.sum(axis=1) >= rules.open_slots) | (newest >= rules.open_at_once)
-    opens = ~states.is_open & strange[:, -1] & enough
+    opens = ~states.is_open & strange[:, -1] & enough & ~settled[:, -1]
     if opens.any():
         first = strange.shape[1] - 1 - strange[opens].argmax(axis=1)  # slots before this one
         states.is_open[opens] = True
@@ -116,11 +139,13 @@ def _decide_slot(states: AlertStates, scores: Float32, slot: int, rules: Rules, 
     escalates = states.is_open & ~states.is_critical & (states.peak_score >= rules.critical_at)
     states.is_critical[escalates] = True
 
-    quiet = scores[:, -rules.close_slots :] < rules.close_below
+    recent = slice(-rules.close_slots, None)
+    quiet = (scores[:, recent] < rules.close_below) | settled[:, recent]
     closes = states.is_open & ~opens & quiet.all(axis=1)
     for change, rows in ((Change.OPENED, opens), (Change.ESCALATED, escalates & ~opens), (Change.CLOSED, closes)):
         events.extend(_event(change, row, slot, states) for row in np.flatnonzero(rows).tolist())
     states.is_open[closes] = False
+    states.closed_slot[closes] = slot
 
 
 def _event(change: Change, row: int, slot: int, states: AlertStates) -> Event:

@@ -9,8 +9,8 @@ import numpy as np
 
 from detector.core.series import Float32, Float64, Int64
 
-CLIP = 10.0
-"""Scaled values beyond this carry no more information than "far out" and would saturate the network."""
+CLIP = 1000.0
+"""Scaled values beyond this say no more than "far out"."""
 
 _IQR_TO_SIGMA = 1.349  # interquartile range of the standard normal distribution
 _P98_TO_SIGMA = 4.653  # distance between its 1st and 99th percentile
@@ -54,18 +54,27 @@ def _tiny(center: Float64) -> Float64:
     return np.abs(center) * 1e-5 + 1e-12
 
 
-def transform(windows: Float32, row: Int64, scaling: Scaling) -> Float32:
-    """Windows (B, T, F) in scaled units, clipped to ±`CLIP`; row (B,) is the entity's row in `scaling`, −1 if unknown.
+def factors(windows: Float32, row: Int64, scaling: Scaling) -> tuple[Float32, Float32]:
+    """Centre and scale (B, F) of windows (B, T, F); row (B,) is the entity's row in `scaling`, −1 if unknown.
 
     An entity the scaling does not know is centred on its own window and takes the larger of its own and the fleet's
     scale, so that it is judged by its movements and not by its level.
     """
-    center = scaling.center[row][:, None, :]  # (B, 1, F)
-    scale = scaling.scale[row][:, None, :]
+    center, scale = scaling.center[row], scaling.scale[row]
     new = np.flatnonzero(row < 0)
     if new.size:
         own = fit(windows[new])
-        center[new] = own.center[:, None, :]
-        scale[new] = np.maximum(own.scale, scaling.fleet_scale)[:, None, :]
-    scaled = (windows - center) / scale
+        center[new], scale[new] = own.center, np.maximum(own.scale, scaling.fleet_scale)
+    return center, scale
+
+
+def apply(windows: Float32, center: Float32, scale: Float32) -> Float32:
+    """Windows (B, T, F) in scaled units, clipped to ±`CLIP`."""
+    scaled = windows - center[:, None, :]
+    scaled /= scale[:, None, :]
     return np.clip(scaled, -CLIP, CLIP, out=scaled)
+
+
+def transform(windows: Float32, row: Int64, scaling: Scaling) -> Float32:
+    """Windows (B, T, F) in scaled units, by `factors` and `apply`."""
+    return apply(windows, *factors(windows, row, scaling))

@@ -6,8 +6,8 @@ import numpy as np
 
 from detector.core.series import Float32
 
-SPANS = (1, 15)
-"""Slots a score looks back over: the newest alone finds spikes, the mean of the last 15 finds long, small faults."""
+SPANS = (1, 10, 60, 120)
+"""Slots a score looks back over: the newest alone finds spikes, the mean of the last 120 finds drifts."""
 
 _CLIP = 100.0  # one metric gone mad must not drown what the others say
 
@@ -15,31 +15,39 @@ _CLIP = 100.0  # one metric gone mad must not drown what the others say
 def error(residuals: Float32, noise: Float32) -> tuple[Float32, Float32]:
     """Root mean square of all metrics' residuals in units of their usual size, and each metric's share of it.
 
-    residuals: (B, F) of the newest slot, ≥ 0, NaN where missing
-    noise: (B, F) usual size of each metric's residual, > 0
-    Returns (B,) and (B, F); shares sum to 1; both NaN where every metric is missing.
+    residuals: (…, F) of the newest slot, of either sign, NaN where missing
+    noise: (…, F) usual size of each metric's residual, > 0
+    Returns (…,) and (…, F); shares sum to 1; both NaN where every metric is missing.
     """
-    squares = np.minimum(residuals / noise, _CLIP) ** 2  # (B, F)
+    squares = np.minimum(np.abs(residuals) / noise, np.float32(_CLIP)) ** 2  # (…, F)
     known = ~np.isnan(squares)
-    total = np.where(known, squares, 0.0).sum(axis=1)  # (B,)
-    count = known.sum(axis=1)
+    total = np.where(known, squares, 0.0).sum(axis=-1)  # (…,)
+    count = known.sum(axis=-1)
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = np.sqrt(total / count).astype(np.float32)
-        share = np.where(known, squares, 0.0) / total[:, None]
+        share = np.where(known, squares, 0.0) / total[..., None]
     share[total == 0.0] = 0.0
     share[count == 0] = np.nan
     return mean, share.astype(np.float32)
 
 
 def smooth(errors: Float32, span: int) -> Float32:
-    """Mean of the last `span` slots' known errors, NaN where the newest is unknown: (E, L) -> (E, L − span + 1)."""
+    """Mean of the last `span` slots' known errors: (E, L) -> (E, L − span + 1).
+
+    NaN where the newest is unknown, or more than half of them: a mean of a few is not like one of many.
+    """
     if span == 1:
         return errors
-    slid = np.lib.stride_tricks.sliding_window_view(errors, span, axis=1)  # (E, K, span)
-    known = ~np.isnan(slid)
-    count = known.sum(axis=2)
-    mean = np.where(known, slid, 0.0).sum(axis=2) / np.maximum(count, 1)
-    return np.where(known[..., -1], mean, np.nan).astype(np.float32)
+    known = ~np.isnan(errors)  # (E, L)
+    filled = np.where(known, errors, np.float32(0.0))
+    slots = errors.shape[1] - span + 1
+    total, count = np.zeros((2, len(errors), slots))
+    # slot by slot and not by cumulative sums, whose rounding would depend on where the errors begin
+    for offset in range(span):
+        total += filled[:, offset : offset + slots]
+        count += known[:, offset : offset + slots]
+    mean = total / np.maximum(count, 1.0)
+    return np.where(known[:, span - 1 :] & (2 * count >= span), mean, np.nan).astype(np.float32)
 
 
 def smoothed(errors: Float32) -> Float32:

@@ -66,10 +66,15 @@ class History:
 
 
 @dataclass(frozen=True)
-class Scores:
-    """Scores of all entities at consecutive slots, oldest first."""
+class Windows:
+    """A batch of windows of any entities and times, in scaled units."""
 
-    slots: Int64  # (K,) epoch milliseconds
-    score: Float32  # (E, K), 1.0 = threshold, NaN = unknown
-    reason: Int8  # (E, K) Reason
-    share: Float32  # (E, K, F) each metric's part of the score, sums to 1 where known
+    values: Float32  # (B, T, F), oldest slot first, NaN = missing
+    rows: Int64  # (B,) each entity's row in the model's per-entity arrays, −1 for one the model has not seen
+    slots: Int64  # (B,) start of the newest slot, epoch milliseconds
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, part: slice | Int64) -> Windows:
+        return Windows(self.values[part], self.rows[part], self.slots[part])

@@ -1,22 +1,37 @@
 """Errors of normal data to a calibration that turns every error into a score with 1.0 at the alert budget.
 
-The tail above a high quantile is taken as exponential: the generalised Pareto law of peaks over threshold with shape 0
-(Siffer et al., "Anomaly Detection in Streams with Extreme Value Theory", KDD 2017). Fixing the shape costs accuracy on
-heavy tails, but a few dozen excesses, which is what a young monitor has, do not support estimating one.
+Two steps. First each entity's errors are made comparable: their surprise, −ln of the share of normal errors that are
+larger, from an exponential tail of their logarithms. Then the level that alerts would open at `alert_budget_per_week`
+times a week: peaks over threshold as in Siffer et al., "Anomaly Detection in Streams with Extreme Value Theory", KDD
+2017. We differ in what a peak is: not a slot but an episode as `core.decide` would make it an alert, k of n and
+hysteresis included, so that slots which belong together count once; and in fitting the generalised Pareto law by
+L-moments (Hosking, "L-moments", 1990), which a few dozen peaks support, with its shape drawn towards 0.
 """
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from detector.core.series import Float32, Float64, Int64
+from detector.core.decide import Rules
+from detector.core.series import Bool, Float32, Float64, Int64
 
 TAIL = 0.02
 """Share of normal data above the quantile where the exponential tail begins."""
 
 _PRIOR = 5.0  # excesses of its own an entity needs before its calibration counts as much as the fleet's
+_PEAK_PRIOR = 10.0  # peaks that support a mean excess as much as the assumption that it is 1
+_SHAPE_PRIOR = 30.0  # peaks that support a shape as much as the assumption that it is 0
+_SHAPES = (-0.3, 0.5)
+_FAR_PEAK = 6.0  # peaks beyond so many times the usual excess are taken for unlabelled anomalies, and shortened to it
+_SPAN_PRIOR = 3.0  # excesses that lie apart, without which a longer span's tail is taken to fall no faster
+_LEAST_DECAY = 0.15  # normal errors that are all alike would make any difference infinitely surprising
+_WIDE_DECAY = 1.0  # where nothing is known of a tail
+_SHORT = 1  # of the spans, the one that tells whether an episode goes on
+_ORDINARY = 0.8  # of the start of the tail
 _WEEK_MS = 7 * 24 * 3_600_000
 
 
@@ -30,12 +45,29 @@ class Calibration:
     fleet_decay: Float32  # (S,)
     level: float  # surprise that stands for score 1.0
 
-    def score(self, errors: Float32, row: Int64) -> Float32:
-        """Scores (B, K) of smoothed errors (B, K, S); row (B,) is the entity's row, −1 if it was not there."""
+    def by_span(self, errors: Float32, row: Int64) -> Float32:
+        """Scores of each span, (B, K, S), of smoothed errors (B, K, S).
+
+        row: (B,) the entity's row, −1 if it was not there
+        """
         start, decay = self.start[row], self.decay[row]
         start[row < 0], decay[row < 0] = self.fleet_start, self.fleet_decay
-        worst: Float32 = surprise(errors, start[:, None], decay[:, None]).max(axis=2)
-        return (worst / self.level).astype(np.float32, copy=False)
+        surprises = surprise(errors, start[:, None], decay[:, None])
+        return (surprises / self.level).astype(np.float32, copy=False)
+
+    def score(self, errors: Float32, row: Int64) -> Float32:
+        """Scores (B, K) of smoothed errors: the most surprising span counts; arguments as in `by_span`."""
+        return worst(self.by_span(errors, row))
+
+    def settled(self, errors: Float32, row: Int64) -> Bool:
+        """Where the newest slots are ordinary again, (B, K), whatever the longer spans still remember."""
+        start = np.where(row < 0, self.fleet_start[_SHORT], self.start[row, _SHORT])
+        return np.asarray(errors[:, :, _SHORT] < _ORDINARY * start[:, None])
+
+
+def worst(by_span: Float32) -> Float32:
+    """The most surprising of the known spans, (…, S) -> (…,); NaN where the newest slot is unknown."""
+    return np.asarray(np.fmax.reduce(by_span, axis=-1), dtype=np.float32)
 
 
 def surprise(error: Float32, start: Float32, decay: Float32) -> Float32:
@@ -47,21 +79,25 @@ def surprise(error: Float32, start: Float32, decay: Float32) -> Float32:
     return np.asarray(np.where(error > start, above, below), dtype=np.float32)
 
 
-def calibrate(errors: Float32, *, alert_budget_per_week: float, step: int) -> Calibration:
-    """Calibration from held-out smoothed errors (E, N, S) of normal data, NaN = unknown.
+def calibrate(
+    errors: Float32, *, spans: Sequence[int], rules: Rules, alert_budget_per_week: float, step: int
+) -> Calibration:
+    """Calibration from held-out smoothed errors (E, N, S) of normal data at consecutive slots, NaN = unknown.
 
-    Entities lean on the fleet until they have evidence of their own. The level is the surprise that normal errors
-    with such a tail exceed `alert_budget_per_week` times a week over all entities.
+    spans: (S,) slots each was smoothed over, the shortest first
+
+    Entities lean on the fleet until they have evidence of their own. The level is that at which the rules would open
+    `alert_budget_per_week` alerts a week over all entities; little data gives a wide one.
 
     Raises: ValueError if nothing is known.
     """
-    pooled = errors.reshape(-1, errors.shape[2])
-    pooled = pooled[~np.isnan(pooled).any(axis=1)]  # (M, S)
-    if not len(pooled):
+    pooled = errors.reshape(-1, errors.shape[2]).astype(np.float64)  # (M, S)
+    if np.isnan(pooled[:, 0]).all():
         msg = "errors must hold at least one known value"
         raise ValueError(msg)
-    own = [_tail_or_nan(entity.astype(np.float64)) for entity in errors]
-    fleet_start, fleet_decay = _fleet(own, pooled.astype(np.float64))
+    apart = np.asarray(spans, dtype=np.float64)
+    own = [_tail(entity.astype(np.float64), apart) for entity in errors]
+    fleet_start, fleet_decay = _fleet(own, pooled, apart)
     start, decay = _shrink(errors, own, fleet_start, fleet_decay)
     calibration = Calibration(
         start=start,
@@ -70,46 +106,140 @@ def calibrate(errors: Float32, *, alert_budget_per_week: float, step: int) -> Ca
         fleet_decay=fleet_decay.astype(np.float32),
         level=1.0,
     )
-    slots_per_week = _WEEK_MS / step * len(errors)
-    # each span has its share of the budget
-    probability = min(alert_budget_per_week / slots_per_week, 1.0) / errors.shape[2]
-    return replace(calibration, level=max(-float(np.log(probability)), -float(np.log(TAIL))))
+    rows = np.arange(len(errors))
+    surprises, settled = calibration.by_span(errors, rows), calibration.settled(errors, rows)
+    return replace(calibration, level=level(surprises, settled, spans, rules, alert_budget_per_week, step))
 
 
-def _tail(values: Float64) -> tuple[Float64, Float64]:
-    """Start and decay of the tail of each column of (M, S)."""
-    start = np.maximum(np.quantile(values, 1.0 - TAIL, axis=0), 1e-3)
-    excess = np.log(np.maximum(values, start) / start)
-    count = np.maximum((values > start).sum(axis=0), 1)
-    decay = excess.sum(axis=0) / count * (1.0 + 1.0 / np.sqrt(count))
-    # normal errors that are all alike would make any difference infinitely surprising
-    return start, np.maximum(decay, 0.05)
+def level(
+    surprises: Float32, settled: Bool, spans: Sequence[int], rules: Rules, alert_budget_per_week: float, step: int
+) -> float:
+    """Surprise at which the rules open `alert_budget_per_week` alerts a week over all entities.
+
+    surprises: (E, N, S) of normal data at consecutive slots, NaN = unknown; settled: (E, N)
+    The fleet is taken to stay of this size.
+    """
+    opens = openings(surprises, settled, rules)
+    highest = worst(opens)
+    known = highest[~np.isnan(highest)]
+    weeks = known.size * step / _WEEK_MS / len(surprises)
+    begin = max(float(np.quantile(known, 1.0 - TAIL)), -float(np.log(TAIL)))
+    quiet = settled | (worst(surprises) < rules.close_below * begin)  # NaN compares False
+    peaks = episode_peaks(opens, quiet, spans, begin, rules.close_slots)
+    excess = np.maximum(peaks - begin, 0.0)
+    # one more than was seen, as if the next were about to begin: no evidence is not evidence of none
+    ratio = (len(peaks) + 1) / weeks / alert_budget_per_week
+    return begin + _return_excess(excess, ratio)
 
 
-def _fleet(own: list[tuple[Float64, Float64]], pooled: Float64) -> tuple[Float64, Float64]:
-    """The tail of the middle entity, so that a few restless ones do not deafen the rest; else of the pool."""
-    start, decay = (np.array(part) for part in zip(*own, strict=True))  # (E, S) each
-    if np.isnan(start).all(axis=0).any():
-        return _tail(pooled)
-    return np.nanmedian(start, axis=0), np.nanmedian(decay, axis=0)
+def openings(surprises: Float32, settled: Bool, rules: Rules) -> Float32:
+    """The highest level at which each slot and span would open an alert: (E, N, S) and (E, N) -> (E, N, S).
+
+    0 where it is settled, NaN where it is unknown.
+    """
+    before = np.pad(surprises, ((0, 0), (rules.open_of - 1, 0), (0, 0)), constant_values=np.nan)
+    recent = np.lib.stride_tricks.sliding_window_view(before, rules.open_of, axis=1)  # (E, N, S, n)
+    kth = np.sort(np.nan_to_num(recent, nan=-np.inf), axis=3)[..., -rules.open_slots]
+    opens = np.maximum(np.minimum(surprises, kth), surprises / np.float32(rules.open_at_once))
+    return np.where(settled[..., None], np.float32(0.0), opens).astype(np.float32, copy=False)
 
 
-def _tail_or_nan(values: Float64) -> tuple[Float64, Float64]:
-    known = values[~np.isnan(values).any(axis=1)]
-    if len(known) * TAIL < 1.0:
-        return np.full(values.shape[1], np.nan), np.full(values.shape[1], np.nan)
-    return _tail(known)
+def episode_peaks(opens: Float32, quiet: Bool, spans: Sequence[int], level: float, close_slots: int) -> Float64:
+    """For each alert that `decide` would open at a level, the highest level at which it still would: (P,).
+
+    opens: (E, N, S) of `openings`; quiet: (E, N) slots of which `close_slots` in a row close an alert
+    """
+    entities, slots, _ = opens.shape
+    is_open, peak = np.zeros(entities, dtype=np.bool_), np.zeros(entities)
+    in_a_row, closed_at = np.zeros(entities, dtype=np.int64), np.full(entities, -slots - max(spans))
+    known = np.nan_to_num(opens, nan=-np.inf)
+    peaks: list[float] = []
+    for n in range(slots):
+        is_told = n - np.asarray(spans) < closed_at[:, None]  # (E, S)
+        now = np.where(is_told, -np.inf, known[:, n]).max(axis=1)
+        opened = ~is_open & (now >= level)
+        peak = np.where(opened, now, np.maximum(peak, now))
+        is_open |= opened
+        in_a_row = np.where(quiet[:, n], in_a_row + 1, 0)
+        closed = is_open & ~opened & (in_a_row >= close_slots)
+        peaks.extend(peak[closed].tolist())
+        is_open &= ~closed
+        closed_at[closed] = n
+    return np.array([*peaks, *peak[is_open].tolist()])
+
+
+def _return_excess(excess: Float64, ratio: float) -> float:
+    """The excess that a generalised Pareto law exceeds once in `ratio` peaks.
+
+    While there are few peaks its mean leans on 1, which is what surprise exceeds any level by if its tail was fitted
+    well, and is widened; its shape leans on 0.
+    """
+    count = len(excess)
+    if count:
+        excess = np.minimum(excess, _FAR_PEAK * max(float(np.median(excess)) / np.log(2.0), 1.0))
+    mean = (excess.sum() + _PEAK_PRIOR) / (count + _PEAK_PRIOR) * (1.0 + 0.5 / (count + 1.0))
+    shape = float(np.clip(_shape(excess) * count / (count + _SHAPE_PRIOR), *_SHAPES))
+    scale = mean * (1.0 - shape)
+    ratio = max(ratio, 1.0)
+    return float(scale * (np.log(ratio) if abs(shape) < 1e-6 else (ratio**shape - 1.0) / shape))
+
+
+def _shape(excess: Float64) -> float:
+    """Shape of the generalised Pareto law by its first two L-moments, 0 where they do not tell."""
+    count = len(excess)
+    if count < 2 or excess.max() <= 0.0:
+        return 0.0
+    lower = 1.0 - (np.arange(1, count + 1) - 0.35) / count  # Hosking & Wallis 1987, plotting positions
+    mean, weighted = excess.mean(), float(np.mean(np.sort(excess) * lower))
+    return 2.0 - mean / (mean - 2.0 * weighted) if mean > 2.0 * weighted else 0.0
+
+
+def _tail(values: Float64, spans: Float64) -> tuple[Float64, Float64]:
+    """Start and decay of the tail of each column of (M, S); NaN where too few values are known."""
+    start, decay = np.full((2, len(spans)), np.nan)
+    for s, span in enumerate(spans.tolist()):
+        known = values[~np.isnan(values[:, s]), s]
+        if len(known) * TAIL >= 1.0:
+            start[s], decay[s] = _tail_of(known)
+            # means over a long span hardly differ from slot to slot: there are only so many that are independent
+            apart, slowest = TAIL * len(known) / span, max(decay[s], decay[0])
+            decay[s] = max((apart * decay[s] + _SPAN_PRIOR * slowest) / (apart + _SPAN_PRIOR), _LEAST_DECAY)
+    return start, decay
+
+
+def _tail_of(known: Float64) -> tuple[float, float]:
+    start = max(float(np.quantile(known, 1.0 - TAIL)), 1e-3)
+    above = known[known > start]
+    decay = float(np.log(above / start).mean()) * (1.0 + 1.0 / np.sqrt(len(above))) if len(above) else 0.0
+    return start, max(decay, _LEAST_DECAY)
+
+
+def _fleet(own: list[tuple[Float64, Float64]], pooled: Float64, spans: Float64) -> tuple[Float64, Float64]:
+    """The tail of the middle entity, so that a few restless ones do not deafen the rest; else of the pool.
+
+    A span that nothing is known of is taken to be like the next shorter one, whose errors are larger.
+    """
+    parts = [np.array(part) for part in zip(*own, strict=True)]  # start and decay, (E, S) each
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a span that no entity knows: NaN, replaced below
+        start, decay = (np.nanmedian(part, axis=0) for part in parts)
+    pool_start, pool_decay = _tail(pooled, spans)
+    start, decay = np.where(np.isnan(start), pool_start, start), np.where(np.isnan(decay), pool_decay, decay)
+    if np.isnan(start[0]):  # hardly anything: the largest there was is the start
+        start[0], decay[0] = max(float(np.nanmax(pooled[:, 0])), 1e-3), _WIDE_DECAY
+    for s in range(1, len(start)):
+        if np.isnan(start[s]):
+            start[s], decay[s] = start[s - 1], decay[s - 1]
+    return start, decay
 
 
 def _shrink(
     errors: Float32, own: list[tuple[Float64, Float64]], fleet_start: Float64, fleet_decay: Float64
 ) -> tuple[Float32, Float32]:
     """Each entity's tail, drawn towards the fleet's by how little evidence it has."""
-    excesses = TAIL * (~np.isnan(errors).any(axis=2)).sum(axis=1)  # (E,)
-    weight = (excesses / (excesses + _PRIOR))[:, None]
-    start = np.array([pair[0] for pair in own])
-    decay = np.array([pair[1] for pair in own])
-    weight = np.where(np.isnan(start), 0.0, weight)
+    excesses = TAIL * (~np.isnan(errors)).sum(axis=1)  # (E, S)
+    start, decay = (np.array(part) for part in zip(*own, strict=True))  # (E, S) each
+    weight = np.where(np.isnan(start), 0.0, excesses / (excesses + _PRIOR))
     start = weight * np.nan_to_num(start) + (1.0 - weight) * fleet_start
     decay = weight * np.nan_to_num(decay) + (1.0 - weight) * fleet_decay
     return start.astype(np.float32), decay.astype(np.float32)

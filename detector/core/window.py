@@ -48,19 +48,30 @@ def _starts_empty(empty: Bool, timesteps: int, max_missing: float) -> Bool:
     return lead[:, : empty.shape[1] - timesteps + 1]
 
 
-def network_input(windows: Float32) -> Float32:
-    """Scaled windows (B, T, F) with NaN -> what the network reads, (B, T, F + 1) without NaN.
+INPUT_CLIP = 10.0
+"""Scaled values beyond this would saturate the network; what it rebuilds stays within, so the rest is residual."""
 
-    A missing value repeats the metric's last value in the window (0, its median, if there is none); the added last
-    channel is the share of metrics missing in the slot.
+
+def network_input(windows: Float32, calendar: Float32 | None = None) -> Float32:
+    """What the network reads of scaled windows (B, T, F) with NaN: (B, T − 1, F + 1 + C) without NaN.
+
+    The newest slot is withheld: the network has to rebuild it from the slots before it. A missing value repeats the
+    metric's last value in the window (0, its median, if there is none); channel F is the share of metrics missing in
+    the slot, the last C are `calendar` (B, T − 1, C).
     """
-    missing = np.isnan(windows)  # (B, T, F)
-    inputs = np.empty((*windows.shape[:2], windows.shape[2] + 1), dtype=np.float32)
-    inputs[..., :-1] = windows
-    inputs[..., -1] = missing.mean(axis=2, dtype=np.float32)
+    windows = windows[:, :-1]
+    missing = np.isnan(windows)  # (B, T − 1, F)
+    metrics, calendars = windows.shape[2], 0 if calendar is None else calendar.shape[2]
+    inputs = np.empty((*windows.shape[:2], metrics + 1 + calendars), dtype=np.float32)
+    values = inputs[..., :metrics]
+    values[...] = windows
+    inputs[..., metrics] = missing.mean(axis=2, dtype=np.float32)
     holed = np.flatnonzero(missing.any(axis=(1, 2)))
     if holed.size:
-        inputs[holed, :, :-1] = _carry_forward(windows[holed], missing[holed])
+        values[holed] = _carry_forward(windows[holed], missing[holed])
+    np.clip(values, -INPUT_CLIP, INPUT_CLIP, out=values)
+    if calendar is not None:
+        inputs[..., metrics + 1 :] = calendar
     return inputs
 
 

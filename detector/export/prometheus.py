@@ -23,7 +23,8 @@ GAUGES = {
     "detector_alert_budget_per_week": ("False alerts a week the operator accepts", ("monitor",)),
     "detector_alerts_observed_per_week": ("Alerts of the last seven days", ("monitor",)),
     "detector_residual_share": ("Share of the newest score, for open alerts", ("monitor", "entity", "metric")),
-    "detector_model_info": ("1, labelled with the live model version", ("monitor", "version")),
+    "detector_model_info": ("1, labelled with the live model version", ("monitor", "version", "kind")),
+    "detector_model_detectability_ratio": ("Share of injected faults a model found", ("monitor", "kind")),
     "detector_model_created_timestamp_seconds": ("When the live model version was trained", ("monitor",)),
     "detector_last_success_timestamp_seconds": ("When a task last succeeded", ("task", "monitor")),
     "detector_newest_sample_timestamp_seconds": ("Time of the newest sample read", ("monitor",)),
@@ -59,7 +60,9 @@ class MonitorView:
     cursor: int | None = None
     newest_sample: int | None = None
     model_version: int | None = None
+    model_kind: str | None = None
     model_created: int | None = None
+    detectability: Mapping[str, float] = field(default_factory=dict)  # of each kind of model that was trained
     alerts: Mapping[str, int] = field(default_factory=dict)  # by severity
     alerts_this_week: int = 0
 
@@ -152,7 +155,9 @@ def _add_monitor(families: Families, view: MonitorView) -> None:
     add("detector_newest_sample_timestamp_seconds", view.newest_sample, scale=1e-3)
     add("detector_model_created_timestamp_seconds", view.model_created, scale=1e-3)
     if view.model_version is not None:
-        add("detector_model_info", 1, str(view.model_version))
+        add("detector_model_info", 1, str(view.model_version), view.model_kind or "")
+    for kind, share in view.detectability.items():
+        add("detector_model_detectability_ratio", share, kind)
     for severity in Severity:
         add("detector_alerts_total", view.alerts.get(severity.value, 0), severity.value)
 

@@ -19,7 +19,7 @@ from detector.errors import ArtifactError
 
 Cell = Literal["lstm", "gru"]
 
-FORMAT = 1
+FORMAT = 2
 """Raised whenever bytes written by older versions could not be read any more."""
 
 
@@ -33,13 +33,38 @@ class NetworkSpec:
     units: int = 64
     layers: int = 1
     bidirectional: bool = False
+    calendar: int = 0  # channels of `models.calendar`
+    time_zone: str = "UTC"
+    step: int = 60_000  # milliseconds between two slots
+
+    @property
+    def channels(self) -> int:
+        """Numbers that the encoder reads of each slot: metrics, share missing, calendar."""
+        return self.metrics + 1 + self.calendar
+
+
+@dataclass(frozen=True)
+class BaselineSpec:
+    """What a baseline takes metrics to depend on: the hour of the week (168 phases), of the day (24), nothing (1)."""
+
+    metrics: int
+    phases: int
+    time_zone: str = "UTC"
+
+    @property
+    def timesteps(self) -> int:
+        """Slots of a window: a baseline looks at the newest alone."""
+        return 1
+
+
+SPECS: dict[str, type[NetworkSpec] | type[BaselineSpec]] = {"network": NetworkSpec, "baseline": BaselineSpec}
 
 
 @dataclass(frozen=True)
 class Artifact:
     """Everything a model version needs to score: network, scaling, noise and calibration of its entities."""
 
-    network: NetworkSpec
+    spec: NetworkSpec | BaselineSpec
     weights: Mapping[str, NDArray[Any]]
     entities: tuple[str, ...]
     scaling: Scaling
@@ -53,7 +78,8 @@ def dump(artifact: Artifact) -> bytes:
     """The bytes of a model version: an uncompressed NPZ archive."""
     header = {
         "format": FORMAT,
-        "network": asdict(artifact.network),
+        "kind": next(kind for kind, spec in SPECS.items() if isinstance(artifact.spec, spec)),
+        "spec": asdict(artifact.spec),
         "entities": artifact.entities,
         "level": artifact.calibration.level,
         "provenance": dict(artifact.provenance),
@@ -80,7 +106,7 @@ def load(data: bytes) -> Artifact:
             msg = f"model format {FORMAT} expected, {header['format']} received; run: detector retrain"
             raise ArtifactError(msg)
         return Artifact(
-            network=NetworkSpec(**header["network"]),
+            spec=SPECS[header["kind"]](**header["spec"]),
             weights={name.removeprefix("weights/"): a for name, a in arrays.items() if name.startswith("weights/")},
             entities=tuple(header["entities"]),
             scaling=Scaling(**{name: arrays[f"scaling/{name}"] for name in _fields(Scaling)}),

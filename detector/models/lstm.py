@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from detector.core import window
-from detector.core.series import Float32
+from detector.core.series import Float32, Windows
 from detector.errors import ArtifactError, ModelError
+from detector.models import calendar
 from detector.models.artifact import NetworkSpec
 
 BLOCK = 256
@@ -165,7 +166,7 @@ class _Encoder:
         self._backward = backward
 
     def __call__(self, inputs: Float32) -> Float32:
-        """The latent vector: (T, D, B) -> (U, B), or (2U, B) forward state above backward state."""
+        """The latent vector: (T − 1, D, B) -> (U, B), or (2U, B) forward state above backward state."""
         if self._backward:
             return self._both_directions(inputs)
         sequence: Iterable[Float32] = inputs
@@ -221,30 +222,35 @@ class NumpyAutoencoder:
         # Finding the BLAS libraries takes milliseconds: once here, not at every call.
         self._blas = ThreadpoolController().select(user_api="blas")
 
-    def residuals(self, windows: Float32, newest: int) -> Float32:
-        """How far the newest slots are from their reconstruction: (B, T, F) scaled -> (B, newest, F) >= 0, scaled.
+    def residuals(self, windows: Windows) -> Float32:
+        """How far the newest slots are from what the network expected: (B, F), scaled, > 0 if higher than expected.
 
-        Newest slot first; NaN where the value was missing. Memory beyond the result does not grow with B.
+        NaN where the value was missing. Memory beyond the result does not grow with B.
 
-        Raises: ModelError if the windows are not of the model's shape; ValueError if `newest` is not within 1..T.
+        Raises: ModelError if the windows are not of the model's shape.
         """
-        self._check_input(windows, self.spec.metrics, newest)
-        result = np.empty((len(windows), newest, self.spec.metrics), dtype=np.float32)
+        values = windows.values
+        self._check_shape(values, (self.spec.timesteps, self.spec.metrics))
+        result = np.empty((len(values), self.spec.metrics), dtype=np.float32)
 
         def score(block: slice) -> None:
-            rebuilt = self._rebuild(window.network_input(windows[block]), newest)
-            np.subtract(windows[block, ::-1][:, :newest], rebuilt, out=result[block])
-            np.abs(result[block], out=result[block])
+            inputs = network_input(self.spec, windows[block])
+            np.subtract(values[block, -1], self._rebuild(inputs, 1)[:, 0], out=result[block])
 
-        self._in_blocks(score, len(windows))
+        self._in_blocks(score, len(values))
         return result
 
     def reconstruct(self, inputs: Float32, newest: int) -> Float32:
-        """What the network says the newest slots were: (B, T, F + 1) of `network_input` -> (B, newest, F) scaled.
+        """What the network says the newest slots were: (B, T − 1, channels) of `network_input` -> (B, newest, F).
 
-        Newest slot first. Raises: as `residuals`.
+        Newest slot, which the inputs do not hold, first.
+
+        Raises: ModelError if the inputs are not of the model's shape; ValueError if `newest` is not within 1..T.
         """
-        self._check_input(inputs, self.spec.metrics + 1, newest)
+        self._check_shape(inputs, (self.spec.timesteps - 1, self.spec.channels))
+        if not 1 <= newest <= self.spec.timesteps:
+            msg = f"newest must be within 1..{self.spec.timesteps}. Received: {newest}"
+            raise ValueError(msg)
         result = np.empty((len(inputs), newest, self.spec.metrics), dtype=np.float32)
 
         def rebuild(block: slice) -> None:
@@ -254,8 +260,8 @@ class NumpyAutoencoder:
         return result
 
     def _rebuild(self, inputs: Float32, newest: int) -> Float32:
-        """One block on one core: (B, T, F + 1) -> (B, newest, F)."""
-        latent = self._encoder(np.ascontiguousarray(inputs.transpose(1, 2, 0)))  # (T, F + 1, B) -> (U or 2U, B)
+        """One block on one core: (B, T − 1, channels) -> (B, newest, F)."""
+        latent = self._encoder(np.ascontiguousarray(inputs.transpose(1, 2, 0)))  # (T − 1, D, B) -> (U or 2U, B)
         sequence = self._decoder[0].repeat(latent, newest)
         for layer in self._decoder[1:]:
             sequence = layer.unroll(sequence, len(inputs))
@@ -276,14 +282,18 @@ class NumpyAutoencoder:
         with self._blas.limit(limits=1), ThreadPoolExecutor(cores) as threads:
             list(threads.map(work, blocks))  # list: raise what a block raised
 
-    def _check_input(self, array: Float32, channels: int, newest: int) -> None:
-        expected, received = (self.spec.timesteps, channels), array.shape[1:]
-        if received != expected:
-            msg = f"the model reads windows of (slots, metrics) {expected}, {received} received; run: detector retrain"
+    def _check_shape(self, array: Float32, expected: tuple[int, int]) -> None:
+        if (received := array.shape[1:]) != expected:
+            msg = f"the model reads windows of shape {expected}, {received} received; run: detector retrain"
             raise ModelError(msg)
-        if not 1 <= newest <= self.spec.timesteps:
-            msg = f"newest must be within 1..{self.spec.timesteps}. Received: {newest}"
-            raise ValueError(msg)
+
+
+def network_input(spec: NetworkSpec, windows: Windows) -> Float32:
+    """What a network reads of scaled windows: (B, T − 1, channels)."""
+    if not spec.calendar:
+        return window.network_input(windows.values)
+    read = calendar.before(windows.slots, spec.timesteps - 1, spec.step, spec.time_zone, spec.calendar)
+    return window.network_input(windows.values, read)
 
 
 def _cores() -> int:
@@ -309,7 +319,7 @@ def weight_shapes(spec: NetworkSpec) -> dict[str, tuple[int, ...]]:
 
     for n in range(spec.layers):
         for direction in directions:
-            recurrent(f"encoder_{n}{direction}", spec.metrics + 1 if n == 0 else latent)
+            recurrent(f"encoder_{n}{direction}", spec.channels if n == 0 else latent)
     for n in range(spec.layers):
         recurrent(f"decoder_{n}", latent if n == 0 else units)
     return shapes | {"output/kernel": (units, spec.metrics), "output/bias": (spec.metrics,)}

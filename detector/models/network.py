@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core import window
-from detector.core.series import Float32
+from detector.core.series import Float32, Int64, Windows
 from detector.errors import ModelError
 from detector.models.artifact import NetworkSpec
+from detector.models.lstm import network_input
 
 # Both are read when Keras and TensorFlow are imported, so they must stand before.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -45,6 +46,8 @@ with _quiet_stderr():
 Progress = Callable[[float, str], None]
 """Told the fraction done, 0..1, and a short text."""
 
+_PREDICTED = 1024  # windows rebuilt at a time to find the worst
+
 REPORT_SECONDS = 1.0
 """Least time between two reports within an epoch."""
 
@@ -56,6 +59,8 @@ class TrainingSettings:
     learning_rate: float = 2e-3
     clipnorm: float = 1.0  # longest gradient, guards against the exploding gradients of long windows
     dropout: float = 0.0  # share of a layer's inputs dropped, while training only
+    input_noise: float = 0.0  # standard deviation added to the inputs, scaled units, while training only
+    trim: float = 0.01  # share of the windows, the worst rebuilt, left out after a third of the epochs
     batch_size: int = 256  # windows
     epochs: int = 30  # at most
     patience: int = 4  # epochs without a better validation loss before training stops
@@ -71,16 +76,20 @@ class Trained:
     epochs: int  # epochs run, including those after the best
 
 
-def build(spec: NetworkSpec, dropout: float = 0.0) -> keras.Model:
-    """The network: (B, T, F + 1) of `core.window.network_input` -> (B, T, F) rebuilt backwards, newest slot first.
+def build(spec: NetworkSpec, dropout: float = 0.0, input_noise: float = 0.0) -> keras.Model:
+    """The network: (B, T − 1, channels) of `network_input` -> (B, T, F) rebuilt backwards, newest slot first.
+
+    The newest slot is withheld from the encoder, so that it cannot be copied: the decoder foretells it and goes on to
+    rebuild what the encoder has read. One sequence does what the two heads of Wong et al., "AER: Auto-Encoder with
+    Regression for Time Series Anomaly Detection", 2022, do.
 
     The reversed target is that of Srivastava et al., "Unsupervised Learning of Video Representations using LSTMs",
     2015, and Malhotra et al., "LSTM-based Encoder-Decoder for Multi-sensor Anomaly Detection", 2016: the decoder begins
     with what the encoder read last. It is given only the latent vector, never its own output, so that an anomaly
     cannot be copied from slot to slot.
     """
-    inputs = keras.Input((spec.timesteps, spec.metrics + 1), name="window")
-    x = inputs
+    inputs = keras.Input((spec.timesteps - 1, spec.channels), name="window")
+    x = keras.layers.GaussianNoise(input_noise)(inputs) if input_noise else inputs
     for n in range(spec.layers):
         x = _encoder_layer(spec, n, dropout)(x)  # (B, T, U or 2U), the last (B, U or 2U)
     x = keras.layers.RepeatVector(spec.timesteps, name="latent")(x)
@@ -102,14 +111,17 @@ def _recurrent(spec: NetworkSpec, name: str, dropout: float, *, return_sequences
 
 def train(
     spec: NetworkSpec,
-    windows: Float32,
-    validation: Float32,
+    windows: Windows,
+    validation: Windows,
     *,
     settings: TrainingSettings,
     seed: int,
     progress: Progress,
 ) -> Trained:
-    """Trains a new network on scaled windows (B, T, F), NaN = missing; `validation` decides when to stop.
+    """Trains a new network on scaled windows, NaN = missing; `validation` decides when to stop.
+
+    After a third of the epochs the worst rebuilt windows are left out: if there are anomalies in the training data,
+    they are among these.
 
     The same seed and data give the same weights on the same machine and versions.
 
@@ -118,26 +130,29 @@ def train(
     _require_windows(windows, "training")
     _require_windows(validation, "validation")
     keras.utils.set_random_seed(seed)
-    model = build(spec, settings.dropout)
+    model = build(spec, settings.dropout, settings.input_noise)
     model.compile(
         optimizer=keras.optimizers.Adam(settings.learning_rate, clipnorm=settings.clipnorm),
-        loss=masked_huber,
+        loss=loss,
         jit_compile=False,  # XLA reaches the same loss no faster on two cores and compiles for seconds first
     )
     best = keras.callbacks.EarlyStopping(patience=settings.patience, restore_best_weights=True)
-    batches = _Batches(windows, settings.batch_size, seed)
+    slower = keras.callbacks.ReduceLROnPlateau(factor=0.5, patience=1)
+    batches = _Batches(spec, windows, settings.batch_size, seed)
+    report = _Report(progress, settings.epochs, len(batches))
+    trim = _Trim(batches, settings.trim, after=max(1, settings.epochs // 3))
     history = model.fit(
         batches,
-        validation_data=_Batches(validation, settings.batch_size),
+        validation_data=_Batches(spec, validation, settings.batch_size),
         epochs=settings.epochs,
         shuffle=False,  # _Batches shuffles windows, not only whole batches
-        callbacks=[best, keras.callbacks.TerminateOnNaN(), _Report(progress, settings.epochs, len(batches))],
+        callbacks=[best, slower, keras.callbacks.TerminateOnNaN(), trim, report],
         verbose=0,
     ).history
     return _result(model, history)
 
 
-def _require_windows(windows: Float32, purpose: str) -> None:
+def _require_windows(windows: Windows, purpose: str) -> None:
     if len(windows) == 0:
         msg = f"{purpose} needs at least 1 window, 0 received; give it a longer time range or a shorter window"
         raise ModelError(msg)
@@ -153,6 +168,11 @@ def _result(model: keras.Model, history: dict[str, list[float]]) -> Trained:
         raise ModelError(msg)
     loss, validation_loss = losses[:, losses[1].argmin()]
     return Trained(weights_of(model), float(loss), float(validation_loss), losses.shape[1])
+
+
+def loss(target: Any, rebuilt: Any) -> Any:  # Any: tensors of Keras's backend
+    """Loss of the newest slot plus that of the rest, (B, T, F) each: what is scored counts as much as all else."""
+    return masked_huber(target[:, :1], rebuilt[:, :1]) + masked_huber(target[:, 1:], rebuilt[:, 1:])
 
 
 def masked_huber(target: Any, rebuilt: Any) -> Any:  # Any: tensors of Keras's backend
@@ -189,9 +209,10 @@ def keras_version() -> str:
 class _Batches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has no types
     """Batches made when they are needed, so that inputs and targets of all windows never stand in memory at once."""
 
-    def __init__(self, windows: Float32, batch_size: int, seed: int | None = None) -> None:
+    def __init__(self, spec: NetworkSpec, windows: Windows, batch_size: int, seed: int | None = None) -> None:
         """Shuffles the windows anew every epoch if a seed is given."""
         super().__init__()
+        self._spec = spec
         self._windows = windows
         self._batch_size = batch_size
         self._rng = None if seed is None else np.random.default_rng(seed)
@@ -199,16 +220,44 @@ class _Batches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has no typ
         self.on_epoch_end()
 
     def __len__(self) -> int:
-        return math.ceil(len(self._windows) / self._batch_size)
+        return math.ceil(len(self._order) / self._batch_size)
 
     def __getitem__(self, n: int) -> tuple[Float32, Float32]:
-        """Inputs (B, T, F + 1) and targets (B, T, F), newest slot first."""
-        batch = self._windows[self._order[n * self._batch_size : (n + 1) * self._batch_size]]
-        return window.network_input(batch), batch[:, ::-1]
+        """Inputs (B, T − 1, channels) and targets (B, T, F), newest slot first."""
+        return self._batch(self._order[n * self._batch_size : (n + 1) * self._batch_size])
+
+    def _batch(self, chosen: Int64) -> tuple[Float32, Float32]:
+        batch = self._windows[chosen]
+        return network_input(self._spec, batch), np.clip(batch.values[:, ::-1], -window.INPUT_CLIP, window.INPUT_CLIP)
+
+    def leave_out_worst(self, model: keras.Model, share: float) -> None:
+        """Trains no more on the share of the windows that the model rebuilds worst."""
+        order = np.sort(self._order)
+        errors = np.empty(len(order))
+        for start in range(0, len(order), _PREDICTED):
+            inputs, target = self._batch(order[start : start + _PREDICTED])
+            difference = np.abs(target - model.predict_on_batch(inputs))
+            errors[start : start + _PREDICTED] = np.nan_to_num(difference).mean(axis=(1, 2))
+        self._order = order[np.argsort(errors, kind="stable")[: len(order) - int(share * len(order))]]
+        self.on_epoch_end()
 
     def on_epoch_end(self) -> None:
         if self._rng is not None:
             self._rng.shuffle(self._order)
+
+
+class _Trim(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
+    """Leaves the worst rebuilt windows out, once, after some epochs."""
+
+    def __init__(self, batches: _Batches, share: float, after: int) -> None:
+        super().__init__()
+        self._batches = batches
+        self._share = share
+        self._after = after
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if epoch + 1 == self._after and self._share > 0.0:
+            self._batches.leave_out_worst(self.model, self._share)
 
 
 class _Report(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, CursorResult, Engine, and_, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, CursorResult, Engine, and_, bindparam, delete, func, insert, select, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from detector.core.decide import Change, Severity
@@ -59,6 +59,16 @@ class StateStore:
                 OpenAlert(entity, opened, Severity(severity), peak, peak_slot)
                 for entity, opened, severity, peak, peak_slot in connection.execute(query)
             ]
+
+    def closed_since(self, monitor: str, slot: int) -> dict[str, int]:
+        """The slot that closed each entity's last alert, for those closed at `slot` or later; epoch milliseconds."""
+        query = (
+            select(alert.c.entity, func.max(alert.c.closed_slot))
+            .where(alert.c.monitor == monitor, alert.c.closed_slot >= slot)
+            .group_by(alert.c.entity)
+        )
+        with translated(self._engine), self._engine.connect() as connection:
+            return {entity: int(closed) for entity, closed in connection.execute(query)}
 
     def commit(self, commit: Commit) -> None:
         """Stores all of it or nothing.

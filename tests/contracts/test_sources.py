@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from sqlalchemy import (
     BigInteger,
@@ -30,6 +31,7 @@ from detector import database
 from detector.core.series import Samples
 from detector.errors import SourceError, SourceUnavailable
 from detector.sources.embedded import EmbeddedSource
+from detector.sources.memory import MemorySource
 from detector.sources.sql import SqlSource, TableSpec
 from detector.store import schema
 from detector.tables import sample, series
@@ -567,6 +569,21 @@ def test_a_store_without_tables_is_told_in_one_line(engine: Engine) -> None:
         with pytest.raises(SourceError) as caught:
             ask()
         assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(("start", "end"), [(0, 2), (0, 1), (1, 2), (-5, 0), (1, 1), (0, 10)])
+def test_rows_in_memory_give_the_samples_of_a_wide_table(engine: Engine, start: int, end: int) -> None:
+    _wide(engine)
+    table = SqlSource(engine, WIDE)
+    memory = MemorySource.of(
+        ("a", "b"), np.array([1, 0], np.int32), np.array([T0 + MINUTE, T0]), np.array([[2.0, NAN], [1.0, 0.5]])
+    )
+
+    expected, found = (source.read(T0 + start * MINUTE, T0 + end * MINUTE) for source in (table, memory))
+
+    assert str(_rows(found)) == str(_rows(expected))  # as text NaN equals NaN
+    assert set(found.entities) == set(expected.entities)
+    assert memory.extent() == table.extent()
 
 
 def test_the_store_holds_each_series_once(engine: Engine, embedded: EmbeddedSource) -> None:

@@ -17,7 +17,7 @@ from detector import database
 from detector.core.decide import Change, Severity
 from detector.errors import ArtifactError, SchemaOutdated, StaleState, StoreError
 from detector.ports import AlertChange, Commit, OpenAlert, ScoreRows
-from detector.store import alerts, models, schema
+from detector.store import alerts, models, schema, scores
 from detector.store.state import StateStore
 from detector.tables import alert, alert_event, cursor, metadata, model, score
 
@@ -266,6 +266,20 @@ def test_late_samples_replace_scores_and_leave_the_others(store: StateStore, mig
     store.commit(_commit(expected_cursor=T0, cursor=T0, replaced=replaced, model_version=8))
 
     assert _scores(migrated) == [("a", 0, 0.9, 8), ("a", STEP, 0.3, 7), ("b", 0, 0.2, 7), ("c", 0, 0.8, 8)]
+
+
+def test_scores_are_read_back_by_entity_and_in_order_of_time(store: StateStore, migrated: Engine) -> None:
+    rows = ScoreRows(entity=["b", "a", "a"], slot=[T0, T0 + STEP, T0], score=[0.5, 1.25, 0.75])
+    store.commit(_commit(scores=rows))
+    store.commit(_commit(monitor="other", scores=ScoreRows(entity=["a"], slot=[T0], score=[9.0])))
+
+    found = scores.by_entity(migrated, "web")
+
+    assert {entity: (slots.tolist(), values.tolist()) for entity, (slots, values) in found.items()} == {
+        "a": ([T0, T0 + STEP], [0.75, 1.25]),
+        "b": ([T0], [0.5]),
+    }
+    assert scores.by_entity(migrated, "nobody") == {}
 
 
 def test_a_replacement_leaves_the_scores_of_other_monitors(store: StateStore, migrated: Engine) -> None:

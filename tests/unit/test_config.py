@@ -370,6 +370,59 @@ def test_the_fingerprint_changes_with_what_a_model_depends_on(tmp_path: Path) ->
     assert changed(retrain="off", delay=timedelta(0), max_missing=0.5) == monitor.fingerprint
 
 
+TABLE = {"name": "web", "metrics": ("cpu",), "source": {"type": "embedded"}, "training": {"epochs": 7}}
+
+
+@pytest.mark.parametrize(
+    ("assignment", "place", "value"),
+    [
+        ("timesteps=60", "timesteps", 60),
+        ("training.patience = 2", "training.patience", 2),
+        ("threshold.alert_budget_per_week=0.5", "threshold.alert_budget_per_week", 0.5),
+        ("model.bidirectional=true", "model.bidirectional", True),
+        ("model.cell=gru", "model.cell", "gru"),
+        ('model.cell="gru"', "model.cell", "gru"),
+        ("step=5m", "step", timedelta(minutes=5)),
+        ("retrain=0 3 * * mon", "retrain", "0 3 * * mon"),
+    ],
+)
+def test_an_assignment_replaces_one_value_of_a_monitor(assignment: str, place: str, value: object) -> None:
+    monitor = config.monitor(TABLE, [assignment])
+
+    found: Any = monitor
+    for key in place.split("."):
+        found = getattr(found, key)
+    assert found == value
+    assert monitor.training.epochs == 7
+    assert TABLE["training"] == {"epochs": 7}
+
+
+def test_of_two_assignments_the_last_counts() -> None:
+    assert config.monitor(TABLE, ["training.epochs=1", "training.epochs=2"]).training.epochs == 2
+
+
+def test_all_wrong_assignments_are_told_together_with_the_nearest_known_key() -> None:
+    with pytest.raises(ConfigError) as caught:
+        config.monitor(TABLE, ["training.epoch=5", "timesteps=1", "timesteps.x=1", "modell=1"])
+
+    assert str(caught.value).splitlines() == [
+        "--set timesteps: input should be a valid integer",
+        "--set training.epoch: unknown key; the nearest known one is `epochs`",
+        "--set modell: unknown key; the nearest known one is `model`",
+    ]
+
+
+def test_a_cron_line_fires_between_two_times_in_utc() -> None:
+    monday, day = 1_704_067_200_000, 86_400_000  # 2024-01-01T00:00:00Z
+
+    def fires(cron: str, start: int, end: int) -> list[float]:
+        return [(at - monday) / day for at in config.firing_times(cron, monday + start * day, monday + end * day)]
+
+    assert fires("0 12 * * sun", 0, 15) == [6.5, 13.5]
+    assert fires("0 0 * * *", 0, 3) == [1.0, 2.0]  # neither at the first moment nor at the last
+    assert fires("0 0 30 2 *", 0, 1000) == []
+
+
 def test_the_file_named_is_used(tmp_path: Path) -> None:
     path = tmp_path / "other.toml"
     path.write_text("")

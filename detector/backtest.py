@@ -1,0 +1,435 @@
+"""Recordings through the daemon's own pipeline: trained on what comes first, the rest replayed under its own clock.
+
+A replay never sees what is still to come, and labels never get as far as a source.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector import config as configuration
+from detector import dataset, pipeline, training
+from detector.config import MonitorSection, milliseconds
+from detector.core import decide, grid
+from detector.core.series import Bool, Float64, Int64
+from detector.dataset import NO_TIME, Failure, Recording
+from detector.errors import ConfigError, DetectorError, ModelError
+from detector.ports import ModelVersion, Source, Store
+from detector.training import Progress
+
+logger = logging.getLogger(__name__)
+
+_EVER = int(np.iinfo(np.int64).min)
+_FROM_DATA = ("name", "source", "metrics")
+_SLICES = 100  # ticks of a replay, so that its progress moves
+_JUMP_SLOTS = 1440  # without any row for longer, one tick takes the replay over it
+_TRAINING_SHARE = 0.7  # of a group's progress
+
+
+class Recorded(Source, Protocol):
+    """A source of recorded rows, of which a part may be taken."""
+
+    def between(self, start: int, end: int) -> Recorded:
+        """The rows with start ≤ time < end, both in epoch milliseconds."""
+
+    def closed_up(self, step: int, gap: int) -> Recorded:
+        """The rows with times without any row made shorter, down to `gap` milliseconds and something over."""
+
+
+@dataclass(frozen=True)
+class Alert:
+    """A stored alert; times are epoch milliseconds."""
+
+    entity: str
+    opened: int
+    detected_at: int
+    closed: int | None  # None: still open at the end
+    severity: str
+    peak_score: float
+    top_metrics: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Services:
+    """What a replay needs beside the recordings; made by `wiring`."""
+
+    store: Store
+    source: Callable[[Sequence[str], NDArray[np.int32], Int64, Float64], Recorded]
+    fit: Callable[[MonitorSection], training.Fit]
+    scores: Callable[[str], dict[str, tuple[Int64, Float64]]]  # of a monitor: slots and scores of each entity
+    alerts: Callable[[str], list[Alert]]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Recordings that one network is trained for."""
+
+    monitor: MonitorSection
+    recordings: tuple[Recording, ...]
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What became of one entity: R rows from its first one after the history on, in the order of its file."""
+
+    recording: Recording
+    monitor: MonitorSection
+    score: Float64  # (R,) of the slot the row lies in, NaN = unknown
+    is_alert: Bool  # (R,) the slot's end lies inside an open alert
+    alerts: tuple[Alert, ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of all recordings."""
+
+    monitors: list[dict[str, Any]]
+    entities: list[Replayed]
+    failures: list[Failure]
+    train_seconds: float
+    replay_seconds: float
+
+
+def settings(section: MonitorSection | None, assignments: Sequence[str], metrics: Iterable[str]) -> MonitorSection:
+    """Settings for a backtest: those of a configured monitor or the defaults, changed by assignments `key=value`.
+
+    There is no delay and no lateness in recorded data unless they are set; without a configuration no retraining.
+
+    Raises: ConfigError if an assignment names no setting, or one that the data decides.
+    """
+    for key in (assignment.partition("=")[0].strip() for assignment in assignments):
+        if key.split(".")[0] in _FROM_DATA:
+            msg = f"--set {key}: a backtest takes it from the data; leave it out"
+            raise ConfigError(msg)
+    table: dict[str, Any] = {"delay": timedelta(0), "lateness": timedelta(0)}
+    if section is None:
+        table["retrain"] = "off"
+    else:
+        table |= section.model_dump(exclude_unset=True, exclude={"step"})
+        metrics = {*metrics, *section.metrics}
+    table |= {"name": "backtest", "source": {"type": "embedded"}, "metrics": tuple(metrics)}
+    return configuration.monitor(table, assignments)
+
+
+def groups(recordings: Sequence[Recording], wanted: MonitorSection, *, name: str, per_entity: bool) -> list[Group]:
+    """Recordings of the same metrics together, or each alone.
+
+    The step is that of the coarsest recording, in whose slots finer ones are aggregated, unless it is set.
+    """
+    members: dict[tuple[str, ...], list[Recording]] = {}
+    for recording in recordings:
+        key = (recording.entity,) if per_entity else tuple(sorted(recording.metrics))
+        members.setdefault(key, []).append(recording)
+    result = []
+    for number, together in enumerate(members.values(), 1):
+        metrics = together[0].metrics
+        step = timedelta(milliseconds=max(recording.step_ms for recording in together))
+        changes = {
+            "name": _monitor_name(together[0].entity if per_entity else name, number if len(members) > 1 else None),
+            "metrics": metrics,
+            "rules": tuple(rule for rule in wanted.rules if rule.metric in metrics),
+            "step": wanted.step if "step" in wanted.model_fields_set else step,
+        }
+        result.append(Group(wanted.model_copy(update=changes), tuple(together)))
+    return result
+
+
+def _monitor_name(wanted: str, number: int | None) -> str:
+    usable = re.sub(r"[^A-Za-z0-9_.-]+", "-", wanted).strip("_.-")[:48] or "backtest"
+    return usable if number is None else f"{usable}-{number}"
+
+
+def run(
+    recordings: Sequence[Recording],
+    wanted: MonitorSection,
+    services: Services,
+    *,
+    name: str,
+    per_entity: bool,
+    progress: Progress,
+) -> Outcome:
+    """Trains and replays group after group; one that fails does not stop the rest."""
+    entities: list[Replayed] = []
+    failures: list[Failure] = []
+    replays = []
+    rows_done, rows = 0, sum(len(recording.written) for recording in recordings)
+    for group in groups(recordings, wanted, name=name, per_entity=per_entity):
+        mine = sum(len(recording.written) for recording in group.recordings)
+        replay = _Replay(group, services, _part(progress, rows_done / rows, mine / rows))
+        try:
+            entities.extend(replay.run())
+        except Exception as exc:  # the work done for other groups must not be lost with this one
+            if not isinstance(exc, DetectorError):
+                logger.exception("event=backtest_failed monitor=%s", group.monitor.name)
+            reason = str(exc) if isinstance(exc, DetectorError) else f"{type(exc).__name__}: {exc}"
+            failures.extend(Failure(recording.entity, reason) for recording in group.recordings)
+        replays.append(replay)
+        rows_done += mine
+    return Outcome(
+        monitors=[replay.facts() for replay in replays],
+        entities=entities,
+        failures=failures,
+        train_seconds=sum(replay.train_seconds for replay in replays),
+        replay_seconds=sum(replay.replay_seconds for replay in replays),
+    )
+
+
+def _part(progress: Progress, before: float, share: float) -> Progress:
+    return lambda done, what: progress(before + share * done, what)
+
+
+def write(outcome: Outcome, folder: Path) -> None:
+    """A CSV file per entity with a row for each that was replayed, and one of all alerts.
+
+    Raises: ConfigError if a file cannot be written.
+    """
+    for failure in outcome.failures:  # what an earlier backtest has written must not pass for this one's
+        (folder / f"{failure.entity}.csv").unlink(missing_ok=True)
+    for replayed in outcome.entities:
+        recording, score = replayed.recording, replayed.score
+        dataset.write_rows(
+            folder / f"{recording.entity}.csv",
+            "timestamp,score,state,alert",
+            (
+                recording.written[recording.train_rows :],
+                ["" if is_unknown else f"{one:.9g}" for one, is_unknown in zip(score, np.isnan(score), strict=True)],
+                np.where(np.isnan(score), "unknown", np.where(score >= decide.THRESHOLD, "anomalous", "normal")),
+                replayed.is_alert.astype(int),
+            ),
+        )
+    alerts = sorted(
+        (alert for replayed in outcome.entities for alert in replayed.alerts), key=lambda a: (a.detected_at, a.entity)
+    )
+    dataset.write_rows(
+        folder / dataset.ALERTS,
+        "entity,opened,detected,closed,severity,peak,top_metrics",
+        (
+            [alert.entity for alert in alerts],
+            [_utc(alert.opened) for alert in alerts],
+            [_utc(alert.detected_at) for alert in alerts],
+            ["" if alert.closed is None else _utc(alert.closed) for alert in alerts],
+            [alert.severity for alert in alerts],
+            [f"{alert.peak_score:.9g}" for alert in alerts],
+            [";".join(alert.top_metrics) for alert in alerts],
+        ),
+    )
+
+
+def _utc(at: int) -> str:
+    return datetime.fromtimestamp(at / 1000, UTC).isoformat(timespec="auto").replace("+00:00", "Z")
+
+
+class _Replay:
+    """One group on its way: its model versions so far, and the seconds they took."""
+
+    def __init__(self, group: Group, services: Services, progress: Progress) -> None:
+        self._group = group
+        self._monitor = group.monitor
+        self._services = services
+        self._progress = progress
+        self._models: list[dict[str, Any]] = []
+        self.train_seconds = 0.0
+        self.replay_seconds = 0.0
+
+    def run(self) -> list[Replayed]:
+        """Everything: the first training, the replay with its retrainings, and what the store then holds.
+
+        Raises: ModelError if there is too little history.
+        """
+        recordings = self._group.recordings
+        starts = [int(recording.time[rows].min()) for recording in recordings if (rows := _replayed(recording)).any()]
+        if starts:
+            begin = grid.floor(min(starts), self._monitor.step_ms)
+            history = self._source([_history(recording, self._monitor) for recording in recordings])
+            model = self._train(history, begin, lambda done, what: self._progress(_TRAINING_SHARE * done, what))
+            self._replay(model, begin)
+        return self._results()
+
+    def facts(self) -> dict[str, Any]:
+        """What is known of the group and its model versions."""
+        monitor = self._monitor
+        return {
+            "monitor": monitor.name,
+            "entities": [recording.entity for recording in self._group.recordings],
+            "metrics": len(monitor.metrics),
+            "step_seconds": monitor.step_ms / 1000,
+            "settings": monitor.model_dump(mode="json", exclude={*_FROM_DATA, "step"}),
+            "models": self._models,
+        }
+
+    def _source(self, chosen: list[Bool]) -> Recorded:
+        """The chosen rows of each recording, without labels."""
+        recordings = self._group.recordings
+        values = []
+        for recording, rows in zip(recordings, chosen, strict=True):
+            columns = [recording.metrics.index(metric) for metric in self._monitor.metrics]
+            values.append(recording.values[rows][:, columns])
+        return self._services.source(
+            [recording.entity for recording in recordings],
+            np.repeat(np.arange(len(recordings), dtype=np.int32), [len(part) for part in values]),
+            np.concatenate([recording.time[rows] for recording, rows in zip(recordings, chosen, strict=True)]),
+            np.concatenate(values),
+        )
+
+    def _train(self, source: Recorded, now: int, progress: Progress) -> ModelVersion:
+        """The next model version, from all rows of a source.
+
+        Raises: ModelError if there are too few.
+        """
+        began = time.monotonic()
+        version = 1 + sum(facts["version"] is not None for facts in self._models)
+        facts: dict[str, Any] = {"version": None, "trained_at": _utc(now)}
+        try:
+            trained = self._trained(source, progress)
+            facts["version"] = version
+            # times are left out: the history was closed up
+            facts |= {key: value for key, value in trained.provenance.items() if not key.startswith("trained_")}
+        except ModelError as exc:
+            facts["error"] = str(exc)
+            raise
+        finally:
+            facts["seconds"] = round(time.monotonic() - began, 1)
+            self.train_seconds += time.monotonic() - began
+            self._models.append(facts)
+        return replace(trained.model, version=version)
+
+    def _trained(self, source: Recorded, progress: Progress) -> training.Trained:
+        monitor, step = self._monitor, self._monitor.step_ms
+        # entities recorded in different months would make a history of mostly nothing
+        source = source.closed_up(step, step * pipeline.memory_slots(monitor))
+        extent = source.extent()
+        if extent is None:
+            msg = f"monitor {monitor.name!r}: no entity has a row to train on; see `train_rows` in meta.json"
+            raise ModelError(msg)
+        end = grid.floor(extent[1], step) + step
+        history = training.read_history(
+            monitor, source, extent[0], end, lambda done, what: progress(0.1 * done, f"{monitor.name}: {what}")
+        )
+        return training.train(
+            monitor,
+            history,
+            self._services.fit(monitor),
+            seed=monitor.training.seed,
+            progress=lambda done, what: progress(0.1 + 0.9 * done, f"{monitor.name}: {what}"),
+        )
+
+    def _replay(self, model: ModelVersion, begin: int) -> None:
+        """Ticks and retrainings in order of time, each of which sees only the rows from before it."""
+        began, trained_before = time.monotonic(), self.train_seconds
+        monitor, store, recordings = self._monitor, self._services.store, self._group.recordings
+        everything = self._source([recording.has_time for recording in recordings])
+        shown = [_shown(recording, monitor) for recording in recordings]
+        visible = self._source(shown)
+        times = np.concatenate([recording.time[rows] for recording, rows in zip(recordings, shown, strict=True)])
+        ticks = _tick_times(monitor, np.sort(times[times >= begin]))
+        firings = _firings(monitor, begin, ticks[-1])
+
+        def recall(model: ModelVersion, now: int) -> pipeline.Memory:
+            known = visible.between(_EVER, now)
+            return pipeline.recall(monitor, known, store, replace(model, trained_until=begin), now)
+
+        memory = recall(model, begin + milliseconds(monitor.delay))
+        trained_until = begin
+        for now in sorted({*ticks, *firings}):
+            memory, _ = pipeline.tick(monitor, visible.between(_EVER, now), store, memory, now)
+            done = _TRAINING_SHARE + (1.0 - _TRAINING_SHARE) * (now - begin) / (ticks[-1] - begin)
+            self._progress(done, f"{monitor.name}: replaying")
+            if now in firings and everything.between(trained_until, now).extent():  # else the same model again
+                retrained = self._retrain(everything.between(_EVER, now), now, done)
+                memory = recall(retrained, now) if retrained else memory
+                trained_until = now
+        self.replay_seconds += time.monotonic() - began - (self.train_seconds - trained_before)
+
+    def _retrain(self, known: Recorded, now: int, done: float) -> ModelVersion | None:
+        """A new model version from what is known by now; None if that is too little: the daemon keeps its old one."""
+        monitor, step = self._monitor, self._monitor.step_ms
+        try:
+            start, end = training.span(monitor, known, now, None, None)
+            rows = known.between(grid.floor(start, step), grid.floor(end, step))
+            return self._train(rows, now, lambda _, what: self._progress(done, f"again {what}"))
+        except ModelError as exc:
+            logger.warning("event=retrain_failed monitor=%s reason=%r", monitor.name, str(exc))
+            return None
+
+    def _results(self) -> list[Replayed]:
+        monitor = self._monitor
+        scores, alerts = self._services.scores(monitor.name), self._services.alerts(monitor.name)
+        nothing = (np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float64))
+        return [
+            _result(
+                recording,
+                monitor,
+                *scores.get(recording.entity, nothing),
+                [alert for alert in alerts if alert.entity == recording.entity],
+            )
+            for recording in self._group.recordings
+        ]
+
+
+def _replayed(recording: Recording) -> Bool:
+    """Rows after the history, (N,)."""
+    return recording.has_time & (np.arange(len(recording.time)) >= recording.train_rows)
+
+
+def _history(recording: Recording, monitor: MonitorSection) -> Bool:
+    """Rows the first model version is trained on, (N,): the newest `training.span` of those before the replay."""
+    rows = recording.has_time & (np.arange(len(recording.time)) < recording.train_rows)
+    end = int(recording.time[rows].max(initial=_EVER)) // monitor.step_ms * monitor.step_ms + monitor.step_ms
+    start = grid.floor(end - milliseconds(monitor.training.span), monitor.step_ms)
+    return rows & (recording.time >= start)
+
+
+def _shown(recording: Recording, monitor: MonitorSection) -> Bool:
+    """Rows a replay gets to see, (N,): those replayed, and before them what their scores and decisions look back on.
+
+    All of the history of an entity that begins later than others would be judged, and open alerts, on its way there.
+    """
+    rows = _replayed(recording)
+    if not rows.any():
+        return rows
+    first = grid.floor(int(recording.time[rows].min()), monitor.step_ms)
+    return recording.has_time & (recording.time >= first - pipeline.memory_slots(monitor) * monitor.step_ms)
+
+
+def _tick_times(monitor: MonitorSection, times: Int64) -> list[int]:
+    """When to tick for rows at these times, sorted: as often as progress needs, and around long times without a row."""
+    ends = (times // monitor.step_ms + 1) * monitor.step_ms
+    slices = ends[np.linspace(0, len(ends) - 1, _SLICES + 1).astype(np.int64)]
+    is_jump = np.diff(ends) > _JUMP_SLOTS * monitor.step_ms
+    around = np.concatenate([ends[:-1][is_jump], ends[1:][is_jump] - monitor.step_ms])
+    found: list[int] = np.unique(np.concatenate([slices, around]) + milliseconds(monitor.delay)).tolist()
+    return found
+
+
+def _firings(monitor: MonitorSection, begin: int, end: int) -> set[int]:
+    return set() if monitor.retrain == "off" else set(configuration.firing_times(monitor.retrain, begin, end))
+
+
+def _result(
+    recording: Recording, monitor: MonitorSection, slots: Int64, scores: Float64, alerts: list[Alert]
+) -> Replayed:
+    """Scores and alerts of each row after the history, by the slot it lies in."""
+    times = recording.time[recording.train_rows :]
+    slot = times // monitor.step_ms * monitor.step_ms  # (R,)
+    has_time = times != NO_TIME
+    first = slot[has_time].min(initial=np.iinfo(np.int64).max)
+    alerts = [alert for alert in alerts if alert.closed is None or alert.closed >= first]
+    is_alert = np.zeros(len(slot), dtype=np.bool_)
+    for alert in alerts:
+        end = slot + monitor.step_ms
+        is_alert |= (end >= alert.detected_at) & (end <= (np.inf if alert.closed is None else alert.closed))
+    score = np.full(len(slot), np.nan)
+    position = np.searchsorted(slots, slot)
+    is_known = np.isin(slot, slots)
+    score[is_known] = scores[position[is_known]]
+    return Replayed(recording, monitor, score, is_alert & has_time, tuple(alerts))

@@ -1,0 +1,89 @@
+"""A model over gridded values: residuals, errors and shares of whole fleets, block by block."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from detector.config import MonitorSection
+from detector.core import scaling, score, window
+from detector.core.decide import Rules
+from detector.core.rules import MetricRules
+from detector.core.scaling import Scaling
+from detector.core.series import Bool, Float32, Int64, Windows
+from detector.ports import Model, ModelVersion
+
+_BLOCK = 4096  # windows gathered at a time: bounds memory, and is plenty for the scorer
+
+
+def decision_rules(monitor: MonitorSection) -> Rules:
+    """When alerts of a monitor open, escalate and close."""
+    return Rules(**monitor.decision.model_dump())
+
+
+def metric_rules(monitor: MonitorSection) -> MetricRules:
+    """What is known of a monitor's metrics."""
+    rules = MetricRules.none(len(monitor.metrics))
+    for rule in monitor.rules:
+        f = monitor.metrics.index(rule.metric)
+        rules.counts_up[f], rules.counts_down[f] = rule.direction != "down", rule.direction != "up"
+        rules.least[f], rules.least_share[f] = rule.min_deviation, rule.min_deviation_percent / 100.0
+        rules.lowest[f] = -np.inf if rule.valid_min is None else rule.valid_min
+        rules.highest[f] = np.inf if rule.valid_max is None else rule.valid_max
+    return rules
+
+
+def gather(values: Float32, rows: Int64, slots: Int64, chosen: Bool, timesteps: int, scales: Scaling) -> Windows:
+    """The chosen windows in scaled units, entity after entity.
+
+    values: (E, L, F); rows: (E,) each entity's row in `scales`; slots: (L,) epoch ms
+    chosen: (E, K) by a window's newest slot, K = L − timesteps + 1
+    """
+    entity, k = np.nonzero(chosen)
+    slid = window.slide(values, timesteps)
+    scaled = np.empty((len(entity), timesteps, values.shape[2]), dtype=np.float32)
+    for block in range(0, len(entity), _BLOCK):
+        e, n = entity[block : block + _BLOCK], k[block : block + _BLOCK]
+        scaled[block : block + _BLOCK] = scaling.transform(slid[e, n], rows[e], scales)
+    return Windows(scaled, rows[entity], slots[k + timesteps - 1])
+
+
+def residuals(
+    network: Model,
+    timesteps: int,
+    scales: Scaling,
+    rules: MetricRules,
+    *,
+    values: Float32,
+    rows: Int64,
+    slots: Int64,
+    chosen: Bool,
+) -> Float32:
+    """What the rules leave of each chosen window's residual, (E, K, F), NaN elsewhere; arguments as in `gather`."""
+    result = np.full((*chosen.shape, values.shape[2]), np.nan, dtype=np.float32)
+    entity, k = np.nonzero(chosen)
+    slid = window.slide(values, timesteps)
+    for block in range(0, len(entity), _BLOCK):
+        e, n = entity[block : block + _BLOCK], k[block : block + _BLOCK]
+        raw = slid[e, n]  # (B, T, F)
+        center, scale = scaling.factors(raw, rows[e], scales)
+        windows = Windows(scaling.apply(raw, center, scale), rows[e], slots[n + timesteps - 1])
+        result[e, n] = rules.heed(network.residuals(windows), raw[:, -1], scale)
+    return result
+
+
+def errors(
+    model: ModelVersion, rules: MetricRules, *, values: Float32, rows: Int64, slots: Int64, chosen: Bool
+) -> tuple[Float32, Float32]:
+    """Error (E, K) and each metric's share (E, K, F) of the chosen windows, NaN elsewhere; arguments as in `gather`."""
+    found = residuals(
+        model.network,
+        model.timesteps,
+        model.scaling,
+        rules,
+        values=values,
+        rows=rows,
+        slots=slots,
+        chosen=chosen,
+    )
+    noise = np.where((rows < 0)[:, None], model.fleet_noise, model.noise[rows])
+    return score.error(found, noise[:, None])
