@@ -23,9 +23,10 @@ class MetricRules:
     @staticmethod
     def none(metrics: int) -> MetricRules:
         """Everything counts, everything is valid."""
-        every, zero = np.ones(metrics, dtype=np.bool_), np.zeros(metrics, dtype=np.float32)
+        up, down = np.ones((2, metrics), dtype=np.bool_)  # arrays of their own each: callers set rules in place
+        least, least_share = np.zeros((2, metrics), dtype=np.float32)
         endless = np.full(metrics, np.inf, dtype=np.float32)
-        return MetricRules(every, every, zero, zero, -endless, endless)
+        return MetricRules(up, down, least, least_share, -endless, endless)
 
     @property
     def has_range(self) -> bool:

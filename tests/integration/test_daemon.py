@@ -520,7 +520,7 @@ def test_host_monitor_warms_up_trains_itself_and_scores(tmp_path: Path, record_p
         assert int(found[1]) < 60
         running.until_logged("event=retrain_started monitor=web", 120)
         running.until_logged("event=retrain_done monitor=web", 120)
-        running.until_logged(r"event=model_loaded monitor=web version=1 entities=1")
+        running.until_logged(r"event=model_loaded monitor=web version=1 kind=\S+ entities=1")
         _until_scored(running)
         _note(record_property, "seconds_from_nothing_to_score", time.monotonic() - began)
 

@@ -1,17 +1,20 @@
-"""Scores to alerts: k of n to open, hysteresis to close, unknown does neither."""
+"""Scores to alerts: k of n to open, hysteresis to close, unknown does neither, what was told is not told again."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 
 from detector.core import decide
 from detector.core.decide import AlertStates, Change, Event, Rules, Severity
+from detector.core.series import Bool, Float32
 
 NAN = math.nan
 OPENED, ESCALATED, CLOSED = Change.OPENED, Change.ESCALATED, Change.CLOSED
@@ -21,14 +24,39 @@ START = 1_000_000
 STEP = 1000
 
 
+def _decide(
+    scores: Float32,
+    settled: Bool,
+    *,
+    rules: Rules = RULES,
+    states: AlertStates | None = None,
+    spans: Sequence[int] = (1,),
+    first: int = START,
+) -> tuple[AlertStates, list[Event]]:
+    """Decides scores (E, memory + K, S) at K slots from `first` on."""
+    slots = first + STEP * np.arange(scores.shape[1] - rules.memory, dtype=np.int64)
+    before = states or AlertStates.none_open(len(scores))
+    return decide.decide(before, scores, settled, slots, rules, spans=spans, step=STEP)
+
+
 def _run(
     *rows: list[float], rules: Rules = RULES, states: AlertStates | None = None
 ) -> tuple[AlertStates, list[Event]]:
-    """Decides rows of scores at slots from START on; nothing is known before them."""
+    """Decides rows of scores of one span at slots from START on; nothing is known before them, nothing is settled."""
     before = np.full((len(rows), rules.memory), NAN, dtype=np.float32)
     scores = np.hstack([before, np.array(rows, dtype=np.float32)])
-    slots = START + STEP * np.arange(len(rows[0]), dtype=np.int64)
-    return decide.decide(states or AlertStates.none_open(len(rows)), scores, slots, rules, step=STEP)
+    return _decide(scores[..., None], np.zeros(scores.shape, dtype=np.bool_), rules=rules, states=states)
+
+
+def _changes_by_span(
+    by_span: dict[int, list[float]], settled: Sequence[int] = (), rules: Rules = RULES
+) -> list[tuple[Change, int, int]]:
+    """What changed in one entity with several spans, at which position, and the position it is dated to."""
+    rows = np.array([[NAN] * rules.memory + row for row in by_span.values()], dtype=np.float32)  # (S, N)
+    is_settled = np.zeros((1, rows.shape[1]), dtype=np.bool_)
+    is_settled[0, [rules.memory + position for position in settled]] = True
+    _, events = _decide(rows.T[None], is_settled, rules=rules, spans=tuple(by_span))
+    return [(event.change, (event.slot - START) // STEP, (event.opened_slot - START) // STEP) for event in events]
 
 
 def _changes(row: list[float], rules: Rules = RULES) -> list[tuple[Change, int]]:
@@ -65,9 +93,9 @@ def test_an_alert_opens_when_two_of_three_scores_are_strange_or_one_is_very(
 
 def test_an_alert_opens_only_on_a_strange_score() -> None:
     rules = replace(RULES, open_slots=1)
-    scores = np.array([[1.0, 1.0, 0.5]], dtype=np.float32)
+    scores = np.array([[1.0, 1.0, 0.5]], dtype=np.float32)[..., None]
 
-    _, events = decide.decide(AlertStates.none_open(1), scores, np.array([START], dtype=np.int64), rules, step=STEP)
+    _, events = _decide(scores, np.zeros((1, 3), dtype=np.bool_), rules=rules)
 
     assert events == []
 
@@ -142,6 +170,79 @@ def test_severity_is_kept_until_the_alert_closes_and_starts_anew_after() -> None
     assert severities == [Severity.CRITICAL, Severity.CRITICAL, Severity.WARNING]
 
 
+def test_the_strangest_span_decides() -> None:
+    assert _changes_by_span({1: [0.5, 0.5, 0.5], 4: [1.1, 0.5, 0.5], 9: [0.5, 1.1, 0.5]}) == [(OPENED, 1, 0)]
+
+
+def test_a_span_that_is_not_known_yet_does_not_hide_the_others() -> None:
+    assert _changes_by_span({1: [1.1, 1.1], 4: [NAN, NAN]}) == [(OPENED, 1, 0)]
+
+
+def test_a_slot_whose_newest_error_is_unknown_is_unknown_whatever_longer_spans_say() -> None:
+    assert _changes_by_span({1: [NAN, NAN, 0.5], 4: [9.0, 9.0, 0.5]}) == []
+
+
+@pytest.mark.parametrize("score", [1.1, 9.0], ids=["two of three", "at once"])
+def test_no_alert_opens_where_the_newest_slots_are_settled(score: float) -> None:
+    assert _changes_by_span({1: [score] * 4}, settled=[0, 1, 2, 3]) == []
+
+
+def test_an_alert_opens_late_if_it_was_settled_before() -> None:
+    assert _changes_by_span({1: [1.1] * 4}, settled=[0, 1, 2]) == [(OPENED, 3, 1)]
+
+
+@pytest.mark.parametrize(
+    ("settled", "closed"),
+    [([2, 3], 3), ([3, 4], 4), ([2, 4], None), ([2], None)],
+    ids=["at once", "later", "not in a row", "too few"],
+)
+def test_an_alert_closes_once_settled_whatever_longer_spans_still_remember(
+    settled: list[int], closed: int | None
+) -> None:
+    changes = _changes_by_span({1: [1.1] * 5, 4: [1.5] * 5}, settled)
+
+    assert changes == [(OPENED, 1, 0), *([] if closed is None else [(CLOSED, closed, 0)])]
+
+
+def test_settled_and_low_slots_together_close_an_alert() -> None:
+    assert _changes_by_span({1: [1.1, 1.1, 1.1, 0.5]}, settled=[2]) == [(OPENED, 1, 0), (CLOSED, 3, 0)]
+
+
+def test_a_span_that_reaches_back_to_a_closed_alert_does_not_open_the_next() -> None:
+    slots = 12
+    at_once = _changes_by_span({1: [6.0] + [0.5] * (slots - 1), 4: [6.0] * slots}, settled=[1, 2])
+    two_of_three = _changes_by_span({1: [6.0] + [0.5] * (slots - 1), 4: [1.2] * slots}, settled=[1, 2])
+
+    # closed at 2: the last 4 slots begin after it from 6 on, and the slot before 6 is no evidence either
+    assert at_once == [(OPENED, 0, 0), (CLOSED, 2, 0), (OPENED, 6, 6)]
+    assert two_of_three == [(OPENED, 0, 0), (CLOSED, 2, 0), (OPENED, 7, 6)]
+
+
+def test_the_newest_slot_alone_may_open_an_alert_right_after_the_last_one() -> None:
+    assert _changes_by_span({1: [6.0, 0.5, 0.5, 6.0], 4: [6.0] * 4}, settled=[1, 2]) == [
+        (OPENED, 0, 0),
+        (CLOSED, 2, 0),
+        (OPENED, 3, 3),
+    ]
+
+
+def test_what_a_closed_alert_told_does_not_raise_the_peak_of_the_next() -> None:
+    scores = np.full((1, RULES.memory + 4, 2), NAN, dtype=np.float32)
+    scores[0, RULES.memory :] = [[6.0, 6.0], [0.5, 9.0], [0.5, 9.0], [5.5, 9.0]]
+    settled = np.zeros((1, RULES.memory + 4), dtype=np.bool_)
+    settled[0, RULES.memory + 1 : RULES.memory + 3] = True
+
+    _, events = _decide(scores, settled, spans=(1, 4))
+
+    assert [(event.change, event.peak_score) for event in events] == [(OPENED, 6.0), (CLOSED, 9.0), (OPENED, 5.5)]
+
+
+def test_the_slot_that_closes_an_alert_is_remembered_and_no_other() -> None:
+    states, _ = _run([1.1, 1.1, 0.5, 0.5, 0.5], [1.1, 1.1, 1.1, 1.1, 1.1])
+
+    assert states.closed_slot.tolist() == [START + 3 * STEP, decide.LONG_AGO]
+
+
 def test_entities_are_decided_apart() -> None:
     states, events = _run([1.1, 1.1, 0.5], [0.5, 1.1, 1.1], [NAN, NAN, NAN], [0.5, 0.5, 0.5])
 
@@ -167,11 +268,9 @@ def test_the_states_passed_in_stay_as_they_were() -> None:
 @pytest.mark.parametrize("shape", [(0, 3), (2, 0)], ids=["no entities", "no slots"])
 def test_nothing_to_decide_gives_no_events(shape: tuple[int, int]) -> None:
     entities, slots = shape
-    scores = np.full((entities, RULES.memory + slots), 9.0, dtype=np.float32)
+    scores = np.full((entities, RULES.memory + slots, 2), 9.0, dtype=np.float32)
 
-    states, events = decide.decide(
-        AlertStates.none_open(entities), scores, START + STEP * np.arange(slots, dtype=np.int64), RULES, step=STEP
-    )
+    states, events = _decide(scores, np.zeros(scores.shape[:2], dtype=np.bool_), spans=(1, 4))
 
     assert events == []
     assert not states.is_open.any()
@@ -196,27 +295,36 @@ def _rules(draw: st.DrawFn) -> Rules:
 @dataclass(frozen=True)
 class _Case:
     rules: Rules
-    scores: list[list[float]]  # two entities, memory included
+    scores: Float32  # (2, N, 2) of two entities and spans, memory included
+    settled: Bool  # (2, N)
+
+    @property
+    def slots(self) -> int:
+        return self.scores.shape[1] - self.rules.memory
 
 
 @st.composite
 def _cases(draw: st.DrawFn) -> _Case:
     rules = draw(_rules())
     slots = rules.memory + draw(st.integers(1, 20))
-    row = st.lists(_SCORE, min_size=slots, max_size=slots)
-    return _Case(rules, [draw(row), draw(row)])
+    scores = draw(arrays.arrays(np.float32, (2, slots, 2), elements=_SCORE))
+    settled = draw(arrays.arrays(np.bool_, (2, slots), elements=st.sampled_from([False, False, True])))
+    return _Case(rules, scores, settled & ~np.isnan(scores[..., 0]))  # what is unknown is not settled
 
 
-def _decide(case: _Case, states: AlertStates, first: int, slots: int) -> tuple[AlertStates, list[Event]]:
-    scores = np.array(case.scores, dtype=np.float32)[:, first : first + case.rules.memory + slots]
-    times = START + STEP * np.arange(first, first + slots, dtype=np.int64)
-    return decide.decide(states, scores, times, case.rules, step=STEP)
+def _decide_part(case: _Case, states: AlertStates, first: int, slots: int) -> tuple[AlertStates, list[Event]]:
+    part = slice(first, first + case.rules.memory + slots)
+    scores, settled = case.scores[:, part], case.settled[:, part]
+    return _decide(scores, settled, rules=case.rules, states=states, spans=(1, 3), first=START + STEP * first)
+
+
+def _decide_all(case: _Case) -> tuple[AlertStates, list[Event]]:
+    return _decide_part(case, AlertStates.none_open(2), 0, case.slots)
 
 
 @given(_cases())
 def test_openings_and_closings_of_an_entity_alternate(case: _Case) -> None:
-    slots = len(case.scores[0]) - case.rules.memory
-    states, events = _decide(case, AlertStates.none_open(2), 0, slots)
+    states, events = _decide_all(case)
 
     for entity in (0, 1):
         changes = [event.change for event in events if event.entity == entity and event.change is not ESCALATED]
@@ -227,12 +335,11 @@ def test_openings_and_closings_of_an_entity_alternate(case: _Case) -> None:
 
 @given(_cases())
 def test_deciding_slot_by_slot_equals_deciding_all_at_once(case: _Case) -> None:
-    slots = len(case.scores[0]) - case.rules.memory
-    at_once, events_at_once = _decide(case, AlertStates.none_open(2), 0, slots)
+    at_once, events_at_once = _decide_all(case)
 
     states, events = AlertStates.none_open(2), []
-    for first in range(slots):
-        states, new = _decide(case, states, first, 1)
+    for first in range(case.slots):
+        states, new = _decide_part(case, states, first, 1)
         events += new
 
     assert events == events_at_once
@@ -241,18 +348,28 @@ def test_deciding_slot_by_slot_equals_deciding_all_at_once(case: _Case) -> None:
 
 @given(_cases())
 def test_a_slot_that_is_unknown_decides_nothing(case: _Case) -> None:
-    _, events = _decide(case, AlertStates.none_open(2), 0, len(case.scores[0]) - case.rules.memory)
+    _, events = _decide_all(case)
 
-    deciding = [case.scores[event.entity][case.rules.memory + (event.slot - START) // STEP] for event in events]
+    slots = [case.rules.memory + (event.slot - START) // STEP for event in events]
 
-    assert not any(math.isnan(score) for score in deciding)
+    deciding = case.scores[[event.entity for event in events], slots, 0]
+    assert not np.isnan(deciding).any()
 
 
 @given(_cases())
 def test_an_alert_has_its_peak_between_its_beginning_and_now(case: _Case) -> None:
-    _, events = _decide(case, AlertStates.none_open(2), 0, len(case.scores[0]) - case.rules.memory)
+    _, events = _decide_all(case)
 
     for event in events:
         assert event.opened_slot <= event.peak_slot <= event.slot
         assert event.peak_score >= decide.THRESHOLD
         assert (event.severity is Severity.CRITICAL) == (event.peak_score >= case.rules.critical_at)
+
+
+@given(_cases())
+def test_no_alert_opens_on_a_settled_slot(case: _Case) -> None:
+    _, events = _decide_all(case)
+
+    for event in events:
+        if event.change is OPENED:
+            assert not case.settled[event.entity, case.rules.memory + (event.slot - START) // STEP]

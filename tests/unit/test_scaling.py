@@ -165,6 +165,25 @@ def test_known_and_new_entities_may_be_mixed_in_one_batch() -> None:
     np.testing.assert_allclose(scaled[..., 0], [[0.0, 0.0], [1.0, 1.0]])
 
 
+def test_values_scaled_by_the_factors_are_the_same_as_transformed() -> None:
+    windows, rows = _values([7.0, 9.0, NAN], [3.0, 5.0, 4.0]), _rows(-1, 0)
+    known = _known(center=1.0, scale=2.0, fleet_scale=0.5)
+
+    center, scale = scaling.factors(windows, rows, known)
+
+    # the new one: median 8, quartiles 7.5 and 8.5
+    np.testing.assert_allclose(center, [[8.0], [1.0]])
+    np.testing.assert_allclose(scale, [[1.0 / IQR_OF_NORMAL], [2.0]], rtol=1e-6)
+    scaled = (windows - center[:, None]) / scale[:, None]
+    np.testing.assert_allclose(scaling.transform(windows, rows, known), scaled, rtol=1e-6)
+
+
+def test_far_out_begins_at_a_thousand_usual_spreads() -> None:
+    scaled = scaling.transform(_values([1998.0, 2002.0, -2002.0]), _rows(0), _known(scale=2.0))
+
+    np.testing.assert_array_equal(scaled[0, :, 0], [999.0, 1000.0, -1000.0])
+
+
 def test_windows_passed_in_stay_as_they_were() -> None:
     windows = _values([10.0, 14.0])
 

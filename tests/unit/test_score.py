@@ -26,6 +26,22 @@ def test_error_is_the_root_mean_square_of_residuals_in_units_of_their_noise() ->
     assert error[0] == pytest.approx(math.sqrt((3.0**2 + 4.0**2) / 2))
 
 
+def test_error_and_shares_do_not_depend_on_the_sign_of_residuals() -> None:
+    error, share = score.error(_row(-3.0, 8.0), _row(1.0, 2.0))
+
+    assert error[0] == pytest.approx(math.sqrt((3.0**2 + 4.0**2) / 2))
+    np.testing.assert_allclose(share, [[9 / 25, 16 / 25]], rtol=1e-6)
+
+
+def test_error_reads_the_last_axis_whatever_stands_before_it() -> None:
+    residuals = np.array([[[3.0, 4.0], [NAN, NAN]], [[0.0, 0.0], [-2.0, NAN]]], dtype=np.float32)  # (E, K, F)
+
+    error, share = score.error(residuals, np.array([[[1.0, 1.0]], [[1.0, 4.0]]], dtype=np.float32))
+
+    np.testing.assert_allclose(error, [[math.sqrt(12.5), NAN], [0.0, 2.0]], rtol=1e-6)
+    np.testing.assert_allclose(share, [[[0.36, 0.64], [NAN, NAN]], [[0.0, 0.0], [1.0, 0.0]]], rtol=1e-6)
+
+
 def test_shares_are_parts_of_the_sum_of_squares() -> None:
     _, share = score.error(_row(3.0, 8.0), _row(1.0, 2.0))
 
@@ -54,7 +70,7 @@ def test_a_perfect_reconstruction_has_no_error_and_nothing_to_share() -> None:
 
 
 def test_one_metric_gone_mad_counts_no_more_than_far_out() -> None:
-    mad, far_out = score.error(_row(math.inf, 1.0), _row(1.0, 1.0)), score.error(_row(1e6, 1.0), _row(1.0, 1.0))
+    mad, far_out = score.error(_row(-math.inf, 1.0), _row(1.0, 1.0)), score.error(_row(1e6, 1.0), _row(1.0, 1.0))
 
     assert mad[0] == far_out[0] < 1e3
     assert mad[1][0, 1] > 0.0
@@ -67,7 +83,7 @@ def test_no_windows_give_no_errors() -> None:
     assert share.shape == (0, 2)
 
 
-@given(arrays.arrays(np.float32, (4, 3), elements=st.sampled_from([NAN, 0.0, 1e-30, 0.5, 3.0, 1e20])))
+@given(arrays.arrays(np.float32, (4, 3), elements=st.sampled_from([NAN, 0.0, 1e-30, -0.5, 3.0, -1e20])))
 def test_shares_sum_to_one_wherever_there_is_an_error(residuals: Float32) -> None:
     error, share = score.error(residuals, np.ones((4, 3), dtype=np.float32))
 
@@ -88,6 +104,20 @@ def test_smoothing_leaves_unknown_slots_out_of_the_mean() -> None:
     np.testing.assert_allclose(score.smooth(_row(1.0, NAN, 6.0), 3), [[3.5]])
 
 
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ([1.0, NAN, NAN, 3.0], 2.0),
+        ([NAN, NAN, NAN, 3.0], NAN),
+        ([NAN, NAN, 1.0, NAN, 3.0], NAN),
+        ([NAN, 1.0, 2.0, NAN, 6.0], 3.0),
+    ],
+    ids=["half of four", "a quarter", "two of five", "three of five"],
+)
+def test_smoothing_is_unknown_where_more_than_half_of_the_span_is(row: list[float], expected: float) -> None:
+    np.testing.assert_allclose(score.smooth(_row(*row), len(row)), [[expected]])
+
+
 def test_smoothing_is_unknown_where_the_newest_slot_is() -> None:
     assert np.isnan(score.smooth(_row(1.0, 2.0, NAN), 3)).all()
 
@@ -99,15 +129,26 @@ def test_smoothing_keeps_entities_apart() -> None:
 
 
 def test_all_spans_end_at_the_same_slot() -> None:
-    errors = np.arange(1, 18, dtype=np.float32)[None]  # 1 … 17
+    errors = np.arange(1, 123, dtype=np.float32)[None]  # 1 … 122
 
     smoothed = score.smoothed(errors)
 
-    assert score.SPANS == (1, 15)
-    np.testing.assert_allclose(smoothed, [[[15.0, 8.0], [16.0, 9.0], [17.0, 10.0]]])
+    # the mean of the last n of consecutive numbers lies (n − 1) / 2 below the last one
+    assert score.SPANS == (1, 10, 60, 120)
+    newest = np.array([120.0, 121.0, 122.0])[:, None]
+    np.testing.assert_allclose(smoothed, [newest - [0.0, 4.5, 29.5, 59.5]])
 
 
-@given(arrays.arrays(np.float32, (2, 20), elements=st.sampled_from([NAN, 0.0, 1.0, 2.0, 400.0])))
+def test_a_span_is_known_as_soon_as_half_of_it_is() -> None:
+    errors = np.full((1, 119 + 62), NAN, dtype=np.float32)
+    errors[0, 119:] = 1.0  # 62 slots, and room for the longest span before them
+
+    known = ~np.isnan(score.smoothed(errors))[0]  # (62, S)
+
+    assert known.argmax(axis=0).tolist() == [0, 4, 29, 59]
+
+
+@given(arrays.arrays(np.float32, (2, 125), elements=st.sampled_from([NAN, 0.0, 1.0, 2.0, 400.0])))
 def test_smoothed_errors_depend_on_no_more_than_the_longest_span(errors: Float32) -> None:
     longest = max(score.SPANS)
 

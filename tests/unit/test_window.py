@@ -119,35 +119,68 @@ def test_a_window_is_known_exactly_if_enough_of_it_and_of_its_newest_slot_is_the
     assert not (known & ~(newest_is_there & few_missing)).any()
 
 
-def test_the_network_reads_a_missing_value_as_the_last_known_one() -> None:
-    inputs = window.network_input(_values([1, NAN, NAN, 4]))
+def test_the_newest_slot_is_withheld_from_the_network() -> None:
+    inputs = window.network_input(_values([1, 2, 3, 4]))
 
-    np.testing.assert_array_equal(inputs[0, :, 0], [1, 1, 1, 4])
+    np.testing.assert_array_equal(inputs[0, :, 0], [1, 2, 3])
+
+
+def test_the_network_reads_a_missing_value_as_the_last_known_one() -> None:
+    inputs = window.network_input(_values([1, NAN, NAN, 4, NAN, 9]))
+
+    np.testing.assert_array_equal(inputs[0, :, 0], [1, 1, 1, 4, 4])
 
 
 def test_the_network_reads_zero_before_the_first_known_value() -> None:
-    inputs = window.network_input(_values([NAN, NAN, 3, NAN]))
+    inputs = window.network_input(_values([NAN, NAN, 3, NAN, 5]))
 
     np.testing.assert_array_equal(inputs[0, :, 0], [0, 0, 3, 3])
 
 
-def test_the_last_channel_is_the_share_of_missing_metrics() -> None:
-    windows = np.array([[[1, 2], [NAN, 3], [NAN, NAN]]], dtype=np.float32)
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+def test_the_network_reads_no_value_that_would_saturate_it(sign: float) -> None:
+    inputs = window.network_input(_values([sign * 9.5, sign * 11.0, sign * math.inf, 0.0]))
 
-    np.testing.assert_array_equal(window.network_input(windows)[0, :, -1], [0.0, 0.5, 1.0])
+    np.testing.assert_array_equal(inputs[0, :, 0], [sign * 9.5, sign * window.INPUT_CLIP, sign * window.INPUT_CLIP])
+
+
+def test_the_channel_after_the_metrics_is_the_share_of_those_missing() -> None:
+    windows = np.array([[[1, 2], [NAN, 3], [NAN, NAN], [1, NAN]]], dtype=np.float32)
+
+    np.testing.assert_array_equal(window.network_input(windows)[0, :, 2], [0.0, 0.5, 1.0])
+
+
+def test_the_last_channels_are_the_calendar() -> None:
+    windows = np.array([[[1, 2], [NAN, 3], [5, 6]]], dtype=np.float32)
+    calendar = np.array([[[-0.5, 0.25], [20.0, 0.75]]], dtype=np.float32)
+
+    inputs = window.network_input(windows, calendar)
+
+    np.testing.assert_array_equal(inputs, [[[1, 2, 0, -0.5, 0.25], [1, 3, 0.5, 20.0, 0.75]]])
 
 
 def test_full_windows_pass_unchanged_beside_holed_ones() -> None:
-    inputs = window.network_input(_values([1, 2], [3, NAN]))
+    inputs = window.network_input(_values([1, 2, 5], [3, NAN, 6]))
 
     np.testing.assert_array_equal(inputs, [[[1, 0], [2, 0]], [[3, 0], [3, 1]]])
 
 
-@given(arrays.arrays(np.float32, (3, 5, 2), elements=st.sampled_from([-1.5, 0.0, 2.0, NAN])))
-def test_what_the_network_reads_has_no_nan(windows: Float32) -> None:
+@given(arrays.arrays(np.float32, (3, 5, 2), elements=st.sampled_from([-1.5, 0.0, 2.0, 1e3, NAN])))
+def test_what_the_network_reads_has_no_nan_and_leaves_the_windows_as_they_were(windows: Float32) -> None:
     before = windows.copy()
 
     inputs = window.network_input(windows)
 
     assert np.isfinite(inputs).all()
     np.testing.assert_array_equal(windows, before)
+
+
+@given(
+    arrays.arrays(np.float32, (2, 5, 2), elements=st.sampled_from([-1.5, 0.0, 2.0, NAN])),
+    arrays.arrays(np.float32, (2, 2), elements=st.sampled_from([-1.5, 7.0, NAN])),
+)
+def test_what_the_network_reads_does_not_depend_on_the_newest_slot(windows: Float32, newest: Float32) -> None:
+    changed = windows.copy()
+    changed[:, -1] = newest
+
+    np.testing.assert_array_equal(window.network_input(windows), window.network_input(changed))
