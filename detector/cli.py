@@ -111,8 +111,14 @@ def retrain(
     config: ConfigOption = None,
     from_: Annotated[str | None, typer.Option("--from", help="Train on data from this time on.")] = None,
     to: Annotated[str | None, typer.Option("--to", help="Train on data up to this time.")] = None,
+    recalibrate: Annotated[
+        bool, typer.Option("--recalibrate", help="Keep the network; fit the threshold to recent data without alerts.")
+    ] = False,
 ) -> None:
     """Trains monitors on their history and makes the new model version the live one."""
+    if recalibrate and (from_ or to):
+        msg = "--recalibrate takes the newest data; leave out --from and --to"
+        raise ConfigError(msg)
     _, settings = _load(config)
     start, end = _time("--from", from_), _time("--to", to)
     sections = [settings.monitor(name) for name in monitors or [m.name for m in settings.monitors]]
@@ -121,6 +127,12 @@ def retrain(
 
     parts = wiring.assemble(settings)
     for section in sections:
+        if recalibrate:
+            with shown(f"recalibrate {section.name}") as progress:
+                version, drift = wiring.recalibrate(parts, section, wiring.now_ms(), progress)
+            usual = f"usual errors are {drift:.2f} × those at training"
+            print(f"monitor {section.name}: model version {version} is live; {usual}")
+            continue
         with shown(f"retrain {section.name}") as progress:
             version, facts = wiring.retrain(parts, section, wiring.now_ms(), start, end, progress)
         print(

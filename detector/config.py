@@ -265,6 +265,7 @@ class MonitorSection(Section):
     max_missing: Share = 0.2
     score_every: Duration | None = None
     retrain: str = "0 3 * * sun"
+    recalibrate: str = "30 2 * * *"
     max_catch_up: Duration = timedelta(days=7)
     model: ModelSection = ModelSection()
     training: TrainingSection = TrainingSection()
@@ -289,7 +290,7 @@ class MonitorSection(Section):
             raise ValueError(msg)
         return value
 
-    @field_validator("retrain")
+    @field_validator("retrain", "recalibrate")
     @classmethod
     def _is_off_or_cron(cls, value: str) -> str:
         if value != "off":

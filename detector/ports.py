@@ -115,4 +115,5 @@ class ModelVersion:
     noise: Float32  # (E, F)
     fleet_noise: Float32  # (F,)
     calibration: Calibration
+    drift: float | None = None  # usual errors at the last recalibration against those at training
     detectability: Mapping[str, float] = field(default_factory=dict)  # share of injected faults found, by model kind

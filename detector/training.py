@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -17,6 +17,7 @@ from detector.core import faults, grid, scaling, score, threshold, window
 from detector.core.faults import Fault
 from detector.core.scaling import Scaling
 from detector.core.series import Bool, Float32, History, Int64, Reason, Samples, Windows
+from detector.core.threshold import Calibration
 from detector.errors import ModelError
 from detector.ports import Model, ModelVersion, Source
 
@@ -27,6 +28,8 @@ Progress = Callable[[float, str], None]
 
 VALIDATION = 0.15  # of the training windows' time, its newest part, decides when training stops
 BASELINE_SLOTS = 60  # of history that the first baseline waits for: an hour at the usual step
+
+MOST_DRIFT = 2.0  # by which a recalibration may change usual errors
 
 FAULTS_PER_KIND = 32
 FAULT_SLOTS = 30
@@ -241,6 +244,55 @@ def _calibrated(data: _Data, fitted: Fitted) -> tuple[ModelVersion, Fitted]:
         calibration=calibration,
     )
     return model, fitted
+
+
+def recalibrated(
+    monitor: MonitorSection, model: ModelVersion, history: History, alerted: Mapping[str, Sequence[tuple[int, int]]]
+) -> tuple[Calibration, float]:
+    """The model's calibration to its errors in more recent history, and how far the usual errors have drifted.
+
+    alerted: spans of each entity that are not normal, [start, end) in epoch milliseconds; they are left out, together
+    with the windows that still hold them. Drift is the ratio of usual errors now and at calibration, of the middle
+    entity; no entity's may more than double or halve what training found, lest a slow fault becomes the norm.
+
+    Raises: ModelError if there is too little history.
+    """
+    known = set(history.entities)
+    values = np.stack(
+        [
+            history.values[history.entities.index(name)] if name in known else np.full_like(history.values[0], np.nan)
+            for name in model.entities
+        ]
+    )
+    chosen = window.reasons(values, model.timesteps, max_missing=monitor.max_missing) == Reason.KNOWN
+    slots = history.slots[model.timesteps - 1 :]
+    echo = model.timesteps * monitor.step_ms
+    for row, name in enumerate(model.entities):
+        for start, end in alerted.get(name, ()):
+            chosen[row, (slots >= start) & (slots < end + echo)] = False
+    if chosen.sum(axis=1).max(initial=0) < BASELINE_SLOTS:
+        msg = f"monitor {monitor.name!r}: recalibration needs {BASELINE_SLOTS} slots without alerts in recent history"
+        raise ModelError(msg)
+    errors, _ = scoring.errors(
+        model,
+        scoring.metric_rules(monitor),
+        values=values,
+        rows=np.arange(len(values)),
+        slots=history.slots,
+        chosen=chosen,
+    )
+    fresh = threshold.calibrate(
+        score.smoothed(_padded(errors)),
+        spans=score.SPANS,
+        rules=scoring.decision_rules(monitor),
+        alert_budget_per_week=monitor.threshold.alert_budget_per_week,
+        step=monitor.step_ms,
+    )
+    before = model.calibration
+    drift = float(np.median(fresh.start[:, 0] / before.start[:, 0]))
+    bounded = np.clip(fresh.start, before.start / MOST_DRIFT, before.start * MOST_DRIFT)
+    fleet_start = np.clip(fresh.fleet_start, before.fleet_start / MOST_DRIFT, before.fleet_start * MOST_DRIFT)
+    return replace(fresh, start=bounded, fleet_start=fleet_start), drift
 
 
 def detectability(data: _Data, model: ModelVersion, rng: np.random.Generator) -> dict[str, float]:

@@ -8,7 +8,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -115,6 +115,7 @@ def live_model(engine: Engine, monitor: MonitorSection) -> tuple[ModelVersion, i
         noise=artifact.noise,
         fleet_noise=artifact.fleet_noise,
         calibration=artifact.calibration,
+        drift=artifact.provenance.get("drift"),
         detectability={kind: shares["all"] for kind, shares in artifact.provenance["detectability"].items()},
     )
     return model, int(artifact.provenance["created_at"])
@@ -209,6 +210,49 @@ def retrain(
         return _save(parts.engine, monitor, trained, facts, now), facts
     finally:
         model_store.release_lease(parts.engine, name, holder)
+
+
+def recalibrate(parts: Parts, monitor: MonitorSection, now: int, progress: Progress) -> tuple[int, float]:
+    """Fits the live model's threshold to recent history without alerts; the new version and the drift it found.
+
+    Raises: ModelError if there is no live model, or too little history.
+    """
+    from detector import training
+    from detector.models import artifact as artifacts
+    from detector.store import alerts
+
+    live = live_model(parts.engine, monitor)
+    if live is None:
+        msg = f"monitor {monitor.name!r} has no live model to recalibrate; run: detector retrain {monitor.name}"
+        raise ModelError(msg)
+    model, _ = live
+    reader = parts.sources[monitor.name]
+    span = round(configuration.milliseconds(monitor.training.span) * monitor.training.holdout)
+    first, last = training.span(monitor, reader, now, None, None)
+    history = training.read_history(monitor, reader, max(first, last - span), last, progress)
+    alerted: dict[str, list[tuple[int, int]]] = {}
+    for alert in alerts.listing(parts.engine, monitor=monitor.name, most=_ALL):
+        alerted.setdefault(alert.entity, []).append((alert.opened_slot, alert.closed_slot or last))
+    live_artifact = artifacts.load(model_store.load(parts.engine, model.version))
+    # always against what training found, or small drifts would add up day by day
+    trained = int(live_artifact.provenance.get("recalibrated_from", model.version))
+    artifact = artifacts.load(model_store.load(parts.engine, trained))
+    calibration, drift = training.recalibrated(
+        monitor, replace(model, calibration=artifact.calibration), history, alerted
+    )
+    provenance = {
+        **artifact.provenance,
+        "recalibrated_from": trained,
+        "recalibrated_at": now,
+        "calibrated_from": history.start,
+        "calibrated_until": history.end,
+        "drift": round(drift, 4),
+    }
+    stored = artifacts.dump(replace(artifact, calibration=calibration, provenance=provenance))
+    version = model_store.save(parts.engine, monitor=monitor.name, artifact=stored, header=provenance, now=now)
+    if trained != model.version:
+        model_store.delete(parts.engine, model.version)  # one recalibration of a network is kept, and the network
+    return version, drift
 
 
 def _save(engine: Engine, monitor: MonitorSection, trained: Trained, facts: dict[str, Any], now: int) -> int:

@@ -39,7 +39,7 @@ _WEEK_MS = 7 * 24 * 3_600_000
 _RETRY_TRAINING = timedelta(minutes=10)
 _STUCK = timedelta(minutes=10)
 
-Task = Literal["tick", "collect", "retrain"]
+Task = Literal["tick", "collect", "retrain", "recalibrate"]
 
 
 class Outcome(Exception):
@@ -173,15 +173,16 @@ class Worker:
             self._add(scheduler, "tick", run, self.tick, monitor.score_interval, monitor.delay, now)
             if monitor.name in self._services.collectors:
                 self._add(scheduler, "collect", run, self.collect, monitor.step, timedelta(0), None)
-            if monitor.retrain != "off":
-                self._exporter.task("retrain", monitor.name)
-                scheduler.add_job(
-                    self._in_task,
-                    CronTrigger.from_crontab(monitor.retrain, timezone=UTC),
-                    args=["retrain", run, self.retrain],
-                    id=f"retrain:{monitor.name}",
-                    executor="training",
-                )
+            tasks: dict[Task, tuple[str, Callable[[MonitorRun], None]]] = {
+                "retrain": (monitor.retrain, self.retrain),
+                "recalibrate": (monitor.recalibrate, self.recalibrate),
+            }
+            for task, (cron, work) in tasks.items():
+                if cron != "off":
+                    self._exporter.task(task, monitor.name)
+                    trigger = CronTrigger.from_crontab(cron, timezone=UTC)
+                    job = f"{task}:{monitor.name}"
+                    scheduler.add_job(self._in_task, trigger, args=[task, run, work], id=job, executor="training")
         return scheduler
 
     def _add(
@@ -309,7 +310,7 @@ class Worker:
         model, created = loaded
         run.memory = pipeline.recall(run.section, run.source, self._services.store, model, now)
         changes = {"model_version": model.version, "model_kind": model.kind, "model_created": created}
-        self._exporter.update(run.section.name, **changes, detectability=model.detectability)
+        self._exporter.update(run.section.name, **changes, drift=model.drift, detectability=model.detectability)
         logger.info(
             "event=model_loaded monitor=%s version=%d kind=%s entities=%d finds=%r",
             run.section.name,
@@ -330,7 +331,8 @@ class Worker:
         if report.cursor is not None:
             changes["cursor"] = report.cursor
         if run.memory is None or run.memory.model.version == pipeline.NO_MODEL:
-            changes |= {"model_version": None, "model_kind": None, "model_created": None, "detectability": {}}
+            changes |= {"model_version": None, "model_kind": None, "model_created": None}
+            changes |= {"drift": None, "detectability": {}}
         self._exporter.update(name, **changes)
         self._exporter.samples_read.labels(name).inc(report.samples)
         self._exporter.windows_scored.labels(name).inc(report.windows)
@@ -376,6 +378,17 @@ class Worker:
 
         Raises: Timeout; DetectorError with the child's last words.
         """
+        self._in_child(run, "retrain")
+
+    def recalibrate(self, run: MonitorRun) -> None:
+        """Fits the threshold of a live model to recent history, in a child process; without a model there is nothing.
+
+        Raises: as `retrain`.
+        """
+        if run.memory is not None and run.memory.model.version != pipeline.NO_MODEL:
+            self._in_child(run, "recalibrate", "--recalibrate")
+
+    def _in_child(self, run: MonitorRun, task: Task, *options: str) -> None:
         monitor = run.section
         command = [
             sys.executable,
@@ -385,8 +398,9 @@ class Worker:
             monitor.name,
             "--config",
             str(self._services.config_path),
+            *options,
         ]
-        logger.info("event=retrain_started monitor=%s", monitor.name)
+        logger.info("event=%s_started monitor=%s", task, monitor.name)
         limit = monitor.training.timeout.total_seconds()
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as child:  # noqa: S603 - own command
             with self._children_lock:
@@ -405,7 +419,7 @@ class Worker:
         if child.returncode != 0 and not self._stop.is_set():
             lines = errors.decode(errors="replace").strip().splitlines()
             raise DetectorError(lines[-1] if lines else f"the training process ended with status {child.returncode}")
-        logger.info("event=retrain_done monitor=%s", monitor.name)
+        logger.info("event=%s_done monitor=%s", task, monitor.name)
 
     # -- health -------------------------------------------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ GAUGES = {
     "detector_model_info": ("1, labelled with the live model version", ("monitor", "version", "kind")),
     "detector_model_detectability_ratio": ("Share of injected faults a model found", ("monitor", "kind")),
     "detector_model_created_timestamp_seconds": ("When the live model version was trained", ("monitor",)),
+    "detector_error_drift_ratio": ("Usual errors at the last recalibration; 1 is as at training", ("monitor",)),
     "detector_last_success_timestamp_seconds": ("When a task last succeeded", ("task", "monitor")),
     "detector_newest_sample_timestamp_seconds": ("Time of the newest sample read", ("monitor",)),
     "detector_cursor_timestamp_seconds": ("End of the newest slot scored and committed", ("monitor",)),
@@ -62,6 +63,7 @@ class MonitorView:
     model_version: int | None = None
     model_kind: str | None = None
     model_created: int | None = None
+    drift: float | None = None
     detectability: Mapping[str, float] = field(default_factory=dict)  # of each kind of model that was trained
     alerts: Mapping[str, int] = field(default_factory=dict)  # by severity
     alerts_this_week: int = 0
@@ -156,6 +158,7 @@ def _add_monitor(families: Families, view: MonitorView) -> None:
     add("detector_model_created_timestamp_seconds", view.model_created, scale=1e-3)
     if view.model_version is not None:
         add("detector_model_info", 1, str(view.model_version), view.model_kind or "")
+    add("detector_error_drift_ratio", view.drift)
     for kind, share in view.detectability.items():
         add("detector_model_detectability_ratio", share, kind)
     for severity in Severity:

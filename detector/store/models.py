@@ -7,7 +7,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Engine, and_, delete, insert, or_, select, update
+from sqlalchemy import Engine, and_, insert, or_, select, update
+from sqlalchemy import delete as sql_delete
 from sqlalchemy.exc import IntegrityError
 
 from detector.errors import ArtifactError
@@ -42,6 +43,12 @@ def save(engine: Engine, *, monitor: str, artifact: bytes, header: dict[str, Any
             )
         )
         return new_id(result)
+
+
+def delete(engine: Engine, version: int) -> None:
+    """Removes a model version that is not live."""
+    with translated(engine), engine.begin() as connection:
+        connection.execute(sql_delete(model).where(model.c.version == version, model.c.is_live == 0))
 
 
 def live_version(engine: Engine, monitor: str) -> int | None:
@@ -101,4 +108,4 @@ def acquire_lease(engine: Engine, name: str, holder: str, *, now: int, expires_a
 def release_lease(engine: Engine, name: str, holder: str) -> None:
     """Gives a lease back."""
     with translated(engine), engine.begin() as connection:
-        connection.execute(delete(lease).where(lease.c.name == name, lease.c.holder == holder))
+        connection.execute(sql_delete(lease).where(lease.c.name == name, lease.c.holder == holder))
