@@ -44,6 +44,7 @@ class Memory:
     errors: Float32  # (E, L) combined residual of the newest slot of the window that ends there, NaN = unknown
     scores: Float32  # (E, L)
     states: AlertStates  # (E,)
+    newest: Float32  # (E,) newest score without what a closed alert has told already
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ def recall(monitor: MonitorSection, source: Source, store: Store, model: ModelVe
     scores = blank
     first += max(score.SPANS) - 1
     scores[:, first:] = _scores(monitor, model, entities, values, errors, first)
-    return Memory(model, stored, history, errors, scores, _states(entities, open_alerts, closed))
+    return Memory(model, stored, history, errors, scores, _states(entities, open_alerts, closed), scores[:, -1])
 
 
 def tick(
@@ -256,7 +257,8 @@ def _chunk(
     )
     store.commit(commit)
 
-    after = Memory(model, end, history, errors, scores, states)
+    newest = decide.untold(decided[:, -1:], states.closed_slot, slots[-1:], spans=score.SPANS, step=step)[:, 0]
+    after = Memory(model, end, history, errors, scores, states, newest)
     kept = memory_slots(monitor)
     trimmed = _follow(after, entities, end - kept * step, end)
     opened = tuple(event.severity for event in events if event.change is decide.Change.OPENED)
@@ -358,8 +360,9 @@ def _scores(
     first: int,
 ) -> Float32:
     """Scores of all slots from index `first` on; a value that is never valid needs no model to be critical."""
-    smoothed = score.smoothed(errors[:, first - max(score.SPANS) + 1 :])  # (E, K, S)
-    scores = model.calibration.score(smoothed, _model_rows(model, entities))
+    rows = _model_rows(model, entities)
+    smoothed = model.calibration.smoothed(errors[:, first - max(score.SPANS) + 1 :], rows)  # (E, K, S)
+    scores = model.calibration.score(smoothed, rows)
     rules = scoring.metric_rules(monitor)
     if rules.has_range:
         is_invalid = rules.outside(values[:, first:]).any(axis=2)
@@ -376,8 +379,8 @@ def _for_decisions(
     first: int,
 ) -> tuple[Float32, Bool]:
     """Scores by span (E, K, S) of slots from index `first` on, and where they are ordinary again (E, K)."""
-    smoothed = score.smoothed(errors[:, first - max(score.SPANS) + 1 :])
     rows = _model_rows(model, entities)
+    smoothed = model.calibration.smoothed(errors[:, first - max(score.SPANS) + 1 :], rows)
     scores, settled = model.calibration.by_span(smoothed, rows), model.calibration.settled(smoothed, rows)
     is_invalid = scoring.metric_rules(monitor).outside(values[:, first:]).any(axis=2)
     if model.version == NO_MODEL:  # a slot with data and no invalid value lets an alert close
@@ -481,7 +484,7 @@ def _explanation(monitor: MonitorSection, share: Float32, values: Float32) -> st
 
 def _unscored(memory: Memory) -> Snapshot:
     """The newest slot as remembered, for a tick that had nothing to do."""
-    score_ = memory.scores[:, -1]
+    score_ = memory.newest
     shape = (len(score_), memory.history.values.shape[2])
     reason = np.where(np.isnan(score_), Reason.NO_DATA, Reason.KNOWN).astype(np.int8)
     return Snapshot(memory.history.entities, score_, reason, memory.states, np.full(shape, np.nan, dtype=np.float32))
@@ -492,7 +495,7 @@ def _snapshot(memory: Memory, scored: _Scored) -> Snapshot:
     reason[~np.isnan(memory.scores[:, -1])] = Reason.KNOWN  # an invalid value is known to be
     if np.isnan(memory.history.values[:, -_STALE_SLOTS:]).all():
         reason[reason == Reason.NO_DATA] = Reason.STALE_DATA
-    return Snapshot(memory.history.entities, memory.scores[:, -1], reason, memory.states, scored.share[:, -1])
+    return Snapshot(memory.history.entities, memory.newest, reason, memory.states, scored.share[:, -1])
 
 
 def _newest(samples: Samples) -> int | None:

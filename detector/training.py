@@ -224,7 +224,7 @@ def _calibrated(data: _Data, fitted: Fitted) -> tuple[ModelVersion, Fitted]:
     noise, fleet_noise = _noise(residuals)
     errors, _ = score.error(residuals, noise[:, None])
     calibration = threshold.calibrate(
-        score.smoothed(_padded(errors)),
+        threshold.smoothed(errors),
         spans=score.SPANS,
         rules=scoring.decision_rules(monitor),
         alert_budget_per_week=monitor.threshold.alert_budget_per_week,
@@ -282,7 +282,7 @@ def recalibrated(
         chosen=chosen,
     )
     fresh = threshold.calibrate(
-        score.smoothed(_padded(errors)),
+        threshold.smoothed(errors),
         spans=score.SPANS,
         rules=scoring.decision_rules(monitor),
         alert_budget_per_week=monitor.threshold.alert_budget_per_week,
@@ -335,7 +335,7 @@ def _opens(data: _Data, model: ModelVersion, values: Float32, rows: Int64, start
         errors[same], _ = scoring.errors(
             model, scoring.metric_rules(monitor), values=values[same], rows=rows[same], slots=slots, chosen=known[same]
         )
-    smoothed = score.smoothed(errors)
+    smoothed = model.calibration.smoothed(errors, rows)
     scores, settled = model.calibration.by_span(smoothed, rows), model.calibration.settled(smoothed, rows)
     opens = threshold.openings(scores, settled, scoring.decision_rules(monitor))[:, -FAULT_SLOTS:]
     return np.asarray((opens >= 1.0).any(axis=(1, 2)))
@@ -403,11 +403,6 @@ def _upper_quantile(sizes: Float32) -> NDArray[np.float64]:
             error = np.sqrt(_NOISE_QUANTILE * (1.0 - _NOISE_QUANTILE) / known.size)
             result[f] = np.quantile(known, min(1.0, _NOISE_QUANTILE + 2.0 * error))
     return result
-
-
-def _padded(errors: Float32) -> Float32:
-    """Room for the longest span before the first error."""
-    return np.pad(errors, ((0, 0), (max(score.SPANS) - 1, 0)), constant_values=np.nan)
 
 
 def span(monitor: MonitorSection, source: Source, now: int, start: int | None, end: int | None) -> tuple[int, int]:

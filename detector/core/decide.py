@@ -108,15 +108,23 @@ def decide(
     """
     states = replace(states, **{name: getattr(states, name).copy() for name in AlertStates.__dataclass_fields__})
     events: list[Event] = []
-    reach = step * np.asarray(spans, dtype=np.int64)
     for k, slot in enumerate(slots.tolist()):
         seen = slice(k, rules.memory + k + 1)
         times = slot - step * np.arange(rules.memory, -1, -1)  # (M,)
-        is_told = times[:, None] - reach < states.closed_slot[:, None, None]  # (E, M, S)
-        current = np.fmax.reduce(np.where(is_told, np.float32(0.0), scores[:, seen]), axis=2)
-        current = np.where(np.isnan(scores[:, seen, 0]), np.float32(np.nan), current)  # (E, M)
-        _decide_slot(states, current, settled[:, seen], slot, rules, step, events)
+        news = untold(scores[:, seen], states.closed_slot, times, spans=spans, step=step)
+        _decide_slot(states, news, settled[:, seen], slot, rules, step, events)
     return states, events
+
+
+def untold(scores: Float32, closed_slot: Int64, times: Int64, *, spans: Sequence[int], step: int) -> Float32:
+    """Scores (E, M) at some slots (M,) without the spans, of (E, M, S), that reach back to a closed alert.
+
+    closed_slot: (E,); NaN where the newest slot alone, the first span, is unknown
+    """
+    reach = step * np.asarray(spans, dtype=np.int64)
+    is_told = times[:, None] - reach < closed_slot[:, None, None]  # (E, M, S)
+    highest = np.fmax.reduce(np.where(is_told, np.float32(0.0), scores), axis=2)
+    return np.where(np.isnan(scores[:, :, 0]), np.float32(np.nan), highest)
 
 
 def _decide_slot(

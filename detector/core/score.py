@@ -50,7 +50,11 @@ def smooth(errors: Float32, span: int) -> Float32:
     return np.where(known[:, span - 1 :] & (2 * count >= span), mean, np.nan).astype(np.float32)
 
 
-def smoothed(errors: Float32) -> Float32:
-    """All spans side by side, (E, L) -> (E, L − max(SPANS) + 1, len(SPANS))."""
+def smoothed(errors: Float32, limits: Float32 | None = None) -> Float32:
+    """All spans side by side, (E, L) -> (E, L − max(SPANS) + 1, len(SPANS)).
+
+    limits: (E,) the most that one slot's error counts in a mean, lest one huge error fills the long spans for hours
+    """
     slots = errors.shape[1] - max(SPANS) + 1
-    return np.stack([smooth(errors, span)[:, -slots:] for span in SPANS], axis=2)
+    limited = errors if limits is None else np.minimum(errors, limits[:, None])
+    return np.stack([smooth(limited if span > 1 else errors, span)[:, -slots:] for span in SPANS], axis=2)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from detector.core import score
 from detector.core.decide import Rules
 from detector.core.series import Bool, Float32, Float64, Int64
 
@@ -28,6 +29,7 @@ _SHAPE_PRIOR = 30.0  # peaks that support a shape as much as the assumption that
 _SHAPES = (-0.3, 0.5)
 _FAR_PEAK = 6.0  # peaks beyond so many times the usual excess are taken for unlabelled anomalies, and shortened to it
 _SPAN_PRIOR = 3.0  # excesses that lie apart, without which a longer span's tail is taken to fall no faster
+_LIMIT = 5.0  # starts of the tail that one slot's error counts at most in a mean over a longer span
 _LEAST_DECAY = 0.15  # normal errors that are all alike would make any difference infinitely surprising
 _WIDE_DECAY = 1.0  # where nothing is known of a tail
 _SHORT = 1  # of the spans, the one that tells whether an episode goes on
@@ -44,6 +46,11 @@ class Calibration:
     fleet_start: Float32  # (S,) for entities that were not there
     fleet_decay: Float32  # (S,)
     level: float  # surprise that stands for score 1.0
+
+    def smoothed(self, errors: Float32, row: Int64) -> Float32:
+        """Errors (B, L) over all spans, (B, L − max(SPANS) + 1, S); `row` as in `by_span`."""
+        start = np.where(row < 0, self.fleet_start[0], self.start[row, 0])
+        return score.smoothed(errors, (_LIMIT * start).astype(np.float32))
 
     def by_span(self, errors: Float32, row: Int64) -> Float32:
         """Scores of each span, (B, K, S), of smoothed errors (B, K, S).
@@ -79,6 +86,13 @@ def surprise(error: Float32, start: Float32, decay: Float32) -> Float32:
     return np.asarray(np.where(error > start, above, below), dtype=np.float32)
 
 
+def smoothed(errors: Float32) -> Float32:
+    """Errors (E, N) of normal data over all spans, as the calibration that comes from them will smooth: (E, N, S)."""
+    starts = _tails(errors[:, :, None], np.ones(1))[0][:, 0]
+    padded = np.pad(errors, ((0, 0), (max(score.SPANS) - 1, 0)), constant_values=np.nan)
+    return score.smoothed(padded, (_LIMIT * starts).astype(np.float32))
+
+
 def calibrate(
     errors: Float32, *, spans: Sequence[int], rules: Rules, alert_budget_per_week: float, step: int
 ) -> Calibration:
@@ -91,14 +105,7 @@ def calibrate(
 
     Raises: ValueError if nothing is known.
     """
-    pooled = errors.reshape(-1, errors.shape[2]).astype(np.float64)  # (M, S)
-    if np.isnan(pooled[:, 0]).all():
-        msg = "errors must hold at least one known value"
-        raise ValueError(msg)
-    apart = np.asarray(spans, dtype=np.float64)
-    own = [_tail(entity.astype(np.float64), apart) for entity in errors]
-    fleet_start, fleet_decay = _fleet(own, pooled, apart)
-    start, decay = _shrink(errors, own, fleet_start, fleet_decay)
+    start, decay, fleet_start, fleet_decay = _tails(errors, np.asarray(spans, dtype=np.float64))
     calibration = Calibration(
         start=start,
         decay=decay,
@@ -192,6 +199,20 @@ def _shape(excess: Float64) -> float:
     lower = 1.0 - (np.arange(1, count + 1) - 0.35) / count  # Hosking & Wallis 1987, plotting positions
     mean, weighted = excess.mean(), float(np.mean(np.sort(excess) * lower))
     return 2.0 - mean / (mean - 2.0 * weighted) if mean > 2.0 * weighted else 0.0
+
+
+def _tails(errors: Float32, spans: Float64) -> tuple[Float32, Float32, Float64, Float64]:
+    """Start and decay of each entity's tails, (E, S) each, and of the fleet's, (S,) each; errors: (E, N, S).
+
+    Raises: ValueError if nothing is known.
+    """
+    pooled = errors.reshape(-1, errors.shape[2]).astype(np.float64)  # (M, S)
+    if np.isnan(pooled[:, 0]).all():
+        msg = "errors must hold at least one known value"
+        raise ValueError(msg)
+    own = [_tail(entity.astype(np.float64), spans) for entity in errors]
+    fleet_start, fleet_decay = _fleet(own, pooled, spans)
+    return *_shrink(errors, own, fleet_start, fleet_decay), fleet_start, fleet_decay
 
 
 def _tail(values: Float64, spans: Float64) -> tuple[Float64, Float64]:

@@ -56,7 +56,9 @@ def test_recalibration_finds_the_drift_and_keeps_what_was_trained(config: Path) 
     # the newest 30 % of 28 days, so all there is: half of it as before, half 1.5 times as much
     said = detector("retrain", "--recalibrate", "--config", config).output
 
-    found = re.fullmatch(r"monitor web: model version 2 is live; usual errors are (\d\.\d\d) × those at training\n", said)
+    found = re.fullmatch(
+        r"monitor web: model version 2 is live; usual errors are (\d\.\d\d) × those at training\n", said
+    )
     assert found
     assert 1.2 < float(found[1]) < 1.6
     assert [(model["version"], model["live"]) for model in _models(config)] == [(2, True), (1, False)]

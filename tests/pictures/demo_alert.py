@@ -1,4 +1,4 @@
-"""Draws the README's picture from a demo's database: the alert on the disk-write storm.
+"""Draws the README's picture from a demo's database: the alert on the runaway process.
 
 detector demo --once && python tests/pictures/demo_alert.py detector-demo/detector.db tests/pictures/demo_alert.png
 """
@@ -18,9 +18,9 @@ import matplotlib.dates as mdates
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-FAULT = "disk_write_storm"
-METRICS = {"disk_write_bytes_per_second": ("disk write, MB/s", 1e6), "cpu_percent": ("CPU, %", 1.0)}
-MARGIN = 8 * 60_000  # milliseconds shown before and after the fault
+FAULT = "runaway_process"
+METRICS = {"cpu_percent": ("CPU, %", 1.0), "load_1m": ("load", 1.0)}
+MARGIN = 6 * 60_000  # milliseconds shown before and after the fault
 
 
 def main(database: Path, picture: Path) -> None:
