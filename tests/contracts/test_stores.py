@@ -427,6 +427,27 @@ def test_other_monitors_and_entities_may_have_open_alerts_at_the_same_time(store
     assert [found.entity for found in store.open_alerts("db")] == ["a"]
 
 
+def test_the_last_closing_of_each_entity_is_told_if_it_is_recent_enough(store: StateStore) -> None:
+    for entity, opened, closed in (("a", T0, T0 + STEP), ("a", T0 + 2 * STEP, T0 + 3 * STEP), ("b", T0, T0 + STEP)):
+        cursor = store.cursor("web")
+        change = [_change(Change.OPENED, entity, opened), _change(Change.CLOSED, entity, closed)]
+        store.commit(_commit(expected_cursor=cursor, cursor=closed + STEP, changes=change))
+    store.commit(_commit(expected_cursor=store.cursor("web"), changes=[_change(Change.OPENED, "c")]))
+
+    assert store.closed_since("web", T0) == {"a": T0 + 3 * STEP, "b": T0 + STEP}
+    assert store.closed_since("web", T0 + 3 * STEP) == {"a": T0 + 3 * STEP}
+    assert store.closed_since("web", T0 + 4 * STEP) == store.closed_since("db", T0) == {}
+
+
+def test_deleting_a_model_version_spares_the_live_one(migrated: Engine) -> None:
+    first, second = _save(migrated), _save(migrated)
+
+    models.delete(migrated, first)
+    models.delete(migrated, second)
+
+    assert [row.version for row in models.listing(migrated)] == [second]
+
+
 def test_closing_an_alert_that_is_not_open_changes_nothing(store: StateStore, migrated: Engine) -> None:
     store.commit(_commit(changes=[_change(Change.CLOSED)]))
 
