@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from detector import config as configuration
-from detector import database, wiring
+from detector import database, training, wiring
 from detector.config import Config, MonitorSection
 from detector.core import grid
 from detector.errors import DetectorError
@@ -45,7 +45,7 @@ def _monitor(config: Config, monitor: MonitorSection, engine: Any, *, has_schema
     }
     if not has_schema and monitor.source.type != "sql":
         will = "record and " if monitor.source.type == "host" else "wait for `detector import` and "
-        return row | {"daemon": f"would {will}train after {monitor.minimum_slots} slots"}
+        return row | {"daemon": f"would {will}train after {training.needed_slots(monitor)} slots"}
     source = wiring.source(config, monitor, engine)
     extent = source.extent()
     if extent is None:
@@ -54,8 +54,9 @@ def _monitor(config: Config, monitor: MonitorSection, engine: Any, *, has_schema
     end = grid.floor(extent[1], step) + step
     recent = source.read(end - monitor.timesteps * step, end)
     age = datetime.now(UTC).timestamp() - extent[1] / 1000
+    when = f"{age:.0f} s ago" if age >= 0 else f"{-age:.0f} s in the future: is `time_zone` right?"
     row |= {
-        "newest_sample": f"{datetime.fromtimestamp(extent[1] / 1000, UTC):%F %T} UTC, {age:.0f} s ago",
+        "newest_sample": f"{datetime.fromtimestamp(extent[1] / 1000, UTC):%F %T} UTC, {when}",
         "oldest_sample": f"{datetime.fromtimestamp(extent[0] / 1000, UTC):%F %T} UTC",
         "newest_window": f"{len(recent)} samples of {len(recent.entities)} entities",
     }
@@ -68,7 +69,7 @@ def _plan(monitor: MonitorSection, engine: Any, extent: tuple[int, int], age: fl
         stale = age > (monitor.delay + 5 * monitor.step).total_seconds()
         unknown = "; entities would be unknown (stale_data): the newest sample is old" if stale else ""
         return f"would score with model version {live[0].version}{unknown}"
-    have = (extent[1] - extent[0]) // monitor.step_ms + 1
-    if have < monitor.minimum_slots:
-        return f"would warm up: {have} of {monitor.minimum_slots} slots of history so far"
+    have, needed = (extent[1] - extent[0]) // monitor.step_ms + 1, training.needed_slots(monitor)
+    if have < needed:
+        return f"would warm up: {have} of {needed} slots of history so far"
     return "would not train (retrain = off)" if monitor.retrain == "off" else "would train a model at once, then score"

@@ -53,7 +53,7 @@ ALLOWED: dict[str, set[str]] = {
         ),
         *("pipeline", "training", "dataset", "backtest", "worker"),
     },
-    "checking": {"errors", "core", "config", "database", "store", "wiring"},
+    "checking": {"errors", "core", "config", "database", "store", "training", "wiring"},
     "demo": {"errors", "core", "config", "importing", "store", "export", "worker", "wiring"},  # the daemon, on show
     "cli": {
         *("detector", "errors", "core", "config", "database", "store", "pipeline", "importing", "progress"),

@@ -300,7 +300,7 @@ class _Case:
 
     @property
     def slots(self) -> int:
-        return self.scores.shape[1] - self.rules.memory
+        return int(self.scores.shape[1]) - self.rules.memory
 
 
 @st.composite
@@ -373,3 +373,14 @@ def test_no_alert_opens_on_a_settled_slot(case: _Case) -> None:
     for event in events:
         if event.change is OPENED:
             assert not case.settled[event.entity, case.rules.memory + (event.slot - START) // STEP]
+
+
+@given(_cases())
+def test_the_next_alert_begins_after_the_last_one_closed(case: _Case) -> None:
+    _, events = _decide_all(case)
+
+    for entity in (0, 1):
+        closed = decide.LONG_AGO
+        for event in (event for event in events if event.entity == entity):
+            assert event.opened_slot > closed
+            closed = event.slot if event.change is CLOSED else closed
