@@ -53,6 +53,8 @@ source = {{ type = "embedded" }}
 _QUIET = 60 * 60_000
 """The recording's first hour holds no fault; the model sees nothing else, as milliseconds."""
 _RECORDING = "host.csv.gz"
+_NOT_ITS_OWN = ("disk_read_bytes_per_second",)
+"""What the recorded machine did not read itself: the disk is shared, and its own files were in memory."""
 
 
 class Clock:
@@ -151,7 +153,7 @@ def _prepare(folder: Path, listen: str) -> Path:
         for file in folder.glob("detector.db*"):
             file.unlink()
         database = (folder / "detector.db").resolve()
-        metrics = json.dumps(list(configuration.HOST_METRICS))
+        metrics = json.dumps([metric for metric in configuration.HOST_METRICS if metric not in _NOT_ITS_OWN])
         path.write_text(_CONFIG.format(database=database, listen=listen, metrics=metrics), encoding="utf-8")
     except OSError as exc:
         msg = f"{folder} cannot be written: {exc.strerror}; choose another folder with --folder"
@@ -202,11 +204,12 @@ def _compare(
 ) -> tuple[list[Finding], list[alerts.AlertRow]]:
     """Each fault with the alerts detected during it, and the alerts that belong to none.
 
-    An alert within one window after a fault is its echo, neither a finding nor false: the window still holds the fault.
+    An alert that begins within one window after a fault is its echo, neither a finding nor false: the window still
+    holds the fault.
     """
     echo = monitor.timesteps * monitor.step_ms
     found = [Finding(f, [a for a in raised if f.start <= a.detected_at <= f.end]) for f in faults]
-    false = [a for a in raised if not any(f.start <= a.detected_at <= f.end + echo for f in faults)]
+    false = [a for a in raised if not any(f.start <= a.detected_at and a.opened_slot <= f.end + echo for f in faults)]
     return found, false
 
 

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detector.core import window
-from detector.core.series import Float32
+from detector.core.series import Float32, Int64, Windows
 from detector.models import lstm, network
 from detector.models.artifact import NetworkSpec
 from detector.models.lstm import NumpyAutoencoder
@@ -19,11 +18,14 @@ from detector.models.lstm import NumpyAutoencoder
 TOLERANCE = 1e-5  # absolute, scaled units; float32 rounding over some tens of steps stays a tenth of it
 
 CELLS: tuple[Literal["lstm", "gru"], ...] = ("lstm", "gru")
+STEP = 3_600_000
+SIZES = [(12, 3, 16), (5, 1, 7), (30, 8, 32), (2, 4, 1), (60, 8, 64), (9, 5, 24), (17, 2, 33), (6, 6, 8)]  # T, F, U
 VARIANTS = [
-    NetworkSpec(timesteps, metrics, cell, units, layers, bidirectional)
-    for (cell, layers, bidirectional), (timesteps, metrics, units) in zip(
+    NetworkSpec(timesteps, metrics, cell, units, layers, bidirectional, calendar, "Europe/Berlin", STEP)
+    for (cell, layers, bidirectional), calendar, (timesteps, metrics, units) in zip(
         product(CELLS, (1, 2), (False, True)),
-        [(12, 3, 16), (5, 1, 7), (30, 8, 32), (2, 4, 1), (60, 8, 64), (9, 5, 24), (17, 2, 33), (6, 6, 8)],
+        (0, 2, 4, 0, 4, 0, 2, 4),  # each with both cells, both depths and both directions
+        SIZES,
         strict=True,
     )
 ]
@@ -31,7 +33,8 @@ VARIANTS = [
 
 def _name(spec: NetworkSpec) -> str:
     directions = "both-ways" if spec.bidirectional else "one-way"
-    return f"{spec.cell}-{spec.layers}x{spec.units}-{directions}-T{spec.timesteps}-F{spec.metrics}"
+    shape = f"T{spec.timesteps}-F{spec.metrics}-C{spec.calendar}"
+    return f"{spec.cell}-{spec.layers}x{spec.units}-{directions}-{shape}"
 
 
 class Pair:
@@ -46,18 +49,19 @@ class Pair:
             weights.assign(rng.normal(0.0, 1.5 / np.sqrt(fan_in), weights.shape))
         self.numpy = NumpyAutoencoder(spec, network.weights_of(self.keras))
 
-    def windows(self, count: int, missing: float, seed: int) -> Float32:
-        """Scaled windows with heavy tails and the given share of NaN."""
+    def windows(self, count: int, missing: float, seed: int) -> Windows:
+        """Scaled windows at any times, with heavy tails and the given share of NaN."""
         rng = np.random.default_rng(seed)
-        windows = rng.standard_t(3, (count, self.spec.timesteps, self.spec.metrics)).astype(np.float32)
-        windows[rng.random(windows.shape) < missing] = np.nan
-        return windows
+        values = rng.standard_t(3, (count, self.spec.timesteps, self.spec.metrics)).astype(np.float32)
+        values[rng.random(values.shape) < missing] = np.nan
+        slots: Int64 = STEP * rng.integers(450_000, 490_000, count)  # 2021 to 2025
+        return Windows(values, np.zeros(count, dtype=np.int64), slots)
 
-    def expected(self, windows: Float32) -> Float32:
+    def expected(self, windows: Windows) -> Float32:
         """Keras's reconstruction, (B, T, F), newest slot first."""
         if not len(windows):  # TensorFlow 2.21 adds no bias to an empty batch: "Biases must be 1D"
-            return np.empty_like(windows)
-        return np.asarray(self.keras(window.network_input(windows), training=False))
+            return np.empty_like(windows.values)
+        return np.asarray(self.keras(lstm.network_input(self.spec, windows), training=False))
 
 
 @pytest.fixture(scope="module", params=VARIANTS, ids=_name)
@@ -70,22 +74,32 @@ def pair(request: pytest.FixtureRequest) -> Pair:
 def test_reconstruction_equals_keras_at_every_slot(pair: Pair, count: int) -> None:
     windows = pair.windows(count, missing=0.1, seed=1)
 
-    rebuilt = pair.numpy.reconstruct(window.network_input(windows), pair.spec.timesteps)
+    rebuilt = pair.numpy.reconstruct(lstm.network_input(pair.spec, windows), pair.spec.timesteps)
 
     np.testing.assert_allclose(rebuilt, pair.expected(windows), rtol=0, atol=TOLERANCE)
+
+
+@settings(max_examples=3, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_the_newest_slots_do_not_depend_on_how_many_are_rebuilt(pair: Pair, data: st.DataObject) -> None:
+    newest = data.draw(st.integers(1, pair.spec.timesteps), label="newest")
+    windows = pair.windows(20, missing=0.1, seed=2)
+
+    rebuilt = pair.numpy.reconstruct(lstm.network_input(pair.spec, windows), newest)
+
+    np.testing.assert_allclose(rebuilt, pair.expected(windows)[:, :newest], rtol=0, atol=TOLERANCE)
 
 
 @settings(max_examples=6, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_residuals_of_any_batch_equal_keras(pair: Pair, data: st.DataObject) -> None:
-    newest = data.draw(st.integers(1, pair.spec.timesteps), label="newest")
     count = data.draw(st.integers(0, 40), label="count")
     missing = data.draw(st.sampled_from([0.0, 0.05, 0.5, 1.0]), label="missing")
     windows = pair.windows(count, missing, seed=data.draw(st.integers(0, 1000), label="seed"))
 
-    residuals = pair.numpy.residuals(windows, newest)
+    residuals = pair.numpy.residuals(windows)
 
-    expected = np.abs(windows[:, ::-1] - pair.expected(windows))[:, :newest]  # NaN where the value is missing
+    expected = windows.values[:, -1] - pair.expected(windows)[:, 0]  # NaN where the value is missing
     assert residuals.dtype == np.float32
     np.testing.assert_allclose(residuals, expected, rtol=0, atol=TOLERANCE)
 
@@ -94,3 +108,11 @@ def test_weight_shapes_name_exactly_the_arrays_of_the_keras_network(pair: Pair) 
     arrays = network.weights_of(pair.keras)
 
     assert {name: array.shape for name, array in arrays.items()} == lstm.weight_shapes(pair.spec)
+
+
+def test_the_variants_cover_every_calendar_with_every_cell_depth_and_direction() -> None:
+    for calendar in (0, 2, 4):
+        variants = [spec for spec in VARIANTS if spec.calendar == calendar]
+        assert {spec.cell for spec in variants} == set(CELLS)
+        assert {spec.layers for spec in variants} == {1, 2}
+        assert {spec.bidirectional for spec in variants} == {False, True}
