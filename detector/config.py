@@ -200,7 +200,7 @@ class TrainingSection(Section):
     learning_rate: float = Field(default=2e-3, gt=0.0)
     clipnorm: float = Field(default=1.0, gt=0.0)
     dropout: Share = 0.0
-    input_noise: float = Field(default=0.0, ge=0.0)
+    input_noise: float = Field(default=0.3, ge=0.0)
     trim: Share = 0.01
     seed: int = 0
     timeout: Duration = timedelta(hours=2)

@@ -48,12 +48,16 @@ def inject(values: Float32, kind: Fault, *, begin: int, metric: int, size: float
         case Fault.NOISE:
             x += rng.normal(0.0, size, slots).astype(np.float32)
         case Fault.LOST_RHYTHM:
-            x[:] = (
-                np.median(np.nan_to_num(values[:, metric])) + rng.permutation(_differences(values[:, metric]))[:slots]
-            )
+            x[:] = _median(values[:, metric]) + rng.permutation(_differences(values[:, metric]))[:slots]
         case Fault.DECOUPLED:
             x[:] = values[:slots, metric][::-1]  # its own past, which the other metrics do not go with
     return changed
+
+
+def _median(values: Float32) -> float:
+    """The middle of the known values, 0 if there are none."""
+    known = values[~np.isnan(values)]
+    return float(np.median(known)) if known.size else 0.0
 
 
 def _differences(values: Float32) -> Float32:

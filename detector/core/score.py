@@ -9,7 +9,7 @@ from detector.core.series import Float32
 SPANS = (1, 10, 60, 120)
 """Slots a score looks back over: the newest alone finds spikes, the mean of the last 120 finds drifts."""
 
-_CLIP = 30.0  # one metric gone mad must not drown what the others say
+_CLIP = 100.0  # one metric gone mad must not drown what the others say
 
 
 def error(residuals: Float32, noise: Float32) -> tuple[Float32, Float32]:

@@ -59,7 +59,7 @@ class TrainingSettings:
     learning_rate: float = 2e-3
     clipnorm: float = 1.0  # longest gradient, guards against the exploding gradients of long windows
     dropout: float = 0.0  # share of a layer's inputs dropped, while training only
-    input_noise: float = 0.0  # standard deviation added to the inputs, scaled units, while training only
+    input_noise: float = 0.3  # standard deviation added to the inputs, scaled units, while training only
     trim: float = 0.01  # share of the windows, the worst rebuilt, left out after a third of the epochs
     batch_size: int = 256  # windows
     epochs: int = 30  # at most
@@ -238,7 +238,8 @@ class _Batches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has no typ
             inputs, target = self._batch(order[start : start + _PREDICTED])
             difference = np.abs(target - model.predict_on_batch(inputs))
             errors[start : start + _PREDICTED] = np.nan_to_num(difference).mean(axis=(1, 2))
-        self._order = order[np.argsort(errors, kind="stable")[: len(order) - int(share * len(order))]]
+        kept = order[np.argsort(errors, kind="stable")[: len(order) - int(share * len(order))]]
+        self._order = np.resize(kept, len(order))  # as many batches as before: Keras counts on it
         self.on_epoch_end()
 
     def on_epoch_end(self) -> None:
