@@ -139,6 +139,16 @@ def test_all_spans_end_at_the_same_slot() -> None:
     np.testing.assert_allclose(smoothed, [newest - [0.0, 4.5, 29.5, 59.5]])
 
 
+def test_one_slot_counts_in_the_longer_spans_as_no_more_than_its_limit() -> None:
+    errors = np.zeros((2, 120), dtype=np.float32)
+    errors[:, -1] = 30.0
+
+    smoothed = score.smoothed(errors, np.array([6.0, 60.0], dtype=np.float32))
+
+    np.testing.assert_allclose(smoothed[0, 0], [30.0, 0.6, 0.1, 0.05], rtol=1e-6)
+    np.testing.assert_allclose(smoothed[1, 0], [30.0, 3.0, 0.5, 0.25], rtol=1e-6)
+
+
 def test_a_span_is_known_as_soon_as_half_of_it_is() -> None:
     errors = np.full((1, 119 + 62), NAN, dtype=np.float32)
     errors[0, 119:] = 1.0  # 62 slots, and room for the longest span before them
