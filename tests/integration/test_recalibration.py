@@ -77,7 +77,7 @@ def test_without_a_model_there_is_one_line_that_says_what_to_do(tmp_path: Path) 
     path.write_text(CONFIG.format(folder=tmp_path))
     detector("db", "upgrade", "--config", path)
 
-    command = [*DETECTOR, "retrain", "--recalibrate", "--config", path]
+    command: list[str | Path] = [*DETECTOR, "retrain", "--recalibrate", "--config", path]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
 
     assert done.returncode == 1
