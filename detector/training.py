@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -150,7 +151,13 @@ def train(monitor: MonitorSection, history: History, fit: Fit, *, seed: int, pro
     kind = monitor.model.kind
     found = []
     if kind != "baseline" and enough_for_network:
-        found.append(_calibrated(data, _fit_network(data, fit, seed, lambda done, what: progress(0.85 * done, what))))
+        try:
+            fitted = _fit_network(data, fit, seed, lambda done, what: progress(0.85 * done, what))
+            found.append(_calibrated(data, fitted))
+        except ModelError as exc:
+            if kind == "network":
+                raise
+            logger.warning("event=network_not_trained monitor=%s reason=%r", monitor.name, str(exc))
     if kind != "network":
         progress(0.85, "fitting the baseline")
         found.append(_calibrated(data, _fit_baseline(data, fit)))
@@ -370,12 +377,14 @@ def needed_slots(monitor: MonitorSection) -> int:
 def _too_short(monitor: MonitorSection, history: History) -> ModelError:
     longest = int((~np.isnan(history.values).all(axis=2)).sum(axis=1).max(initial=0)) if history.entities else 0
     missing = max(0, needed_slots(monitor) - longest)
-    hours = missing * monitor.step_ms / 3_600_000
+    hours = math.ceil(missing * monitor.step_ms / 360_000) / 10
+    wait = f"wait {hours:.1f} h, or lower `training.minimum_slots` or `timesteps`"
+    advice = wait if missing else "its windows have gaps: fill them, or raise `max_missing`"
     start, end = (datetime.fromtimestamp(at / 1000, UTC).strftime("%F %T") for at in (history.start, history.end))
     msg = (
         f"monitor {monitor.name!r}: training needs {needed_slots(monitor)} slots of {monitor.step_ms / 1000:g} s"
         f" with data and windows of {monitor.timesteps} slots without large gaps; the longest entity has {longest}"
-        f" between {start} and {end} UTC; wait {hours:.1f} h, or lower `training.minimum_slots` or `timesteps`"
+        f" between {start} and {end} UTC; {advice}"
     )
     return ModelError(msg)
 

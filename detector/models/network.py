@@ -239,6 +239,8 @@ class _Batches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has no typ
             difference = np.abs(target - model.predict_on_batch(inputs))
             errors[start : start + _PREDICTED] = np.nan_to_num(difference).mean(axis=(1, 2))
         kept = order[np.argsort(errors, kind="stable")[: len(order) - int(share * len(order))]]
+        if self._rng is not None:
+            self._rng.shuffle(kept)  # so that those which come twice are any of them, not the best
         self._order = np.resize(kept, len(order))  # as many batches as before: Keras counts on it
         self.on_epoch_end()
 

@@ -122,7 +122,7 @@ def test_a_kind_that_is_asked_for_is_the_only_one_fitted(kind: str, timesteps: i
 
 @pytest.mark.parametrize(
     ("kind", "slots", "needed", "hours"),
-    [("auto", 59, 60, "0.0"), ("auto", 0, 60, "1.0"), ("network", 180, 300, "2.0")],
+    [("auto", 59, 60, "0.1"), ("auto", 0, 60, "1.0"), ("network", 180, 300, "2.0")],
 )
 def test_too_short_a_history_is_one_line_that_says_how_long_to_wait(
     kind: str, slots: int, needed: int, hours: str
@@ -137,6 +137,23 @@ def test_too_short_a_history_is_one_line_that_says_how_long_to_wait(
     assert f"the longest entity has {slots} between 2023-11-14 22:14:00 and " in message
     assert f"wait {hours} h, or lower `training.minimum_slots`" in message
     assert "\n" not in message
+
+
+def _holed() -> History:
+    history = _history(900)
+    history.values[:, ::3] = NAN
+    return history
+
+
+def test_auto_makes_do_with_a_baseline_where_every_window_has_a_gap() -> None:
+    assert _train(_monitor(), _holed(), _Fit()).model.kind == "baseline"
+
+
+def test_a_network_that_is_asked_for_says_that_the_windows_have_gaps() -> None:
+    monitor = _monitor(model=ModelSection.model_validate({"kind": "network"}))
+
+    with pytest.raises(ModelError, match="its windows have gaps: fill them, or raise `max_missing`"):
+        _train(monitor, _holed(), _Fit())
 
 
 def test_without_any_entity_there_is_too_little_history() -> None:
