@@ -146,7 +146,7 @@ def train(
         validation_data=_Batches(spec, validation, settings.batch_size),
         epochs=settings.epochs,
         shuffle=False,  # _Batches shuffles windows, not only whole batches
-        callbacks=[best, slower, keras.callbacks.TerminateOnNaN(), trim, report],
+        callbacks=[best, slower, _StopOnNaN(), trim, report],
         verbose=0,
     ).history
     return _result(model, history)
@@ -247,6 +247,14 @@ class _Batches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has no typ
     def on_epoch_end(self) -> None:
         if self._rng is not None:
             self._rng.shuffle(self._order)
+
+
+class _StopOnNaN(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
+    """Ends a training that cannot recover, as keras.callbacks.TerminateOnNaN does, which prints to stdout."""
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        if not math.isfinite(float((logs or {}).get("loss", 0.0))):
+            self.model.stop_training = True
 
 
 class _Trim(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
