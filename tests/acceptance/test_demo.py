@@ -42,7 +42,9 @@ def test_recording_is_small_and_its_faults_were_noted() -> None:
     assert len(NOTED) == 5
 
 
-def test_demo_finds_nearly_all_faults_and_hardly_ever_cries_wolf(result: dict[str, Any], record_property: Record) -> None:
+def test_demo_finds_nearly_all_faults_and_hardly_ever_cries_wolf(
+    result: dict[str, Any], record_property: Record
+) -> None:
     print(json.dumps(result))
     record_property("demo", json.dumps(result))
     assert set(result) == {"faults", "alerts", "false_alerts", "seconds", "database"}
