@@ -5,13 +5,16 @@
 
 --data holds a folder for each set, as `detector backtest --data` reads it. Labels are for judging alone: nothing is
 trained, calibrated or chosen by them. Prints JSON, progress goes to stderr; with --out FILE.json each part is also
-written to FILE_<part>.json as soon as it is done. Parts, and what they cost on two cores:
+written to FILE_<part>.json as soon as it is done. Parts:
 
     vus       VUS-PR, average precision and events of the program as it comes, beside scores that cost nothing
     ablation  VUS-PR with one choice changed at a time, all on the residuals of the same networks
     faults    share of injected faults that open an alert, and after how many slots, by kind and size
     budget    false alerts observed for each one promised, in quiet recordings and in synthetic errors of known law
     networks  VUS-PR of settings that need another training (--networks; first seed only)
+
+Costs on two busy cores: one to three minutes for each set and seed, whose network all parts of a run share; two minutes
+for each set of `faults`, one for each seed of synthetic errors; for `networks` nine times what a set costs.
 """
 
 from __future__ import annotations
