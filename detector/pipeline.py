@@ -15,7 +15,7 @@ import numpy as np
 
 from detector import scoring
 from detector.config import MonitorSection, milliseconds
-from detector.core import decide, grid, score, window
+from detector.core import decide, grid, score, threshold, window
 from detector.core.decide import AlertStates, Event, Severity
 from detector.core.scaling import Scaling
 from detector.core.series import Bool, Float32, History, Int8, Int64, Reason, Samples, Windows
@@ -35,6 +35,17 @@ NO_MODEL = 0
 
 
 @dataclass(frozen=True)
+class Snapshot:
+    """The newest slot of a monitor, for export."""
+
+    entities: tuple[str, ...]
+    score: Float32  # (E,) without what a closed alert has told already, NaN = unknown
+    reason: Int8  # (E,) Reason
+    states: AlertStates  # (E,)
+    share: Float32  # (E, F) NaN = unknown
+
+
+@dataclass(frozen=True)
 class Memory:
     """What a monitor keeps between ticks; all of it can be rebuilt from the database."""
 
@@ -44,18 +55,7 @@ class Memory:
     errors: Float32  # (E, L) combined residual of the newest slot of the window that ends there, NaN = unknown
     scores: Float32  # (E, L)
     states: AlertStates  # (E,)
-    newest: Float32  # (E,) newest score without what a closed alert has told already
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """The newest slot of a monitor, for export."""
-
-    entities: tuple[str, ...]
-    score: Float32  # (E,) NaN = unknown
-    reason: Int8  # (E,) Reason
-    states: AlertStates  # (E,)
-    share: Float32  # (E, F) NaN = unknown
+    snapshot: Snapshot
 
 
 @dataclass(frozen=True)
@@ -166,12 +166,16 @@ def recall(monitor: MonitorSection, source: Source, store: Store, model: ModelVe
     blank = np.full(values.shape[:2], np.nan, dtype=np.float32)
     rows = np.arange(len(entities))
     first = monitor.timesteps - 1
+    scored = _errors(monitor, model, history, rows, first)
     errors = blank.copy()
-    errors[:, first:] = _errors(monitor, model, history, rows, first).errors
-    scores = blank
+    errors[:, first:] = scored.errors
     first += max(score.SPANS) - 1
-    scores[:, first:] = _scores(monitor, model, entities, values, errors, first)
-    return Memory(model, stored, history, errors, scores, _states(entities, open_alerts, closed), scores[:, -1])
+    by_span, _ = _by_span(monitor, model, history, errors, first)
+    scores = blank
+    scores[:, first:] = threshold.worst(by_span)
+    states = _states(entities, open_alerts, closed)
+    newest = _untold(by_span, states, history)
+    return Memory(model, stored, history, errors, scores, states, _snapshot(history, newest, states, scored))
 
 
 def tick(
@@ -195,7 +199,7 @@ def tick(
         newest = extent[1] if extent else 0
     samples = windows = 0
     opened: list[Severity] = []
-    snapshot = _unscored(memory)
+    snapshot = memory.snapshot
     while memory.history.end < complete and not should_stop():
         end = min(complete, memory.history.end + step * _chunk_slots(memory.history))
         if newest is not None and newest < memory.history.end:
@@ -235,16 +239,21 @@ def _chunk(
         errors[late, late_from:new] = _errors(monitor, model, history, late, late_from).errors[:, : new - late_from]
     first = min(new, late_from)
     old_scores = scores[:, first:new].copy()
-    scores[:, first:] = _scores(monitor, model, entities, values, errors, first)
+    rules = scoring.decision_rules(monitor)
+    looked_at = new - rules.memory
+    begin_at = min(first, looked_at)
+    by_span, settled = _by_span(monitor, model, history, errors, begin_at)
+    scores[:, first:] = threshold.worst(by_span[:, first - begin_at :])
     if late.size:  # entities without late samples keep their scores to the last bit
         others = np.setdiff1d(np.arange(len(entities)), late)
         scores[others, first:new] = old_scores[others]
 
     slots = history.slots[new:]
-    rules = scoring.decision_rules(monitor)
-    looked_at = new - rules.memory
-    decided, settled = _for_decisions(monitor, model, entities, values, errors, looked_at)
-    states, events = decide.decide(before.states, decided, settled, slots, rules, spans=score.SPANS, step=step)
+    recent = slice(looked_at - begin_at, None)
+    decided = _for_decisions(model, values[:, looked_at:], by_span[:, recent])
+    states, events = decide.decide(
+        before.states, decided, settled[:, recent], slots, rules, spans=score.SPANS, step=step
+    )
     commit = Commit(
         monitor=monitor.name,
         expected_cursor=memory.cursor,
@@ -257,12 +266,10 @@ def _chunk(
     )
     store.commit(commit)
 
-    newest = decide.untold(decided[:, -1:], states.closed_slot, slots[-1:], spans=score.SPANS, step=step)[:, 0]
-    after = Memory(model, end, history, errors, scores, states, newest)
-    kept = memory_slots(monitor)
-    trimmed = _follow(after, entities, end - kept * step, end)
+    snapshot = _snapshot(history, _untold(by_span, states, history), states, scored)
+    after = Memory(model, end, history, errors, scores, states, snapshot)
+    trimmed = _follow(after, entities, end - memory_slots(monitor) * step, end)
     opened = tuple(event.severity for event in events if event.change is decide.Change.OPENED)
-    snapshot = _snapshot(trimmed, scored)
     return trimmed, Report(end, _newest(samples), len(samples), scored.windows, opened, snapshot)
 
 
@@ -351,46 +358,35 @@ def _model_rows(model: ModelVersion, entities: tuple[str, ...]) -> Int64:
     return np.array([index.get(name, -1) for name in entities], dtype=np.int64)
 
 
-def _scores(
-    monitor: MonitorSection,
-    model: ModelVersion,
-    entities: tuple[str, ...],
-    values: Float32,
-    errors: Float32,
-    first: int,
-) -> Float32:
-    """Scores of all slots from index `first` on; a value that is never valid needs no model to be critical."""
-    rows = _model_rows(model, entities)
-    smoothed = model.calibration.smoothed(errors[:, first - max(score.SPANS) + 1 :], rows)  # (E, K, S)
-    scores = model.calibration.score(smoothed, rows)
-    rules = scoring.metric_rules(monitor)
-    if rules.has_range:
-        is_invalid = rules.outside(values[:, first:]).any(axis=2)
-        scores[is_invalid] = np.fmax(scores[is_invalid], np.float32(_invalid_score(monitor)))
-    return scores
-
-
-def _for_decisions(
-    monitor: MonitorSection,
-    model: ModelVersion,
-    entities: tuple[str, ...],
-    values: Float32,
-    errors: Float32,
-    first: int,
+def _by_span(
+    monitor: MonitorSection, model: ModelVersion, history: History, errors: Float32, first: int
 ) -> tuple[Float32, Bool]:
-    """Scores by span (E, K, S) of slots from index `first` on, and where they are ordinary again (E, K)."""
-    rows = _model_rows(model, entities)
+    """Scores by span (E, K, S) of slots from index `first` on, and where they are ordinary again (E, K).
+
+    A value that is never valid needs no model to be critical.
+    """
+    rows = _model_rows(model, history.entities)
     smoothed = model.calibration.smoothed(errors[:, first - max(score.SPANS) + 1 :], rows)
     scores, settled = model.calibration.by_span(smoothed, rows), model.calibration.settled(smoothed, rows)
-    is_invalid = scoring.metric_rules(monitor).outside(values[:, first:]).any(axis=2)
-    if model.version == NO_MODEL:  # a slot with data and no invalid value lets an alert close
-        scores[~np.isnan(values[:, first:]).all(axis=2)] = 0.0
-    scores[is_invalid] = np.fmax(scores[is_invalid], np.float32(_invalid_score(monitor)))
+    is_invalid = scoring.metric_rules(monitor).outside(history.values[:, first:]).any(axis=2)
+    invalid_score = max(monitor.decision.critical_at, monitor.decision.open_at_once)
+    scores[is_invalid] = np.fmax(scores[is_invalid], np.float32(invalid_score))
     return scores, settled & ~is_invalid
 
 
-def _invalid_score(monitor: MonitorSection) -> float:
-    return max(monitor.decision.critical_at, monitor.decision.open_at_once)
+def _for_decisions(model: ModelVersion, values: Float32, by_span: Float32) -> Float32:
+    """Scores (E, K, S) as alerts see them: without a model, a slot (E, K, F) that has data lets an alert close."""
+    if model.version != NO_MODEL:
+        return by_span
+    has_data: Bool = np.any(~np.isnan(values), axis=2)
+    return np.where(np.isnan(by_span) & has_data[..., None], np.float32(0.0), by_span)
+
+
+def _untold(by_span: Float32, states: AlertStates, history: History) -> Float32:
+    """Newest score of each entity without what a closed alert has told already, (E,); NaN = unknown."""
+    newest = history.slots[-1:]
+    step = history.step
+    return decide.untold(by_span[:, -1:], states.closed_slot, newest, spans=score.SPANS, step=step)[:, 0]
 
 
 def _states(entities: tuple[str, ...], open_alerts: list[OpenAlert], closed: Mapping[str, int]) -> AlertStates:
@@ -482,20 +478,12 @@ def _explanation(monitor: MonitorSection, share: Float32, values: Float32) -> st
     return json.dumps({"metrics": top})
 
 
-def _unscored(memory: Memory) -> Snapshot:
-    """The newest slot as remembered, for a tick that had nothing to do."""
-    score_ = memory.newest
-    shape = (len(score_), memory.history.values.shape[2])
-    reason = np.where(np.isnan(score_), Reason.NO_DATA, Reason.KNOWN).astype(np.int8)
-    return Snapshot(memory.history.entities, score_, reason, memory.states, np.full(shape, np.nan, dtype=np.float32))
-
-
-def _snapshot(memory: Memory, scored: _Scored) -> Snapshot:
+def _snapshot(history: History, newest: Float32, states: AlertStates, scored: _Scored) -> Snapshot:
     reason = scored.reason[:, -1].copy()
-    reason[~np.isnan(memory.scores[:, -1])] = Reason.KNOWN  # an invalid value is known to be
-    if np.isnan(memory.history.values[:, -_STALE_SLOTS:]).all():
+    reason[~np.isnan(newest)] = Reason.KNOWN  # an invalid value is known to be
+    if np.isnan(history.values[:, -_STALE_SLOTS:]).all():
         reason[reason == Reason.NO_DATA] = Reason.STALE_DATA
-    return Snapshot(memory.history.entities, memory.newest, reason, memory.states, scored.share[:, -1])
+    return Snapshot(history.entities, newest, reason, states, scored.share[:, -1])
 
 
 def _newest(samples: Samples) -> int | None:

@@ -7,7 +7,8 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -189,13 +190,8 @@ def retrain(
     """
     from detector import training
 
-    holder, name = f"{socket.gethostname()}:{os.getpid()}", f"retrain:{monitor.name}"
-    expires = now + configuration.milliseconds(monitor.training.timeout)
-    if not model_store.acquire_lease(parts.engine, name, holder, now=now, expires_at=expires):
-        msg = f"monitor {monitor.name!r} is being trained by another process; wait for it to end"
-        raise ModelError(msg)
     began = time.monotonic()
-    try:
+    with _lease(parts.engine, monitor, now):
         reader = parts.sources[monitor.name]
         first, last = training.span(monitor, reader, now, start, end)
         history = training.read_history(monitor, reader, first, last, lambda done, what: progress(0.1 * done, what))
@@ -208,15 +204,35 @@ def retrain(
         )
         facts = trained.provenance | {"seconds": round(time.monotonic() - began, 1)}
         return _save(parts.engine, monitor, trained, facts, now), facts
+
+
+@contextmanager
+def _lease(engine: Engine, monitor: MonitorSection, now: int) -> Iterator[None]:
+    """Holds the right to make model versions of a monitor, so that no two processes do at once.
+
+    Raises: ModelError if another process holds it.
+    """
+    holder, name = f"{socket.gethostname()}:{os.getpid()}", f"retrain:{monitor.name}"
+    expires = now + configuration.milliseconds(monitor.training.timeout)
+    if not model_store.acquire_lease(engine, name, holder, now=now, expires_at=expires):
+        msg = f"monitor {monitor.name!r} is being trained by another process; wait for it to end"
+        raise ModelError(msg)
+    try:
+        yield
     finally:
-        model_store.release_lease(parts.engine, name, holder)
+        model_store.release_lease(engine, name, holder)
 
 
 def recalibrate(parts: Parts, monitor: MonitorSection, now: int, progress: Progress) -> tuple[int, float]:
     """Fits the live model's threshold to recent history without alerts; the new version and the drift it found.
 
-    Raises: ModelError if there is no live model, or too little history.
+    Raises: ModelError if there is no live model, too little history, or another process trains this monitor now.
     """
+    with _lease(parts.engine, monitor, now):
+        return _recalibrate(parts, monitor, now, progress)
+
+
+def _recalibrate(parts: Parts, monitor: MonitorSection, now: int, progress: Progress) -> tuple[int, float]:
     from detector import training
     from detector.models import artifact as artifacts
     from detector.store import alerts

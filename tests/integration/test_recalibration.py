@@ -12,6 +12,9 @@ import numpy as np
 import pytest
 from running import DETECTOR, detector
 
+from detector import database
+from detector.store import models
+
 CONFIG = """
 [database]
 url = "sqlite:///{folder}/detector.db"
@@ -70,6 +73,18 @@ def test_recalibrating_again_measures_against_training_and_leaves_two_versions(c
 
     assert first.partition("errors are")[2] == second.partition("errors are")[2]
     assert [(model["version"], model["live"]) for model in _models(config)] == [(3, True), (1, False)]
+
+
+def test_recalibration_waits_for_a_training_of_the_same_monitor(config: Path) -> None:
+    engine = database.connect(f"sqlite:///{config.parent}/detector.db")
+    assert models.acquire_lease(engine, "retrain:web", "somebody", now=0, expires_at=1 << 62)
+    engine.dispose()
+
+    command: list[str | Path] = [*DETECTOR, "retrain", "--recalibrate", "--config", config]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 1
+    assert "monitor 'web' is being trained by another process; wait for it to end" in done.stderr
 
 
 def test_without_a_model_there_is_one_line_that_says_what_to_do(tmp_path: Path) -> None:
