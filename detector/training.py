@@ -35,6 +35,8 @@ MOST_DRIFT = 2.0  # by which a recalibration may change usual errors
 FAULTS_PER_KIND = 32
 FAULT_SLOTS = 30
 FAULT_SIZES = (2.0, 4.0, 8.0)  # scaled units
+FAULT_SHARE = 0.25  # of the metrics that a fault shows in at most; at least one
+_SURE = 2.0  # standard errors by which a baseline must find more than a network
 
 _READ_SLOTS = 2000
 _NOISE_QUANTILE = 0.98
@@ -141,8 +143,8 @@ def train(monitor: MonitorSection, history: History, fit: Fit, *, seed: int, pro
     """A model version from history: the older part trains, the newer part calibrates.
 
     Each entity's own span is divided, so that entities which live at different times all take part in both. With
-    `model.kind = "auto"` a baseline is fitted beside the network, and the one that finds more of the faults put into
-    the newer part, at the same alert budget, becomes the version.
+    `model.kind = "auto"` a baseline is fitted beside the network; both look for the same faults put into the newer
+    part, at the same alert budget, and the network becomes the version unless the baseline finds significantly more.
 
     Raises: ModelError if there is too little history.
     """
@@ -162,9 +164,8 @@ def train(monitor: MonitorSection, history: History, fit: Fit, *, seed: int, pro
         progress(0.85, "fitting the baseline")
         found.append(_calibrated(data, _fit_baseline(data, fit)))
     progress(0.9, "comparing models on injected faults" if len(found) > 1 else "calibrating")
-    finds = [detectability(data, model, np.random.default_rng(seed)) for model, _ in found] if len(found) > 1 else [{}]
-    best = max(range(len(found)), key=lambda n: (finds[n].get("all", 0.0), -n))
-    model, fitted = found[best]
+    finds = [finds_faults(data, model, np.random.default_rng(seed)) for model, _ in found] if len(found) > 1 else []
+    model, fitted = found[1 if len(found) > 1 and _significantly_more(finds[1], finds[0]) else 0]
     progress(1.0, f"calibrated a {fitted.kind}")
     provenance = fitted.facts | {
         "kind": fitted.kind,
@@ -174,7 +175,7 @@ def train(monitor: MonitorSection, history: History, fit: Fit, *, seed: int, pro
         "seed": seed,
         "entities": len(data.history.entities),
         "calibration_windows": int(data.calibration(fitted.timesteps).sum()),
-        "detectability": {f.kind: finds[n] for n, (_, f) in enumerate(found) if finds[n]},
+        "detectability": {f.kind: shares(find) for (_, f), find in zip(found, finds, strict=False) if find.size},
     }
     return Trained(model, fitted, provenance)
 
@@ -302,33 +303,46 @@ def recalibrated(
     return replace(fresh, start=bounded, fleet_start=fleet_start), drift
 
 
-def detectability(data: _Data, model: ModelVersion, rng: np.random.Generator) -> dict[str, float]:
-    """Share of the faults put into the calibration part that would open an alert, by kind and in "all".
+def finds_faults(data: _Data, model: ModelVersion, rng: np.random.Generator) -> Bool:
+    """Which faults put into the calibration part would open an alert: kind after kind, `FAULTS_PER_KIND` of each.
 
-    What would have opened one without the fault is not found.
-
-    Empty if no entity has enough history for a fault and what is looked back on before it.
+    What would have opened one without the fault is not found. The same `rng` puts the same faults. Empty if no entity
+    has enough history for a fault and what is looked back on before it.
     """
     monitor, history = data.monitor, data.history
     before = monitor.timesteps - 1 + max(score.SPANS) - 1 + scoring.decision_rules(monitor).memory
     length = before + FAULT_SLOTS
     able = np.flatnonzero(data.end - data.first >= length)
     if not able.size:
-        return {}
+        return np.zeros(0, dtype=np.bool_)
     kinds = [kind for kind in Fault for _ in range(FAULTS_PER_KIND)]
     rows = rng.choice(able, len(kinds))
     latest = data.end[rows] - length
     earliest = np.minimum(np.maximum(data.divide[rows] - before, data.first[rows]), latest)
     starts = rng.integers(earliest, latest + 1)
     clean = np.stack([history.values[row, start : start + length] for row, start in zip(rows, starts, strict=True)])
-    faulty = np.empty_like(clean)  # (C, length, F)
+    faulty = clean.copy()  # (C, length, F)
+    metrics = clean.shape[2]
     for n, (kind, row) in enumerate(zip(kinds, rows.tolist(), strict=True)):
-        metric = int(rng.integers(clean.shape[2]))
-        size = float(data.scales.scale[row, metric] * rng.choice(FAULT_SIZES))
-        faulty[n] = faults.inject(clean[n], kind, begin=before, metric=metric, size=size, rng=rng)
-    found = _opens(data, model, faulty, rows, starts) & ~_opens(data, model, clean, rows, starts)
-    by_kind = {kind.value: round(float(found[np.array(kinds) == kind].mean()), 3) for kind in Fault}
-    return by_kind | {"all": round(float(found.mean()), 3)}
+        count = int(rng.integers(1, max(1, int(FAULT_SHARE * metrics)) + 1))
+        size = float(rng.choice(FAULT_SIZES))
+        for metric in rng.choice(metrics, count, replace=False).tolist():
+            strength = size * float(data.scales.scale[row, metric])
+            faulty[n] = faults.inject(faulty[n], kind, begin=before, metric=metric, size=strength, rng=rng)
+    return _opens(data, model, faulty, rows, starts) & ~_opens(data, model, clean, rows, starts)
+
+
+def shares(found: Bool) -> dict[str, float]:
+    """Share of the faults of `finds_faults` that was found, by kind and in "all"."""
+    by_kind = zip(Fault, found.reshape(len(Fault), -1).mean(axis=1).tolist(), strict=True)
+    return {kind.value: round(share, 3) for kind, share in by_kind} | {"all": round(float(found.mean()), 3)}
+
+
+def _significantly_more(one: Bool, other: Bool) -> bool:
+    """Whether one finds more of the same faults than the other by more than chance (McNemar, "Note on the sampling
+    error of the difference between correlated proportions", 1947)."""
+    only_one, only_other = int((one & ~other).sum()), int((other & ~one).sum())
+    return only_one - only_other > _SURE * math.sqrt(only_one + only_other)
 
 
 def _opens(data: _Data, model: ModelVersion, values: Float32, rows: Int64, starts: Int64) -> Bool:

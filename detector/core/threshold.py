@@ -5,7 +5,8 @@ larger, from an exponential tail of their logarithms. Then the level that alerts
 times a week: peaks over threshold as in Siffer et al., "Anomaly Detection in Streams with Extreme Value Theory", KDD
 2017. We differ in what a peak is: not a slot but an episode as `core.decide` would make it an alert, k of n and
 hysteresis included, so that slots which belong together count once; and in fitting the generalised Pareto law by
-L-moments (Hosking, "L-moments", 1990), which a few dozen peaks support, with its shape drawn towards 0.
+L-moments (Hosking, "L-moments", 1990), which a few dozen peaks support, with its mean drawn towards that of single slots
+and its shape towards 0.
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ TAIL = 0.02
 """Share of normal data above the quantile where the exponential tail begins."""
 
 _PRIOR = 5.0  # excesses of its own an entity needs before its calibration counts as much as the fleet's
-_PEAK_PRIOR = 10.0  # peaks that support a mean excess as much as the assumption that it is 1
-_SHAPE_PRIOR = 30.0  # peaks that support a shape as much as the assumption that it is 0
+_PEAK_PRIOR = 3.0  # peaks that support a mean excess as much as that of single slots does
+_SLOT_PRIOR = 10.0  # slots that support their mean excess as much as the assumption that it is 1
+_SHAPE_PRIOR = 15.0  # peaks that support a shape as much as the assumption that it is 0
 _SHAPES = (-0.3, 0.5)
-_FAR_PEAK = 6.0  # peaks beyond so many times the usual excess are taken for unlabelled anomalies, and shortened to it
+_WIDEN = 0.25  # standard errors that the mean excess is widened by
+_FAR_PEAK = 10.0  # peaks beyond so many times the usual excess are taken for unlabelled anomalies, and shortened to it
 _SPAN_PRIOR = 3.0  # excesses that lie apart, without which a longer span's tail is taken to fall no faster
 _LIMIT = 10.0  # starts of the tail that one slot's error counts at most in a mean over a longer span
 _LEAST_DECAY = 0.15  # normal errors that are all alike would make any difference infinitely surprising
@@ -133,10 +136,11 @@ def level(
     begin = max(float(np.quantile(known, 1.0 - TAIL)), -float(np.log(TAIL)))
     quiet = settled | (worst(surprises) < rules.close_below * begin)  # NaN compares False
     peaks = episode_peaks(opens, quiet, spans, begin, rules.close_slots)
-    excess = np.maximum(peaks - begin, 0.0)
+    above = known[known > begin] - begin
+    usual = (float(above.sum(dtype=np.float64)) + _SLOT_PRIOR) / (len(above) + _SLOT_PRIOR)
     # one more than was seen, as if the next were about to begin: no evidence is not evidence of none
     ratio = (len(peaks) + 1) / weeks / alert_budget_per_week
-    return begin + _return_excess(excess, ratio)
+    return begin + _return_excess(np.maximum(peaks - begin, 0.0), usual, ratio)
 
 
 def openings(surprises: Float32, settled: Bool, rules: Rules) -> Float32:
@@ -175,16 +179,17 @@ def episode_peaks(opens: Float32, quiet: Bool, spans: Sequence[int], level: floa
     return np.array([*peaks, *peak[is_open].tolist()])
 
 
-def _return_excess(excess: Float64, ratio: float) -> float:
+def _return_excess(excess: Float64, usual: float, ratio: float) -> float:
     """The excess that a generalised Pareto law exceeds once in `ratio` peaks.
 
-    While there are few peaks its mean leans on 1, which is what surprise exceeds any level by if its tail was fitted
-    well, and is widened; its shape leans on 0.
+    usual: mean excess of single slots, of which there are many more than peaks
+
+    While there are few peaks their mean leans on `usual`, and is widened; their shape leans on 0.
     """
     count = len(excess)
     if count:
-        excess = np.minimum(excess, _FAR_PEAK * max(float(np.median(excess)) / np.log(2.0), 1.0))
-    mean = (excess.sum() + _PEAK_PRIOR) / (count + _PEAK_PRIOR) * (1.0 + 0.5 / (count + 1.0))
+        excess = np.minimum(excess, _FAR_PEAK * max(float(np.median(excess)) / np.log(2.0), usual))
+    mean = (excess.sum() + _PEAK_PRIOR * usual) / (count + _PEAK_PRIOR) * (1.0 + _WIDEN / np.sqrt(count + 1.0))
     shape = float(np.clip(_shape(excess) * count / (count + _SHAPE_PRIOR), *_SHAPES))
     scale = mean * (1.0 - shape)
     ratio = max(ratio, 1.0)
