@@ -5,8 +5,8 @@ larger, from an exponential tail of their logarithms. Then the level that alerts
 times a week: peaks over threshold as in Siffer et al., "Anomaly Detection in Streams with Extreme Value Theory", KDD
 2017. We differ in what a peak is: not a slot but an episode as `core.decide` would make it an alert, k of n and
 hysteresis included, so that slots which belong together count once; and in fitting the generalised Pareto law by
-L-moments (Hosking, "L-moments", 1990), which a few dozen peaks support, with its mean drawn towards that of single slots
-and its shape towards 0.
+L-moments (Hosking, "L-moments", 1990), which a few dozen peaks support, with its mean drawn towards that of single
+slots and its shape towards 0.
 """
 
 from __future__ import annotations
