@@ -33,6 +33,7 @@ _EVER = int(np.iinfo(np.int64).min)
 _FROM_DATA = ("name", "source", "metrics")
 _SLICES = 100  # ticks of a replay, so that its progress moves
 _JUMP_SLOTS = 1440  # without any row for longer, one tick takes the replay over it
+_BASELINE = ":baseline"  # added to the name of a monitor; no monitor of a user's can have it
 _TRAINING_SHARE = 0.7  # of a group's progress
 
 
@@ -87,6 +88,7 @@ class Replayed:
     score: Float64  # (R,) of the slot the row lies in, NaN = unknown
     is_alert: Bool  # (R,) the slot's end lies inside an open alert
     alerts: tuple[Alert, ...]
+    baseline: Float64 | None = None  # (R,) the score a baseline would have given; None where nothing is judged by it
 
 
 @dataclass(frozen=True)
@@ -253,7 +255,25 @@ class _Replay:
             history = self._source([_history(recording, self._monitor) for recording in recordings])
             model = self._train(history, begin, lambda done, what: self._progress(_TRAINING_SHARE * done, what))
             self._replay(model, begin)
-        return self._results()
+        return self._beside_baseline(self._results())
+
+    def _beside_baseline(self, results: list[Replayed]) -> list[Replayed]:
+        """With what a baseline makes of labelled recordings: the floor of a network."""
+        monitor = self._monitor
+        if monitor.model.kind == "baseline" or all(one.recording.label is None for one in results):
+            return results
+        changes = {
+            "name": f"{monitor.name}{_BASELINE}",
+            "model": monitor.model.model_copy(update={"kind": "baseline"}),
+            "retrain": "off",
+        }
+        group = replace(self._group, monitor=monitor.model_copy(update=changes))
+        floor = _Replay(group, self._services, lambda _done, _what: None)
+        try:
+            scores = [one.score for one in floor.run()]
+        finally:
+            self.replay_seconds += floor.train_seconds + floor.replay_seconds
+        return [replace(one, baseline=score) for one, score in zip(results, scores, strict=True)]
 
     def facts(self) -> dict[str, Any]:
         """What is known of the group and its model versions."""

@@ -271,6 +271,7 @@ def _print_backtest(report: dict[str, Any], seconds: dict[str, float], *, as_jso
         "alerts_per_found_event": "per find",
         "average_precision": "AP",
         "vus_pr": "VUS-PR",
+        "vus_pr_baseline": "baseline",
         "vus_pr_random": "random",
         "vus_pr_mean_abs_z": "mean |z|",
         "vus_pr_pca": "PCA",
@@ -279,7 +280,7 @@ def _print_backtest(report: dict[str, Any], seconds: dict[str, float], *, as_jso
     _print(
         [{"entity": row["entity"]} | {title: _short(row.get(name)) for name, title in titles.items()} for row in rows]
     )
-    print("\nrates are those of one entity; random, mean |z| and PCA are the VUS-PR of scores that need no network")
+    print("\nrates are those of one entity; baseline to PCA are the VUS-PR of scores that need no network")
     print(", ".join(f"{what} {took:.1f} s" for what, took in seconds.items()))
 
 

@@ -24,11 +24,12 @@ _STILL_OPEN = int(np.iinfo(np.int64).max)
 class Ranking:
     """How well labelled rows are told from others by score alone; NaN where there is only one kind of row.
 
-    The last three are the VUS-PR of scores that need no network; PCA has nothing to say of a single metric.
+    The last four are the VUS-PR of scores that need no network; PCA has nothing to say of a single metric.
     """
 
     vus_pr: float = math.nan
     average_precision: float = math.nan
+    vus_pr_baseline: float = math.nan
     vus_pr_random: float = math.nan
     vus_pr_mean_abs_z: float = math.nan
     vus_pr_pca: float = math.nan
@@ -98,10 +99,12 @@ def _ranking(replayed: Replayed, label: Bool) -> Ranking:
         return evaluate.vus_pr(score, label, window)
 
     score = np.nan_to_num(replayed.score)
+    baseline = score if replayed.baseline is None else np.nan_to_num(replayed.baseline)
     has_floors = len(train) > 0
     return Ranking(
         vus_pr=vus_pr(score),
         average_precision=evaluate.average_precision(score, label),
+        vus_pr_baseline=vus_pr(baseline),
         vus_pr_random=float(
             np.mean([vus_pr(np.random.default_rng(seed).random(len(label))) for seed in _RANDOM_SEEDS])
         ),

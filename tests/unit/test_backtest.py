@@ -190,6 +190,15 @@ def test_what_was_found_is_judged_by_labels(run: Callable[..., Run], data: Path)
     assert report["monitors"][0]["entities"] == ["web-1", "web-2"]
 
 
+def test_a_baseline_is_judged_beside_the_network_on_the_same_rows(run: Callable[..., Run], data: Path) -> None:
+    network = run(data, "--set", "model.kind=network").report
+    baseline = run(data, "--set", "model.kind=baseline", out="baseline").report
+
+    assert network["total"]["vus_pr_baseline"] == baseline["total"]["vus_pr"] == baseline["total"]["vus_pr_baseline"]
+    assert network["total"]["vus_pr"] != network["total"]["vus_pr_baseline"]
+    assert [monitor["monitor"] for monitor in network["monitors"]] == ["fleet"]
+
+
 def test_labels_do_not_reach_the_scores(run: Callable[..., Run], data: Path, tmp_path: Path) -> None:
     labelled = run(data)
     bare = tmp_path / "bare"
