@@ -268,20 +268,7 @@ def test_auto_takes_the_model_that_finds_more_of_the_faults_put_in(
 
     finds = {kind: _found(trained, kind)["all"] for kind in ("network", "baseline")}
     assert trained.model.kind == trained.fitted.kind == trained.provenance["kind"] == chosen
-    assert finds[chosen] >= max(finds.values()) - 0.02  # a network is given the benefit of the doubt
-
-
-@pytest.mark.parametrize(
-    ("only_baseline", "only_network", "is_more"),
-    [(0, 0, False), (4, 0, False), (5, 0, True), (16, 6, True), (15, 6, False), (6, 16, False)],
-)
-def test_a_baseline_must_find_two_standard_errors_more(only_baseline: int, only_network: int, is_more: bool) -> None:
-    # (16 − 6) / √(16 + 6) = 2.13, (15 − 6) / √(15 + 6) = 1.96
-    both, neither = [(True, True)] * 7, [(False, False)] * 50
-    pairs = [(True, False)] * only_baseline + [(False, True)] * only_network + both + neither
-    baseline, network = np.array(pairs).T
-
-    assert training._significantly_more(baseline, network) is is_more
+    assert max(finds.values()) <= 1.2 * finds[chosen]  # a network is given the benefit of the doubt
 
 
 def test_a_model_that_leaves_nothing_finds_nothing() -> None:
