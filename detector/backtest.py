@@ -18,14 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector import config as configuration
-from detector import dataset, pipeline, training
+from detector import dataset, pipeline, reading, training
 from detector.config import MonitorSection, milliseconds
 from detector.core import decide, grid
 from detector.core.series import Bool, Float64, Int64
 from detector.dataset import NO_TIME, Failure, Recording
 from detector.errors import ConfigError, DetectorError, ModelError
 from detector.ports import ModelVersion, Source, Store
-from detector.training import Progress
+from detector.reading import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -332,7 +332,7 @@ class _Replay:
             msg = f"monitor {monitor.name!r}: no entity has a row to train on; see `train_rows` in meta.json"
             raise ModelError(msg)
         end = grid.floor(extent[1], step) + step
-        history = training.read_history(
+        history = reading.read_history(
             monitor, source, extent[0], end, lambda done, what: progress(0.1 * done, f"{monitor.name}: {what}")
         )
         return training.train(

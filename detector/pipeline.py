@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from detector import scoring
+from detector import reading, scoring
 from detector.config import MonitorSection, milliseconds
 from detector.core import decide, grid, score, threshold, window
 from detector.core.decide import AlertStates, Event, Severity
@@ -24,8 +24,6 @@ from detector.ports import AlertChange, Commit, ModelVersion, OpenAlert, ScoreRo
 
 logger = logging.getLogger(__name__)
 
-_CHUNK_CELLS = 4_000_000  # values gridded at a time while catching up
-_CHUNK_SLOTS = 1440
 _STALE_SLOTS = 5  # with no data of any entity for this long it is the source that has stopped
 _TOP_METRICS = 5  # named in an alert's explanation
 
@@ -157,13 +155,10 @@ def recall(monitor: MonitorSection, source: Source, store: Store, model: ModelVe
     open_alerts = store.open_alerts(monitor.name)
     closed = store.closed_since(monitor.name, cursor - max(score.SPANS) * step)
     start = cursor - memory_slots(monitor) * step
-    metrics = len(monitor.metrics)
-    nothing = History((), start, step, np.empty((0, memory_slots(monitor), metrics), dtype=np.float32))
-    samples = source.read(start, cursor)
-    entities = _entities(nothing, samples, model, [*closed, *(alert.entity for alert in open_alerts)])
-    values = _grid(monitor, samples, entities, start, memory_slots(monitor))
-    history = replace(nothing, entities=entities, values=values)
-    blank = np.full(values.shape[:2], np.nan, dtype=np.float32)
+    read = reading.read_history(monitor, source, start, cursor, lambda _done, _what: None)
+    entities = _entities(read, read.entities, model, [*closed, *(alert.entity for alert in open_alerts)])
+    history = grid.cover(read, entities=entities, start=start, end=cursor)
+    blank = np.full(history.values.shape[:2], np.nan, dtype=np.float32)
     rows = np.arange(len(entities))
     first = monitor.timesteps - 1
     scored = _errors(monitor, model, history, rows, first)
@@ -223,12 +218,12 @@ def _chunk(
     samples = source.read(read_from, end)
     is_open = memory.states.is_open
     still_open = [name for name, open_ in zip(memory.history.entities, is_open.tolist(), strict=True) if open_]
-    entities = _entities(memory.history, samples, model, still_open)
+    entities = _entities(memory.history, samples.entities, model, still_open)
     before = _follow(memory, entities, start, end)
 
     read_slots = (end - read_from) // step
     values = before.history.values.copy()
-    values[:, -read_slots:] = _grid(monitor, samples, entities, read_from, read_slots)
+    values[:, -read_slots:] = reading.gridded(monitor, samples, entities, read_from, read_slots)
     history = replace(before.history, values=values)
     new = memory_slots(monitor)  # index of the first slot not committed yet
     errors, scores = before.errors, before.scores
@@ -275,26 +270,15 @@ def _chunk(
 
 def _chunk_slots(history: History) -> int:
     entities, _, metrics = history.values.shape
-    cells = max(1, int(entities * metrics))
-    return max(1, min(_CHUNK_SLOTS, _CHUNK_CELLS // cells))
+    return reading.slots_at_a_time(entities, metrics)
 
 
-def _grid(monitor: MonitorSection, samples: Samples, entities: tuple[str, ...], start: int, slots: int) -> Float32:
-    return grid.grid(
-        samples,
-        entities=entities,
-        metrics=len(monitor.metrics),
-        start=start,
-        slots=slots,
-        step=monitor.step_ms,
-        aggregate=monitor.aggregate,
-    )
-
-
-def _entities(history: History, samples: Samples, model: ModelVersion, still_open: Iterable[str]) -> tuple[str, ...]:
+def _entities(
+    history: History, sampled: Iterable[str], model: ModelVersion, still_open: Iterable[str]
+) -> tuple[str, ...]:
     """Who is watched: whoever the model knows, has recent data or an open alert; those already there first."""
     has_data: Bool = np.any(~np.isnan(history.values), axis=(1, 2))
-    alive = {*model.entities, *samples.entities, *still_open}
+    alive = {*model.entities, *sampled, *still_open}
     alive.update(name for name, has in zip(history.entities, has_data.tolist(), strict=True) if has)
     staying = [name for name in history.entities if name in alive]
     return tuple(staying) + tuple(sorted(alive.difference(staying)))

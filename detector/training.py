@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -17,15 +17,13 @@ from detector.config import MonitorSection, milliseconds
 from detector.core import faults, grid, scaling, score, threshold, window
 from detector.core.faults import Fault
 from detector.core.scaling import Scaling
-from detector.core.series import Bool, Float32, History, Int64, Reason, Samples, Windows
+from detector.core.series import Bool, Float32, History, Int64, Reason, Windows
 from detector.core.threshold import Calibration
 from detector.errors import ModelError
 from detector.ports import Model, ModelVersion, Source
+from detector.reading import Progress
 
 logger = logging.getLogger(__name__)
-
-Progress = Callable[[float, str], None]
-"""Told the share that is done, 0 to 1, and what is being done."""
 
 VALIDATION = 0.15  # of the training windows' time, its newest part, decides when training stops
 BASELINE_SLOTS = 60  # of history that the first baseline waits for: an hour at the usual step
@@ -38,7 +36,6 @@ FAULT_SIZES = (2.0, 4.0, 8.0)  # scaled units
 FAULT_SHARE = 0.25  # of the metrics that a fault shows in at most; at least one
 _CLEARLY = 1.2  # times as many faults as the network a baseline must find to take its place
 
-_READ_SLOTS = 2000
 _NOISE_QUANTILE = 0.98
 _NOISE_FLOOR = 0.1  # scaled units; a metric rebuilt better than this is as good as perfectly rebuilt
 _DAY_MS = 86_400_000
@@ -107,36 +104,6 @@ class _Data:
     def calibration(self, timesteps: int) -> Bool:
         """Windows to calibrate on, which share no slot with those trained on."""
         return self.known(timesteps) & (self.newest(timesteps) >= self.divide[:, None] + timesteps - 1)
-
-
-def read_history(monitor: MonitorSection, source: Source, start: int, end: int, progress: Progress) -> History:
-    """All entities' slots in [start, end), read piece by piece."""
-    step = monitor.step_ms
-    start, end = grid.floor(start, step), grid.floor(end, step)
-    slots = max(0, (end - start) // step)
-    history = History((), start, step, np.empty((0, slots, len(monitor.metrics)), dtype=np.float32))
-    for first in range(0, slots, _READ_SLOTS):
-        count = min(_READ_SLOTS, slots - first)
-        begin = start + first * step
-        samples = source.read(begin, begin + count * step)
-        history = _merge(monitor, history, samples, first, count)
-        progress((first + count) / slots, f"reading history, {len(history.entities)} entities")
-    return history
-
-
-def _merge(monitor: MonitorSection, history: History, samples: Samples, first: int, count: int) -> History:
-    entities = history.entities + tuple(sorted(set(samples.entities) - set(history.entities)))
-    history = grid.cover(history, entities=entities, start=history.start, end=history.end)
-    history.values[:, first : first + count] = grid.grid(
-        samples,
-        entities=entities,
-        metrics=len(monitor.metrics),
-        start=history.start + first * history.step,
-        slots=count,
-        step=history.step,
-        aggregate=monitor.aggregate,
-    )
-    return history
 
 
 def train(monitor: MonitorSection, history: History, fit: Fit, *, seed: int, progress: Progress) -> Trained:

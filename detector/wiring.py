@@ -33,9 +33,10 @@ if TYPE_CHECKING:
     from detector.export.prometheus import Exporter
     from detector.models.artifact import Artifact
     from detector.ports import Model
+    from detector.reading import Progress
     from detector.sources.embedded import EmbeddedSource
     from detector.store.alerts import AlertRow
-    from detector.training import Fitted, Progress, Trained
+    from detector.training import Fitted, Trained
     from detector.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -188,13 +189,13 @@ def retrain(
 
     Raises: ModelError if there is too little history or another process trains this monitor now.
     """
-    from detector import training
+    from detector import reading, training
 
     began = time.monotonic()
     with _lease(parts.engine, monitor, now):
         reader = parts.sources[monitor.name]
         first, last = training.span(monitor, reader, now, start, end)
-        history = training.read_history(monitor, reader, first, last, lambda done, what: progress(0.1 * done, what))
+        history = reading.read_history(monitor, reader, first, last, lambda done, what: progress(0.1 * done, what))
         trained = training.train(
             monitor,
             history,
@@ -233,7 +234,7 @@ def recalibrate(parts: Parts, monitor: MonitorSection, now: int, progress: Progr
 
 
 def _recalibrate(parts: Parts, monitor: MonitorSection, now: int, progress: Progress) -> tuple[int, float]:
-    from detector import training
+    from detector import reading, training
     from detector.models import artifact as artifacts
     from detector.store import alerts
 
@@ -245,7 +246,7 @@ def _recalibrate(parts: Parts, monitor: MonitorSection, now: int, progress: Prog
     reader = parts.sources[monitor.name]
     span = round(configuration.milliseconds(monitor.training.span) * monitor.training.holdout)
     first, last = training.span(monitor, reader, now, None, None)
-    history = training.read_history(monitor, reader, max(first, last - span), last, progress)
+    history = reading.read_history(monitor, reader, max(first, last - span), last, progress)
     alerted: dict[str, list[tuple[int, int]]] = {}
     for alert in alerts.listing(parts.engine, monitor=monitor.name, most=_ALL):
         alerted.setdefault(alert.entity, []).append((alert.opened_slot, alert.closed_slot or last))

@@ -36,7 +36,7 @@ from unittest.mock import patch
 
 import numpy as np
 
-from detector import backtest, dataset, judging, pipeline, scoring, training, wiring
+from detector import backtest, dataset, judging, pipeline, reading, scoring, training, wiring
 from detector.config import MonitorSection
 from detector.core import decide, evaluate, grid, score, threshold, window
 from detector.core.faults import SCALED, Fault
@@ -44,8 +44,9 @@ from detector.core.series import Bool, Float32, Float64, History, Int64, Reason,
 from detector.core.threshold import Calibration
 from detector.dataset import Recording
 from detector.ports import ModelVersion
+from detector.reading import Progress
 from detector.sources.memory import MemorySource
-from detector.training import Fitted, Progress
+from detector.training import Fitted
 
 Row = dict[str, Any]
 
@@ -183,7 +184,7 @@ def cases(asked: Namespace, recordings: Sequence[Recording], kind: str) -> Itera
             rows = [backtest._history(recording, monitor) for recording in group.recordings]
             source = _source(group, rows).closed_up(step, step * pipeline.memory_slots(monitor))
             start, last = source.extent() or (0, 0)
-            history = training.read_history(monitor, source, start, grid.floor(last, step) + step, quiet)
+            history = reading.read_history(monitor, source, start, grid.floor(last, step) + step, quiet)
             trained = training.train(monitor, history, wiring.MonitorFit(monitor), seed=seed, progress=quiet)
             yield Case(monitor, group.recordings, training._divide(monitor, history), trained.model)
 
@@ -202,7 +203,7 @@ def replays(case: Case) -> Iterator[Replay]:
         if times.size:
             source = _source(backtest.Group(monitor, (recording,)), [backtest._shown(recording, monitor)])
             start = grid.floor(int(times.min()), step) - pipeline.memory_slots(monitor) * step
-            history = training.read_history(monitor, source, start, grid.floor(int(times.max()), step) + step, quiet)
+            history = reading.read_history(monitor, source, start, grid.floor(int(times.max()), step) + step, quiet)
             row = pipeline._model_rows(model, (recording.entity,))
             reasons = window.reasons(history.values, model.timesteps, max_missing=monitor.max_missing)
             residuals = case.residuals(history, row, reasons == Reason.KNOWN)

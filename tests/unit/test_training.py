@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detector import scoring, training
+from detector import reading, scoring, training
 from detector.config import DecisionSection, EmbeddedSource, ModelSection, MonitorSection, TrainingSection
 from detector.core.faults import Fault
 from detector.core.series import Bool, Float32, History, Windows
@@ -57,7 +57,7 @@ class _Fit:
     fitted_to: tuple[History, Bool] | None = None
 
     def network(
-        self, windows: Windows, validation: Windows, *, days: float, seed: int, progress: training.Progress
+        self, windows: Windows, validation: Windows, *, days: float, seed: int, progress: reading.Progress
     ) -> Fitted:
         self.trained_on, self.validated_on, self.days = windows, validation, days
         return Fitted("network", self.network_model, TIMESTEPS, None, {}, {})
