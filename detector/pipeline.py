@@ -24,6 +24,7 @@ from detector.ports import AlertChange, Commit, ModelVersion, OpenAlert, ScoreRo
 
 logger = logging.getLogger(__name__)
 
+_BLOCK = 4096  # entities whose remembered slots are scored at a time
 _STALE_SLOTS = 5  # with no data of any entity for this long it is the source that has stopped
 _TOP_METRICS = 5  # named in an alert's explanation
 
@@ -157,11 +158,10 @@ def recall(monitor: MonitorSection, source: Source, store: Store, model: ModelVe
     start = cursor - memory_slots(monitor) * step
     read = reading.read_history(monitor, source, start, cursor, lambda _done, _what: None)
     entities = _entities(read, read.entities, model, [*closed, *(alert.entity for alert in open_alerts)])
-    history = grid.cover(read, entities=entities, start=start, end=cursor)
+    history = read if entities == read.entities else grid.cover(read, entities=entities, start=start, end=cursor)
     blank = np.full(history.values.shape[:2], np.nan, dtype=np.float32)
-    rows = np.arange(len(entities))
     first = monitor.timesteps - 1
-    scored = _errors(monitor, model, history, rows, first)
+    scored = _errors_in_blocks(monitor, model, history, first)
     errors = blank.copy()
     errors[:, first:] = scored.errors
     first += max(score.SPANS) - 1
@@ -221,15 +221,15 @@ def _chunk(
     entities = _entities(memory.history, samples.entities, model, still_open)
     before = _follow(memory, entities, start, end)
 
-    read_slots = (end - read_from) // step
-    values = before.history.values.copy()
-    values[:, -read_slots:] = reading.gridded(monitor, samples, entities, read_from, read_slots)
-    history = replace(before.history, values=values)
+    history, errors, scores = before.history, before.errors, before.scores  # copies: may be written into
     new = memory_slots(monitor)  # index of the first slot not committed yet
-    errors, scores = before.errors, before.scores
+    read_slots = (end - read_from) // step
+    first_read = history.values.shape[1] - read_slots
+    was = history.values[:, first_read:new].copy()
+    history.values[:, first_read:] = reading.gridded(monitor, samples, entities, read_from, read_slots)
     scored = _errors(monitor, model, history, np.arange(len(entities)), new)
     errors[:, new:] = scored.errors
-    late, late_from = _late(before.history.values, values, new)
+    late, late_from = _late(was, history.values[:, first_read:new], first_read)
     if late.size:
         errors[late, late_from:new] = _errors(monitor, model, history, late, late_from).errors[:, : new - late_from]
     first = min(new, late_from)
@@ -245,7 +245,7 @@ def _chunk(
 
     slots = history.slots[new:]
     recent = slice(looked_at - begin_at, None)
-    decided = _for_decisions(model, values[:, looked_at:], by_span[:, recent])
+    decided = _for_decisions(model, history.values[:, looked_at:], by_span[:, recent])
     states, events = decide.decide(
         before.states, decided, settled[:, recent], slots, rules, spans=score.SPANS, step=step
     )
@@ -257,15 +257,16 @@ def _chunk(
         model_version=model.version,
         scores=_score_rows(entities, history.slots, scores, np.arange(len(entities)), new, None),
         replaced=_score_rows(entities, history.slots, scores, late, first, new),
-        changes=_changes(monitor, entities, states, events, slots, scored.share, values[:, new:]),
+        changes=_changes(monitor, entities, states, events, slots, scored.share, history.values[:, new:]),
     )
     store.commit(commit)
 
     snapshot = _snapshot(history, _untold(by_span, states, history), states, scored)
-    after = Memory(model, end, history, errors, scores, states, snapshot)
-    trimmed = _follow(after, entities, end - memory_slots(monitor) * step, end)
+    kept = slice(-memory_slots(monitor), None)  # views: the next tick copies what it goes on with
+    remembered = replace(history, start=end - memory_slots(monitor) * step, values=history.values[:, kept])
+    after = Memory(model, end, remembered, errors[:, kept], scores[:, kept], states, snapshot)
     opened = tuple(event.severity for event in events if event.change is decide.Change.OPENED)
-    return trimmed, Report(end, _newest(samples), len(samples), scored.windows, opened, snapshot)
+    return after, Report(end, _newest(samples), len(samples), scored.windows, opened, snapshot)
 
 
 def _chunk_slots(history: History) -> int:
@@ -304,12 +305,15 @@ def _follow(memory: Memory, entities: tuple[str, ...], start: int, end: int) -> 
     return replace(memory, history=history, errors=moved(memory.errors), scores=moved(memory.scores), states=states)
 
 
-def _late(before: Float32, after: Float32, new: int) -> tuple[Int64, int]:
-    """Entities with committed slots that late samples changed, and the index of the first such slot."""
-    differs = (before[:, :new] != after[:, :new]) & ~(np.isnan(before[:, :new]) & np.isnan(after[:, :new]))
-    changed = differs.any(axis=2)  # (E, new)
+def _late(before: Float32, after: Float32, first: int) -> tuple[Int64, int]:
+    """Entities with committed slots (E, K, F) that late samples changed, and the index of the first such slot.
+
+    first: index of the first of the K slots; what is returned if nothing changed is the index behind the last
+    """
+    differs = (before != after) & ~(np.isnan(before) & np.isnan(after))
+    changed = differs.any(axis=2)  # (E, K)
     rows = np.flatnonzero(changed.any(axis=1))
-    return rows, int(np.flatnonzero(changed.any(axis=0))[0]) if rows.size else new
+    return rows, first + (int(np.flatnonzero(changed.any(axis=0))[0]) if rows.size else before.shape[1])
 
 
 def _errors(monitor: MonitorSection, model: ModelVersion, history: History, rows: Int64, first: int) -> _Scored:
@@ -334,6 +338,18 @@ def _errors(monitor: MonitorSection, model: ModelVersion, history: History, rows
     if model.version == NO_MODEL:
         reason[reason != Reason.NO_DATA] = Reason.NO_MODEL
     return _Scored(errors, reason, share, windows)
+
+
+def _errors_in_blocks(monitor: MonitorSection, model: ModelVersion, history: History, first: int) -> _Scored:
+    """As `_errors` of all entities, with reason and share of the newest slot alone: those of all slots are too many."""
+    count = len(history.entities)
+    blocks = [np.arange(begin, min(begin + _BLOCK, count)) for begin in range(0, max(count, 1), _BLOCK)]
+    parts = []
+    for rows in blocks:
+        part = _errors(monitor, model, history, rows, first)
+        parts.append(replace(part, reason=part.reason[:, -1:].copy(), share=part.share[:, -1:].copy()))
+    arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ("errors", "reason", "share")}
+    return _Scored(**arrays, windows=sum(part.windows for part in parts))
 
 
 def _model_rows(model: ModelVersion, entities: tuple[str, ...]) -> Int64:
