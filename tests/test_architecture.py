@@ -29,11 +29,12 @@ ALLOWED: dict[str, set[str]] = {
     "notify": {"errors", "core", "ports"},
     # use cases: ports, never adapters
     "scoring": {"errors", "core", "ports", "config"},
-    "pipeline": {"errors", "core", "ports", "config", "scoring"},
-    "training": {"errors", "core", "ports", "config", "scoring"},
+    "reading": {"core", "ports", "config"},
+    "pipeline": {"errors", "core", "ports", "config", "reading", "scoring"},
+    "training": {"errors", "core", "ports", "config", "reading", "scoring"},
     "importing": {"errors"},
     "dataset": {"errors", "core", "importing"},
-    "backtest": {"errors", "core", "ports", "config", "dataset", "pipeline", "training"},
+    "backtest": {"errors", "core", "ports", "config", "dataset", "pipeline", "reading", "training"},
     "judging": {"core", "config", "backtest"},
     # what puts the parts together, lowest first
     "worker": {"errors", "core", "ports", "config", "pipeline", "training", "export"},
@@ -51,7 +52,7 @@ ALLOWED: dict[str, set[str]] = {
             "export",
             "notify",
         ),
-        *("pipeline", "training", "dataset", "backtest", "worker"),
+        *("pipeline", "reading", "training", "dataset", "backtest", "worker"),
     },
     "checking": {"errors", "core", "config", "database", "store", "training", "wiring"},
     "demo": {"errors", "core", "config", "importing", "store", "export", "worker", "wiring"},  # the daemon, on show
