@@ -29,8 +29,9 @@ from detector.errors import ArtifactError, ModelError
 from detector.models import calendar
 from detector.models.artifact import NetworkSpec
 
-BLOCK = 256
-"""Windows a thread works on at a time: at 64 units the arrays of a step are 0.6 MB, within L2."""
+BLOCK_STATES = 32_768
+"""Units times windows a thread works on at a time: the arrays of a step are 0.8 MB, and each of NumPy's calls has enough
+to do. At 32 units this is 1.7 times as fast as 256 windows, at 64 units 1.2 times."""
 
 HALF = np.float32(0.5)
 
@@ -277,7 +278,9 @@ class NumpyAutoencoder:
         BLAS is held to one thread meanwhile, in the whole process: its own threads would fight ours for the cores.
         """
         cores = _cores()
-        size = max(1, min(BLOCK, -(-batch // cores)))  # a small batch is shared evenly
+        most = max(1, BLOCK_STATES // self.spec.units)
+        rounds = -(-batch // (most * cores))
+        size = max(1, -(-batch // max(1, rounds * cores)))  # all cores finish together
         blocks = [slice(start, start + size) for start in range(0, batch, size)]
         with self._blas.limit(limits=1), ThreadPoolExecutor(cores) as threads:
             list(threads.map(work, blocks))  # list: raise what a block raised
