@@ -30,8 +30,8 @@ from detector.models import calendar
 from detector.models.artifact import NetworkSpec
 
 BLOCK_STATES = 32_768
-"""Units times windows a thread works on at a time: the arrays of a step are 0.8 MB, and each of NumPy's calls has enough
-to do. At 32 units this is 1.7 times as fast as 256 windows, at 64 units 1.2 times."""
+"""Units times windows a thread works on at a time: the arrays of a step are 0.8 MB, and each of NumPy's calls has
+enough to do. At 32 units this is 1.7 times as fast as 256 windows, at 64 units 1.2 times."""
 
 HALF = np.float32(0.5)
 
