@@ -8,8 +8,8 @@ and minute, eight metrics. A network of 64 units with random weights reads windo
 its own that recalls its memory, ticks once to warm up, then `--ticks` times; medians are told. Without `--databases`, a
 new SQLite file. Prints JSON, progress goes to stderr.
 
-Only the rows of one window are there before the first tick, so `recall_seconds` is what a young fleet takes to start; with
-all that scores look back on, each entity has 130 windows more to score.
+Only the rows of one window are there before the first tick, so `recall_seconds` is what a young fleet takes to start;
+with all that scores look back on, each entity has 130 windows more to score.
 """
 
 from __future__ import annotations
