@@ -6,28 +6,26 @@ that was killed, one that catches up and a replay all arrive at the same numbers
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from detector import reading, scoring
+from detector import exclusions, explaining, reading, scoring
 from detector.config import MonitorSection, milliseconds
-from detector.core import decide, grid, score, threshold, window
-from detector.core.decide import AlertStates, Event, Severity
+from detector.core import decide, grid, revise, score, threshold, window
+from detector.core.decide import LONG_AGO, AlertStates, Change, Event, Severity
+from detector.core.revise import Checkpoint, Episode
 from detector.core.scaling import Scaling
 from detector.core.series import Bool, Float32, History, Int8, Int64, Reason, Samples, Windows
 from detector.core.threshold import Calibration
-from detector.ports import AlertChange, Commit, ModelVersion, OpenAlert, ScoreRows, Source, Store
+from detector.ports import AlertChange, Commit, Exclusion, ModelVersion, ScoreRows, Source, Store, StoredAlert
 
 logger = logging.getLogger(__name__)
 
 _BLOCK = 4096  # entities whose remembered slots are scored at a time
 _STALE_SLOTS = 5  # with no data of any entity for this long it is the source that has stopped
-_TOP_METRICS = 5  # named in an alert's explanation
-
 
 NO_MODEL = 0
 """Version of the stand-in for a model that only knows which values are valid."""
@@ -41,6 +39,7 @@ class Snapshot:
     score: Float32  # (E,) without what a closed alert has told already, NaN = unknown
     reason: Int8  # (E,) Reason
     states: AlertStates  # (E,)
+    is_silent: Bool  # (E,) the open alert is muted, or somebody closed it
     share: Float32  # (E, F) NaN = unknown
 
 
@@ -54,6 +53,7 @@ class Memory:
     errors: Float32  # (E, L) combined residual of the newest slot of the window that ends there, NaN = unknown
     scores: Float32  # (E, L)
     states: AlertStates  # (E,)
+    past: tuple[Checkpoint, ...]  # the states before slots that late samples may still change, oldest first
     snapshot: Snapshot
 
 
@@ -81,9 +81,8 @@ class _Scored:
 
 def memory_slots(monitor: MonitorSection) -> int:
     """Slots before the newest that a tick looks back on: windows, smoothing, decisions, late samples."""
-    return (
-        monitor.timesteps - 1 + max(score.SPANS) - 1 + scoring.decision_rules(monitor).memory + lateness_slots(monitor)
-    )
+    rules = scoring.decision_rules(monitor)
+    return monitor.timesteps - 1 + max(score.SPANS) - 1 + max(rules.reach, rules.memory + lateness_slots(monitor))
 
 
 def lateness_slots(monitor: MonitorSection) -> int:
@@ -132,6 +131,7 @@ def observe(monitor: MonitorSection, source: Source, now: int) -> Report:
         score=np.full(count, np.nan, dtype=np.float32),
         reason=np.full(count, Reason.NO_MODEL, dtype=np.int8),
         states=AlertStates.none_open(count),
+        is_silent=np.zeros(count, dtype=np.bool_),
         share=np.full((count, len(monitor.metrics)), np.nan, dtype=np.float32),
     )
     return Report(None, _newest(samples), len(samples), 0, (), snapshot)
@@ -153,11 +153,11 @@ def recall(monitor: MonitorSection, source: Source, store: Store, model: ModelVe
             "event=catch_up_truncated monitor=%s skipped_slots=%d", monitor.name, (earliest - cursor) // step
         )
         cursor = earliest
-    open_alerts = store.open_alerts(monitor.name)
-    closed = store.closed_since(monitor.name, cursor - max(score.SPANS) * step)
+    rules = scoring.decision_rules(monitor)
+    alerts = store.alerts_since(monitor.name, cursor - max(rules.reopen_slots, *score.SPANS) * step)
     start = cursor - memory_slots(monitor) * step
     read = reading.read_history(monitor, source, start, cursor, lambda _done, _what: None)
-    entities = _entities(read, read.entities, model, [*closed, *(alert.entity for alert in open_alerts)])
+    entities = _entities(read, read.entities, model, [alert.entity for alert in alerts])
     history = read if entities == read.entities else grid.cover(read, entities=entities, start=start, end=cursor)
     blank = np.full(history.values.shape[:2], np.nan, dtype=np.float32)
     first = monitor.timesteps - 1
@@ -165,12 +165,14 @@ def recall(monitor: MonitorSection, source: Source, store: Store, model: ModelVe
     errors = blank.copy()
     errors[:, first:] = scored.errors
     first += max(score.SPANS) - 1
-    by_span, _ = _by_span(monitor, model, history, errors, first)
+    by_span, settled = _by_span(monitor, model, history, errors, first)
     scores = blank
     scores[:, first:] = threshold.worst(by_span)
-    states = _states(entities, open_alerts, closed)
+    states = _states(monitor, model, entities, alerts, history, by_span, settled, first)
     newest = _untold(by_span, states, history)
-    return Memory(model, stored, history, errors, scores, states, _snapshot(history, newest, states, scored))
+    snapshot = _snapshot(history, newest, states, _silent(entities, alerts), scored)
+    past = (Checkpoint.of(cursor, entities, states),)
+    return Memory(model, stored, history, errors, scores, states, past, snapshot)
 
 
 def tick(
@@ -180,9 +182,12 @@ def tick(
     memory: Memory,
     now: int,
     *,
+    notifiers: Sequence[str] = (),
     should_stop: Callable[[], bool] = lambda: False,
 ) -> tuple[Memory, Report]:
     """Scores and commits every complete slot since the cursor in bounded chunks; again with the same `now`: nothing.
+
+    notifiers: who is told of what happens to alerts, from the store's outbox
 
     Raises: SourceError, StoreError; what was committed before stays committed, and memory must be recalled.
     """
@@ -199,7 +204,7 @@ def tick(
         end = min(complete, memory.history.end + step * _chunk_slots(memory.history))
         if newest is not None and newest < memory.history.end:
             end = complete  # nothing more to come: all slots up to now are empty
-        memory, part = _chunk(monitor, source, store, memory, end, now)
+        memory, part = _chunk(monitor, source, store, memory, end, now, notifiers)
         samples, windows, snapshot = samples + part.samples, windows + part.windows, part.snapshot
         opened.extend(part.opened)
         newest = max(newest or 0, part.newest_sample or 0) or None
@@ -207,7 +212,7 @@ def tick(
 
 
 def _chunk(
-    monitor: MonitorSection, source: Source, store: Store, memory: Memory, end: int, now: int
+    monitor: MonitorSection, source: Source, store: Store, memory: Memory, end: int, now: int, notifiers: Sequence[str]
 ) -> tuple[Memory, Report]:
     """Takes the monitor from its cursor to `end` in one transaction."""
     step, model = monitor.step_ms, memory.model
@@ -230,25 +235,30 @@ def _chunk(
     scored = _errors(monitor, model, history, np.arange(len(entities)), new)
     errors[:, new:] = scored.errors
     late, late_from = _late(was, history.values[:, first_read:new], first_read)
+    revisions: list[AlertChange] = []
+    past = memory.past
     if late.size:
         errors[late, late_from:new] = _errors(monitor, model, history, late, late_from).errors[:, : new - late_from]
-    first = min(new, late_from)
-    old_scores = scores[:, first:new].copy()
-    rules = scoring.decision_rules(monitor)
-    looked_at = new - rules.memory
-    begin_at = min(first, looked_at)
-    by_span, settled = _by_span(monitor, model, history, errors, begin_at)
-    scores[:, first:] = threshold.worst(by_span[:, first - begin_at :])
-    if late.size:  # entities without late samples keep their scores to the last bit
-        others = np.setdiff1d(np.arange(len(entities)), late)
-        scores[others, first:new] = old_scores[others]
+        late_by_span, _ = _by_span(monitor, model, history, errors, late_from, late)
+        scores[late, late_from:new] = threshold.worst(late_by_span[:, : new - late_from])
+        past, revisions = _redecide(monitor, store, before, errors, scores, late, late_from, new, now)
 
+    looked_at = new - scoring.decision_rules(monitor).memory
+    by_span, settled = _by_span(monitor, model, history, errors, looked_at)
+    scores[:, new:] = threshold.worst(by_span[:, new - looked_at :])
     slots = history.slots[new:]
-    recent = slice(looked_at - begin_at, None)
-    decided = _for_decisions(model, history.values[:, looked_at:], by_span[:, recent])
-    states, events = decide.decide(
-        before.states, decided, settled[:, recent], slots, rules, spans=score.SPANS, step=step
-    )
+    decided = _for_decisions(model, history.values[:, looked_at:], by_span)
+    states, events, checkpoints = _decide(monitor, entities, before.states, decided, settled, slots)
+
+    excluded = store.exclusions(monitor.name)
+    stored = store.alerts_since(monitor.name, end) if before.states.is_open.any() or revisions else []
+    explanations = _explanations(monitor, model, history, scores, states, events, by_span, looked_at, new)
+    changes = [
+        *revisions,
+        *_unmuted(monitor, excluded, stored, states, entities, int(slots[-1])),
+        *_changes(monitor, entities, states, events, slots, explanations),
+    ]
+    changes = [_muted(excluded, change) for change in changes]
     commit = Commit(
         monitor=monitor.name,
         expected_cursor=memory.cursor,
@@ -256,17 +266,155 @@ def _chunk(
         now=now,
         model_version=model.version,
         scores=_score_rows(entities, history.slots, scores, np.arange(len(entities)), new, None),
-        replaced=_score_rows(entities, history.slots, scores, late, first, new),
-        changes=_changes(monitor, entities, states, events, slots, scored.share, history.values[:, new:]),
+        replaced=_score_rows(entities, history.slots, scores, late, late_from, new),
+        changes=changes,
+        notifiers=notifiers,
+        incident_span=monitor.decision.incident_slots * step,
     )
     store.commit(commit)
 
-    snapshot = _snapshot(history, _untold(by_span, states, history), states, scored)
+    silent = _silent(entities, store.alerts_since(monitor.name, end)) if states.is_open.any() else ~states.is_open
+    snapshot = _snapshot(history, _untold(by_span, states, history), states, silent & states.is_open, scored)
     kept = slice(-memory_slots(monitor), None)  # views: the next tick copies what it goes on with
     remembered = replace(history, start=end - memory_slots(monitor) * step, values=history.values[:, kept])
-    after = Memory(model, end, remembered, errors[:, kept], scores[:, kept], states, snapshot)
-    opened = tuple(event.severity for event in events if event.change is decide.Change.OPENED)
+    past = (*past, *checkpoints)[-lateness_slots(monitor) - 1 :]
+    after = Memory(model, end, remembered, errors[:, kept], scores[:, kept], states, past, snapshot)
+    opened = tuple(event.severity for event in events if event.change is Change.OPENED)
     return after, Report(end, _newest(samples), len(samples), scored.windows, opened, snapshot)
+
+
+def _decide(
+    monitor: MonitorSection,
+    entities: Sequence[str],
+    states: AlertStates,
+    by_span: Float32,
+    settled: Bool,
+    slots: Int64,
+) -> tuple[AlertStates, list[Event], list[Checkpoint]]:
+    """As `decide.decide`, with checkpoints after those of the slots that late samples may still change."""
+    rules = scoring.decision_rules(monitor)
+    events: list[Event] = []
+    checkpoints: list[Checkpoint] = []
+    done = 0
+    for until in [len(slots) - k for k in range(min(len(slots), lateness_slots(monitor) + 1) - 1, -1, -1)]:
+        seen = slice(done, until + rules.memory)
+        states, found = decide.decide(
+            states,
+            by_span[:, seen],
+            settled[:, seen],
+            slots[done:until],
+            rules,
+            spans=score.SPANS,
+            step=monitor.step_ms,
+        )
+        events += found
+        checkpoints.append(Checkpoint.of(int(slots[until - 1]) + monitor.step_ms, entities, states))
+        done = until
+    return states, events, checkpoints
+
+
+def _redecide(
+    monitor: MonitorSection,
+    store: Store,
+    before: Memory,
+    errors: Float32,
+    scores: Float32,
+    late: Int64,
+    late_from: int,
+    new: int,
+    now: int,
+) -> tuple[tuple[Checkpoint, ...], list[AlertChange]]:
+    """Decides again what late samples changed, before the new slots: checkpoints and what becomes of stored alerts.
+
+    late: rows of the entities whose slots from index `late_from` on have other scores now; their states before the
+    slot at index `new` are written into `before`.
+    """
+    history, model, step = before.history, before.model, monitor.step_ms
+    memory = scoring.decision_rules(monitor).memory
+    earliest = history.start + step * (max(score.SPANS) - 1 + memory)
+    usable = [c for c in before.past if earliest <= c.slot < history.slots[0] + step * new]
+    if not usable:
+        return before.past, []
+    earlier = [c for c in usable if c.slot <= history.slots[late_from]]
+    checkpoint = earlier[-1] if earlier else usable[0]
+    first = (checkpoint.slot - history.start) // step
+    names = [history.entities[row] for row in late.tolist()]
+    by_span, settled = _by_span(monitor, model, history, errors, first - memory, late)
+    begin = slice(0, new - first + memory)
+    decided = _for_decisions(model, history.values[late, first - memory : new], by_span[:, begin])
+    slots = history.slots[first:new]
+    start = checkpoint.at(names)
+    states, events, checkpoints = _decide(monitor, names, start, decided, settled[:, begin], slots)
+    before.states.put(late, states)
+    again = {point.slot: point.at(names) for point in checkpoints}
+    past = tuple(c.with_states(names, again[c.slot]) if c.slot in again else c for c in before.past)
+
+    stored: dict[str, list[StoredAlert]] = {}
+    for alert in store.alerts_since(monitor.name, checkpoint.slot):
+        stored.setdefault(alert.entity, []).append(alert)
+    found = [
+        (row, change)
+        for k, (row, name) in enumerate(zip(late.tolist(), names, strict=True))
+        for change in _revisions(
+            name, stored.get(name, []), revise.episodes(start, events, states, k), checkpoint.slot, int(slots[-1]), now
+        )
+    ]
+    explanations = explaining.explain(
+        monitor,
+        model,
+        history,
+        [(row, change.peak_slot) for row, change in found if change.peak_slot >= earliest],
+        scores,
+        lambda row, slot: _parts_at(monitor, model, history, errors, row, slot),
+    )
+    changes = [replace(change, explanation=explanations.get((row, change.peak_slot))) for row, change in found]
+    order = {Change.WITHDRAWN: 0, Change.CLOSED: 1}  # an entity has one open alert at most, at any time
+    return past, sorted(changes, key=lambda change: order.get(change.change or Change.REVISED, 2))
+
+
+def _revisions(
+    entity: str, alerts: Sequence[StoredAlert], rightful: Sequence[Episode], since: int, last: int, now: int
+) -> list[AlertChange]:
+    """What makes the stored alerts of an entity the rightful ones.
+
+    since: slot before which nothing has changed; last: the last slot decided; both in epoch milliseconds
+    """
+    changes = []
+    stored = [_episode(alert) for alert in alerts]
+    for index, episode in revise.match(stored, rightful):
+        identity = None if index is None else alerts[index].id
+        if episode is None:
+            if index is not None:
+                changes.append(_revision(Change.WITHDRAWN, entity, stored[index], identity, last, now))
+        elif index is None:
+            if episode.closed_slot is None or episode.closed_slot >= since:
+                changes.append(_revision(Change.OPENED, entity, episode, None, last, now))
+        elif change := revise.change(stored[index], episode):
+            changes.append(_revision(change, entity, episode, identity, last, now))
+    return changes
+
+
+def _episode(alert: StoredAlert) -> Episode:
+    names = Episode.__dataclass_fields__
+    return Episode(**{name: getattr(alert, name) for name in names})
+
+
+def _revision(change: Change, entity: str, episode: Episode, alert: int | None, slot: int, now: int) -> AlertChange:
+    return AlertChange(
+        change=change,
+        entity=entity,
+        slot=slot if episode.closed_slot is None else episode.closed_slot,
+        opened_slot=episode.opened_slot,
+        decided_slot=episode.decided_slot,
+        detected_at=now,
+        severity=episode.severity,
+        peak_score=episode.peak_score,
+        peak_slot=episode.peak_slot,
+        explanation=None,
+        reopenings=episode.reopenings,
+        alert=alert,
+        closed_slot=episode.closed_slot,
+    )
 
 
 def _chunk_slots(history: History) -> int:
@@ -294,14 +442,13 @@ def _follow(memory: Memory, entities: tuple[str, ...], start: int, end: int) -> 
         as_history = History(old.entities, old.start, old.step, values[:, :, None])
         return grid.cover(as_history, entities=entities, start=start, end=end).values[:, :, 0]
 
-    states = memory.states
+    states = memory.states.copy()
     if entities != old.entities:
         row = {name: index for index, name in enumerate(old.entities)}
         source = np.array([row.get(name, -1) for name in entities], dtype=np.int64)
         states = AlertStates.none_open(len(entities))
         known = source >= 0
-        for name in AlertStates.__dataclass_fields__:
-            getattr(states, name)[known] = getattr(memory.states, name)[source[known]]
+        states.put(known, memory.states.rows(source[known]))
     return replace(memory, history=history, errors=moved(memory.errors), scores=moved(memory.scores), states=states)
 
 
@@ -326,7 +473,7 @@ def _errors(monitor: MonitorSection, model: ModelVersion, history: History, rows
         model,
         rules,
         values=values,
-        rows=_model_rows(model, tuple(history.entities[row] for row in rows.tolist())),
+        rows=scoring.model_rows(model, [history.entities[row] for row in rows.tolist()]),
         slots=history.slots[begin:],
         chosen=reason == Reason.KNOWN,
     )
@@ -352,23 +499,29 @@ def _errors_in_blocks(monitor: MonitorSection, model: ModelVersion, history: His
     return _Scored(**arrays, windows=sum(part.windows for part in parts))
 
 
-def _model_rows(model: ModelVersion, entities: tuple[str, ...]) -> Int64:
-    """Row of each entity in the model's per-entity arrays, −1 for one the model has not seen."""
-    index = {name: row for row, name in enumerate(model.entities)}
-    return np.array([index.get(name, -1) for name in entities], dtype=np.int64)
-
-
 def _by_span(
-    monitor: MonitorSection, model: ModelVersion, history: History, errors: Float32, first: int
+    monitor: MonitorSection,
+    model: ModelVersion,
+    history: History,
+    errors: Float32,
+    first: int,
+    some: Int64 | None = None,
 ) -> tuple[Float32, Bool]:
     """Scores by span (E, K, S) of slots from index `first` on, and where they are ordinary again (E, K).
 
+    some: rows of the entities wanted [all]
+
     A value that is never valid needs no model to be critical.
     """
-    rows = _model_rows(model, history.entities)
-    smoothed = model.calibration.smoothed(errors[:, first - max(score.SPANS) + 1 :], rows)
+    rows = scoring.model_rows(model, history.entities)
+    back = first - max(score.SPANS) + 1
+    if some is None:
+        seen, values = errors[:, back:], history.values[:, first:]
+    else:
+        rows, seen, values = rows[some], errors[some, back:], history.values[some, first:]
+    smoothed = model.calibration.smoothed(seen, rows)
     scores, settled = model.calibration.by_span(smoothed, rows), model.calibration.settled(smoothed, rows)
-    is_invalid = scoring.metric_rules(monitor).outside(history.values[:, first:]).any(axis=2)
+    is_invalid = scoring.metric_rules(monitor).outside(values).any(axis=2)
     invalid_score = max(monitor.decision.critical_at, monitor.decision.open_at_once)
     scores[is_invalid] = np.fmax(scores[is_invalid], np.float32(invalid_score))
     return scores, settled & ~is_invalid
@@ -389,19 +542,45 @@ def _untold(by_span: Float32, states: AlertStates, history: History) -> Float32:
     return decide.untold(by_span[:, -1:], states.closed_slot, newest, spans=score.SPANS, step=step)[:, 0]
 
 
-def _states(entities: tuple[str, ...], open_alerts: list[OpenAlert], closed: Mapping[str, int]) -> AlertStates:
+def _states(
+    monitor: MonitorSection,
+    model: ModelVersion,
+    entities: tuple[str, ...],
+    alerts: Sequence[StoredAlert],
+    history: History,
+    by_span: Float32,
+    settled: Bool,
+    first: int,
+) -> AlertStates:
+    """States as stored, and as scores by span (E, K, S) of the slots from index `first` on tell for how long."""
     states = AlertStates.none_open(len(entities))
     row = {name: index for index, name in enumerate(entities)}
-    for entity, slot in closed.items():
-        states.closed_slot[row[entity]] = slot
-    for alert in open_alerts:
+    for alert in alerts:  # oldest first: the last one counts
         index = row[alert.entity]
-        states.is_open[index] = True
-        states.opened_slot[index] = alert.opened_slot
+        states.is_open[index] = alert.closed_slot is None
+        states.opened_slot[index], states.decided_slot[index] = alert.opened_slot, alert.decided_slot
         states.is_critical[index] = alert.severity is Severity.CRITICAL
-        states.peak_score[index] = alert.peak_score
-        states.peak_slot[index] = alert.peak_slot
+        states.peak_score[index], states.peak_slot[index] = alert.peak_score, alert.peak_slot
+        states.reopenings[index] = alert.reopenings
+        if alert.closed_slot is not None:
+            states.closed_slot[index] = alert.closed_slot
+    rows = np.flatnonzero(states.is_open)
+    if rows.size:
+        slots = history.slots[first:]
+        decided = _for_decisions(model, history.values[rows, first:], by_span[rows])
+        told = decide.untold(decided, states.closed_slot[rows], slots, spans=score.SPANS, step=history.step)
+        is_restless = ~((told < monitor.decision.close_below) | settled[rows])
+        earliest = np.maximum(states.decided_slot[rows], slots[0] - history.step)
+        for column, seen in ((states.restless_slot, is_restless), (states.known_slot, ~np.isnan(told))):
+            last = np.where(seen, slots, LONG_AGO).max(axis=1)
+            column[rows] = np.maximum(last, earliest)
     return states
+
+
+def _silent(entities: Sequence[str], alerts: Sequence[StoredAlert]) -> Bool:
+    """Whose open alert nobody wants to hear of, (E,)."""
+    silent = {alert.entity for alert in alerts if alert.is_muted or alert.is_dismissed}
+    return np.array([name in silent for name in entities], dtype=np.bool_)
 
 
 def _score_rows(
@@ -417,73 +596,120 @@ def _score_rows(
     )
 
 
+def _explanations(
+    monitor: MonitorSection,
+    model: ModelVersion,
+    history: History,
+    scores: Float32,
+    states: AlertStates,
+    events: Sequence[Event],
+    by_span: Float32,
+    looked_at: int,
+    new: int,
+) -> dict[tuple[int, int], str]:
+    """Explanations of new peaks by row and slot."""
+    first = int(history.slots[new])
+    raised = np.flatnonzero(states.is_open & (states.peak_slot >= first)).tolist()
+    wanted = [(row, int(states.peak_slot[row])) for row in raised]
+    wanted += [(event.entity, event.peak_slot) for event in events if event.peak_slot >= first]
+    begin = int(history.slots[looked_at])
+
+    def parts(row: int, slot: int) -> Float32:
+        return np.asarray(by_span[row, (slot - begin) // history.step], dtype=np.float32)
+
+    return explaining.explain(monitor, model, history, list(dict.fromkeys(wanted)), scores, parts)
+
+
+def _parts_at(
+    monitor: MonitorSection, model: ModelVersion, history: History, errors: Float32, row: int, slot: int
+) -> Float32:
+    index = (slot - history.start) // history.step
+    by_span, _ = _by_span(monitor, model, history, errors, index, np.array([row]))
+    return np.asarray(by_span[0, 0], dtype=np.float32)
+
+
 def _changes(
     monitor: MonitorSection,
     entities: tuple[str, ...],
     states: AlertStates,
     events: list[Event],
     slots: Int64,
-    share: Float32,
-    values: Float32,
+    explanations: dict[tuple[int, int], str],
 ) -> list[AlertChange]:
     """Events in order, then the new peaks of alerts that stay open."""
-
-    def explain(row: int, peak_slot: int) -> str | None:
-        if peak_slot < slots[0]:
-            return None
-        k = (peak_slot - int(slots[0])) // monitor.step_ms
-        return _explanation(monitor, share[row, k], values[row, k])
-
     changes = [
         AlertChange(
             change=event.change,
             entity=entities[event.entity],
             slot=event.slot,
             opened_slot=event.opened_slot,
+            decided_slot=event.decided_slot,
             detected_at=event.slot + monitor.step_ms + milliseconds(monitor.delay),
             severity=event.severity,
             peak_score=event.peak_score,
             peak_slot=event.peak_slot,
-            explanation=explain(event.entity, event.peak_slot),
+            explanation=explanations.get((event.entity, event.peak_slot)),
+            reopenings=event.reopenings,
+            ended=event.ended,
         )
         for event in events
     ]
     raised = np.flatnonzero(states.is_open & (states.peak_slot >= slots[0]))
-    for row in raised.tolist():
-        peak_slot = int(states.peak_slot[row])
-        changes.append(
-            AlertChange(
-                change=None,
-                entity=entities[row],
-                slot=peak_slot,
-                opened_slot=int(states.opened_slot[row]),
-                detected_at=0,
-                severity=Severity.CRITICAL if states.is_critical[row] else Severity.WARNING,
-                peak_score=float(states.peak_score[row]),
-                peak_slot=peak_slot,
-                explanation=explain(row, peak_slot),
-            )
-        )
-    return changes
+    return changes + [_peak(states, row, entities[row], explanations) for row in raised.tolist()]
 
 
-def _explanation(monitor: MonitorSection, share: Float32, values: Float32) -> str:
-    """The metrics that made the score, largest share first, with what was observed, as JSON."""
-    order = np.argsort(-np.nan_to_num(share), kind="stable")[:_TOP_METRICS].tolist()
-    top = [
-        {"metric": monitor.metrics[f], "share": round(float(share[f]), 4), "observed": float(values[f])}
-        for f in order
-        if share[f] > 0
+def _peak(
+    states: AlertStates, row: int, entity: str, explanations: dict[tuple[int, int], str], change: Change | None = None
+) -> AlertChange:
+    """An open alert as it stands."""
+    peak_slot = int(states.peak_slot[row])
+    return AlertChange(
+        change=change,
+        entity=entity,
+        slot=peak_slot,
+        opened_slot=int(states.opened_slot[row]),
+        decided_slot=int(states.decided_slot[row]),
+        detected_at=0,
+        severity=Severity.CRITICAL if states.is_critical[row] else Severity.WARNING,
+        peak_score=float(states.peak_score[row]),
+        peak_slot=peak_slot,
+        explanation=explanations.get((row, peak_slot)),
+        reopenings=int(states.reopenings[row]),
+    )
+
+
+def _muted(excluded: Sequence[Exclusion], change: AlertChange) -> AlertChange:
+    """A new alert, muted if an exclusion covers it."""
+    if change.change is not Change.OPENED or not excluded:
+        return change
+    share = explaining.shares(change.explanation)
+    return replace(change, is_muted=exclusions.mutes(excluded, change.entity, share, change.decided_slot))
+
+
+def _unmuted(
+    monitor: MonitorSection,
+    excluded: Sequence[Exclusion],
+    stored: Sequence[StoredAlert],
+    states: AlertStates,
+    entities: tuple[str, ...],
+    slot: int,
+) -> list[AlertChange]:
+    """Open alerts that no exclusion covers any more."""
+    row_of = {name: row for row, name in enumerate(entities)}
+    muted = [alert for alert in stored if alert.is_muted and alert.closed_slot is None and not alert.is_dismissed]
+    return [
+        replace(_peak(states, row_of[alert.entity], alert.entity, {}, Change.UNMUTED), slot=slot)
+        for alert in muted
+        if states.is_open[row_of[alert.entity]] and not exclusions.mutes(excluded, alert.entity, None, slot)
     ]
-    return json.dumps({"metrics": top})
 
 
-def _snapshot(history: History, newest: Float32, states: AlertStates, scored: _Scored) -> Snapshot:
+def _snapshot(history: History, newest: Float32, states: AlertStates, silent: Bool, scored: _Scored) -> Snapshot:
     reason = scored.reason[:, -1].copy()
     reason[~np.isnan(newest)] = Reason.KNOWN  # an invalid value is known to be
     if np.isnan(history.values[:, -_STALE_SLOTS:]).all():
         reason[reason == Reason.NO_DATA] = Reason.STALE_DATA
-    return Snapshot(history.entities, newest, reason, states, scored.share[:, -1])
+    return Snapshot(history.entities, newest, reason, states, silent, scored.share[:, -1])
 
 
 def _newest(samples: Samples) -> int | None:

@@ -10,7 +10,7 @@ import pytest
 from detector import pipeline
 from detector.config import EmbeddedSource, MonitorSection, RuleSection
 from detector.core.series import Reason
-from detector.ports import Commit, OpenAlert
+from detector.ports import Commit, Exclusion, StoredAlert
 from detector.sources.memory import MemorySource
 
 STEP = 60_000
@@ -34,11 +34,11 @@ class _Store:
     def cursor(self, monitor: str) -> int | None:
         return self.commits[-1].cursor if self.commits else None
 
-    def open_alerts(self, monitor: str) -> list[OpenAlert]:
+    def alerts_since(self, monitor: str, slot: int) -> list[StoredAlert]:
         return []
 
-    def closed_since(self, monitor: str, slot: int) -> dict[str, int]:
-        return {}
+    def exclusions(self, monitor: str) -> list[Exclusion]:
+        return []
 
     def commit(self, commit: Commit) -> None:
         self.commits.append(commit)
