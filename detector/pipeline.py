@@ -350,7 +350,7 @@ def _redecide(
     past = tuple(c.with_states(names, again[c.slot]) if c.slot in again else c for c in before.past)
 
     stored: dict[str, list[StoredAlert]] = {}
-    for alert in store.alerts_since(monitor.name, checkpoint.slot):
+    for alert in store.alerts_since(monitor.name, checkpoint.slot - step * monitor.decision.reopen_slots):
         stored.setdefault(alert.entity, []).append(alert)
     found = [
         (row, change)
@@ -383,12 +383,10 @@ def _revisions(
     stored = [_episode(alert) for alert in alerts]
     for index, episode in revise.match(stored, rightful):
         identity = None if index is None else alerts[index].id
-        if episode is None:
-            if index is not None:
-                changes.append(_revision(Change.WITHDRAWN, entity, stored[index], identity, last, now))
-        elif index is None:
-            if episode.closed_slot is None or episode.closed_slot >= since:
-                changes.append(_revision(Change.OPENED, entity, episode, None, last, now))
+        if index is None or episode is None:
+            lone, change = (episode, Change.OPENED) if index is None else (stored[index], Change.WITHDRAWN)
+            if lone is not None and (lone.closed_slot is None or lone.closed_slot >= since):
+                changes.append(_revision(change, entity, lone, identity, last, now))
         elif change := revise.change(stored[index], episode):
             changes.append(_revision(change, entity, episode, identity, last, now))
     return changes

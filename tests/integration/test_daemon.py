@@ -342,6 +342,11 @@ def _newest_score(engine: Engine) -> int:
         return connection.scalar(select(func.max(score.c.slot))) or 0
 
 
+def _compared() -> list[str]:
+    """Columns of alerts; `revision` is left out: a peak that rises is written as often as there are ticks."""
+    return [column.name for column in alert.columns if column.name not in {"id", "revision"}]
+
+
 def _results(engine: Engine) -> dict[str, list[tuple[Any, ...]]]:
     """Everything a replay leaves behind but row numbers and the time of day it ran at."""
     events = (
@@ -350,8 +355,7 @@ def _results(engine: Engine) -> dict[str, list[tuple[Any, ...]]]:
         .join_from(alert_event, alert)
         .order_by(alert.c.entity, alert.c.opened_slot, alert_event.c.id)
     )
-    # a peak that rises slot by slot is written as often as there are ticks
-    alerts = [column for column in alert.columns if column.name not in {"id", "revision"}]
+    alerts = [alert.c[name] for name in _compared()]
     queries = {
         "scores": select(score).order_by(score.c.monitor, score.c.slot, score.c.entity),
         "alerts": select(*alerts).order_by(alert.c.monitor, alert.c.entity, alert.c.opened_slot),
@@ -363,8 +367,7 @@ def _results(engine: Engine) -> dict[str, list[tuple[Any, ...]]]:
 
 def _spans(alerts: list[tuple[Any, ...]]) -> list[tuple[int, int]]:
     """When each closed alert opened and closed."""
-    names = [column.name for column in alert.columns if column.name != "id"]
-    rows = [dict(zip(names, row, strict=True)) for row in alerts]
+    rows = [dict(zip(_compared(), row, strict=True)) for row in alerts]
     return [(row["opened_slot"], row["closed_slot"]) for row in rows if row["closed_slot"] is not None]
 
 

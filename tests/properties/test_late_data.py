@@ -1,0 +1,139 @@
+"""Rows that arrive late, in any order, lead to the alerts that rows in time order lead to."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import select
+
+from detector import database, pipeline
+from detector.config import DecisionSection, EmbeddedSource, MonitorSection
+from detector.core.scaling import Scaling
+from detector.core.series import Float32, Samples, Windows
+from detector.core.threshold import Calibration
+from detector.ports import ModelVersion
+from detector.store import schema
+from detector.store.state import StateStore
+from detector.tables import alert, metadata
+
+STEP = 60_000
+START = 1_767_225_600_000
+ENTITIES = ("web-1", "web-2")
+LATENESS = 4  # slots
+SLOTS = 24
+
+MONITOR = MonitorSection(
+    name="web",
+    source=EmbeddedSource(type="embedded"),
+    metrics=("cpu",),
+    timesteps=2,
+    delay=timedelta(0),
+    lateness=timedelta(minutes=LATENESS),
+    decision=DecisionSection(close_slots=2, reopen_slots=3, critical_slots=10, close_unknown_slots=6),
+)
+
+Arrival = tuple[int, int, float, int]
+"""Entity, slot, value, and how many slots late it comes."""
+
+
+class _ExpectsNothing:
+    def residuals(self, windows: Windows) -> Float32:
+        return windows.values[:, -1]
+
+
+def _model() -> ModelVersion:
+    """Scores the newest slot by its value: 1 at ten; longer spans hardly ever speak."""
+    ones, spans = np.ones((2, 1), dtype=np.float32), np.ones((2, 4), dtype=np.float32)
+    start = spans * np.array([1.0, 3.0, 3.0, 3.0], dtype=np.float32)
+    return ModelVersion(
+        version=1,
+        kind="baseline",
+        timesteps=1,
+        trained_from=START - STEP,
+        trained_until=START,
+        network=_ExpectsNothing(),
+        entities=ENTITIES,
+        scaling=Scaling(0.0 * ones, ones, ones[0]),
+        noise=ones,
+        fleet_noise=ones[0],
+        calibration=Calibration(start, spans, start[0], spans[0], float(np.log(50.0) + np.log(10.0))),
+    )
+
+
+class _Arriving:
+    """A source that shows what has arrived by now; the value that was written last counts."""
+
+    def __init__(self, arrivals: list[Arrival]) -> None:
+        self.arrivals = arrivals
+        self.now = START
+
+    def read(self, start: int, end: int) -> Samples:
+        seen = [
+            (entity, START + slot * STEP, value)
+            for entity, slot, value, late in sorted(self.arrivals, key=lambda a: a[1] + a[3])
+            if START + (slot + 1 + late) * STEP <= self.now and start <= START + slot * STEP < end
+        ]
+        entity, time, value = (np.array(column) for column in zip(*seen, strict=True)) if seen else np.zeros((3, 0))
+        metric = np.zeros(len(seen), dtype=np.int32)
+        return Samples(ENTITIES, entity.astype(np.int32), metric, time.astype(np.int64), value.astype(np.float64))
+
+    def extent(self) -> tuple[int, int] | None:
+        return START, self.now
+
+
+def _final(store: StateStore, source: _Arriving) -> None:
+    """Ticks slot by slot until everything has arrived."""
+    memory = pipeline.recall(MONITOR, source, store, _model(), START)
+    for slot in range(1, SLOTS + LATENESS + 2):
+        source.now = START + slot * STEP
+        memory, _ = pipeline.tick(MONITOR, source, store, memory, source.now, notifiers=("pager",))
+
+
+COMPARED = ("entity", "opened_slot", "decided_slot", "closed_slot", "state", "severity", "peak_slot", "reopenings")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> StateStore:
+    engine = database.connect(f"sqlite:///{tmp_path_factory.mktemp('late')}/detector.db")
+    schema.upgrade(engine)
+    return StateStore(engine)
+
+
+def _alerts(store: StateStore, arrivals: list[Arrival]) -> list[tuple[Any, ...]]:
+    with store._engine.begin() as connection:
+        for table in reversed(metadata.sorted_tables):
+            connection.execute(table.delete())
+    _final(store, _Arriving(arrivals))
+    columns = [*(alert.c[name] for name in COMPARED), alert.c.peak_score]
+    query = select(*columns).where(alert.c.state != "withdrawn").order_by(alert.c.entity, alert.c.decided_slot)
+    with store._engine.connect() as connection:
+        return [(*row[:-1], round(row[-1], 3)) for row in connection.execute(query)]
+
+
+_VALUE = st.sampled_from([0.0, 0.0, 0.0, 5.0, 11.0, 60.0, 400.0])
+
+
+@st.composite
+def _arrivals(draw: st.DrawFn) -> list[Arrival]:
+    found: list[Arrival] = []
+    for entity in range(len(ENTITIES)):
+        for slot in range(SLOTS):
+            if draw(st.integers(0, 9)):  # one in ten is missing
+                late = draw(st.sampled_from([0, 0, 0, 1, 2, LATENESS - 1]))
+                found.append((entity, slot, draw(_VALUE), late))
+    return found
+
+
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(arrivals=_arrivals())
+def test_late_rows_in_any_order_give_the_alerts_of_rows_in_time_order(
+    store: StateStore, arrivals: list[Arrival]
+) -> None:
+    in_time = _alerts(store, [(entity, slot, value, 0) for entity, slot, value, _ in arrivals])
+
+    assert _alerts(store, arrivals) == in_time
