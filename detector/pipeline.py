@@ -50,9 +50,10 @@ class Memory:
 
     model: ModelVersion
     cursor: int | None  # as stored
-    history: History  # (E, L, F)
+    history: History  # (E, V, F) values of the slots that windows may still be asked for
+    rows: Int64  # (E,) each entity's row in the model's per-entity arrays, −1 for one the model has not seen
     errors: Float32  # (E, L) combined residual of the newest slot of the window that ends there, NaN = unknown
-    scores: Float32  # (E, L)
+    scores: Float32  # (E, L) as the errors they end with the history, and begin before it
     states: AlertStates  # (E,)
     snapshot: Snapshot
 
@@ -79,11 +80,34 @@ class _Scored:
     windows: int
 
 
+@dataclass(frozen=True)
+class _Extended:
+    """What is remembered, with samples of K more slots; scores have yet to be made."""
+
+    memory: Memory  # arrays of its own, which may be written into
+    scored: _Scored  # the K slots
+    late: Int64  # rows of entities with committed slots that late samples changed
+    late_slots: int  # slots from the oldest of these to the newest committed one
+
+
 def memory_slots(monitor: MonitorSection) -> int:
     """Slots before the newest that a tick looks back on: windows, smoothing, decisions, late samples."""
-    return (
-        monitor.timesteps - 1 + max(score.SPANS) - 1 + scoring.decision_rules(monitor).memory + lateness_slots(monitor)
-    )
+    return max(value_slots(monitor), monitor.timesteps - 1 + error_slots(monitor))
+
+
+def value_slots(monitor: MonitorSection) -> int:
+    """Slots whose values are kept: two windows back from the oldest slot that is decided on or corrected again."""
+    return 2 * monitor.timesteps - 2 + max(lateness_slots(monitor), scoring.decision_rules(monitor).memory)
+
+
+def error_slots(monitor: MonitorSection) -> int:
+    """Slots whose errors are kept: smoothing, decisions, late samples."""
+    return max(score.SPANS) - 1 + _scored_again(monitor)
+
+
+def _scored_again(monitor: MonitorSection) -> int:
+    """Newest slots whose scores a tick may look at again."""
+    return max(1, scoring.decision_rules(monitor).memory + lateness_slots(monitor))
 
 
 def lateness_slots(monitor: MonitorSection) -> int:
@@ -155,22 +179,46 @@ def recall(monitor: MonitorSection, source: Source, store: Store, model: ModelVe
         cursor = earliest
     open_alerts = store.open_alerts(monitor.name)
     closed = store.closed_since(monitor.name, cursor - max(score.SPANS) * step)
-    start = cursor - memory_slots(monitor) * step
-    read = reading.read_history(monitor, source, start, cursor, lambda _done, _what: None)
-    entities = _entities(read, read.entities, model, [*closed, *(alert.entity for alert in open_alerts)])
-    history = read if entities == read.entities else grid.cover(read, entities=entities, start=start, end=cursor)
-    blank = np.full(history.values.shape[:2], np.nan, dtype=np.float32)
-    first = monitor.timesteps - 1
-    scored = _errors_in_blocks(monitor, model, history, first)
-    errors = blank.copy()
-    errors[:, first:] = scored.errors
-    first += max(score.SPANS) - 1
-    by_span, _ = _by_span(monitor, model, history, errors, first)
-    scores = blank
-    scores[:, first:] = threshold.worst(by_span)
-    states = _states(entities, open_alerts, closed)
-    newest = _untold(by_span, states, history)
-    return Memory(model, stored, history, errors, scores, states, _snapshot(history, newest, states, scored))
+    told = {*closed, *(alert.entity for alert in open_alerts)}
+    memory = _nothing(monitor, model, stored, sorted(told), cursor - memory_slots(monitor) * step)
+    first_error = cursor - error_slots(monitor) * step
+    while (begin := memory.history.end) < cursor:  # in pieces: what is read is many times what is kept
+        slots = min((cursor - begin) // step, _chunk_slots(memory.history))
+        end = begin + slots * step
+        samples = source.read(begin, end)
+        entities = _entities(memory, samples.entities, told)
+        found = reading.gridded(monitor, samples, entities, begin, slots)
+        del samples  # many times what remains of them
+        unscored = min(slots, max(0, first_error - begin) // step)  # the windows of these have not been read
+        extended = _extend(monitor, memory, entities, found, end, slots=slots, unscored=unscored)
+        memory, scored = _newest_part(monitor, extended.memory), extended.scored
+    again = _scored_again(monitor)
+    by_span, _ = _by_span(monitor, memory, again)
+    memory.scores[:, -again:] = threshold.worst(by_span)
+    states = _states(memory.history.entities, open_alerts, closed)
+    newest = _untold(by_span, states, memory.history)
+    return replace(memory, states=states, snapshot=_snapshot(memory.history, newest, states, scored))
+
+
+def _nothing(
+    monitor: MonitorSection, model: ModelVersion, cursor: int | None, others: Iterable[str], start: int
+) -> Memory:
+    """A memory of no slots, of the entities the model knows and some others."""
+    known = set(model.entities)
+    entities = (*model.entities, *(name for name in others if name not in known))
+    count, metrics = len(entities), len(monitor.metrics)
+    share = np.empty((count, metrics), dtype=np.float32)
+    states = AlertStates.none_open(count)
+    return Memory(
+        model=model,
+        cursor=cursor,
+        history=History(entities, start, monitor.step_ms, np.empty((count, 0, metrics), dtype=np.float32)),
+        rows=grid.positions(entities, model.entities),
+        errors=np.empty((count, 0), dtype=np.float32),
+        scores=np.empty((count, 0), dtype=np.float32),
+        states=states,
+        snapshot=Snapshot(entities, share[:, 0], np.empty(count, dtype=np.int8), states, share),
+    )
 
 
 def tick(
@@ -195,11 +243,13 @@ def tick(
     samples = windows = 0
     opened: list[Severity] = []
     snapshot = memory.snapshot
+    late_slots = lateness_slots(monitor)
     while memory.history.end < complete and not should_stop():
         end = min(complete, memory.history.end + step * _chunk_slots(memory.history))
-        if newest is not None and newest < memory.history.end:
+        if newest is not None and newest < memory.history.end - step * late_slots:
             end = complete  # nothing more to come: all slots up to now are empty
-        memory, part = _chunk(monitor, source, store, memory, end, now)
+        memory, part = _chunk(monitor, source, store, memory, end, now, late_slots=late_slots)
+        late_slots = 0  # what comes before the next chunk has just been read
         samples, windows, snapshot = samples + part.samples, windows + part.windows, part.snapshot
         opened.extend(part.opened)
         newest = max(newest or 0, part.newest_sample or 0) or None
@@ -207,45 +257,38 @@ def tick(
 
 
 def _chunk(
-    monitor: MonitorSection, source: Source, store: Store, memory: Memory, end: int, now: int
+    monitor: MonitorSection, source: Source, store: Store, memory: Memory, end: int, now: int, *, late_slots: int
 ) -> tuple[Memory, Report]:
-    """Takes the monitor from its cursor to `end` in one transaction."""
-    step, model = monitor.step_ms, memory.model
-    begin = memory.history.end
-    # a jump over empty slots may leave everything remembered behind
-    start = end - step * (memory_slots(monitor) + min((end - begin) // step, _chunk_slots(memory.history)))
-    read_from = max(begin - step * lateness_slots(monitor), start)
-    samples = source.read(read_from, end)
-    is_open = memory.states.is_open
-    still_open = [name for name, open_ in zip(memory.history.entities, is_open.tolist(), strict=True) if open_]
-    entities = _entities(memory.history, samples.entities, model, still_open)
-    before = _follow(memory, entities, start, end)
+    """Takes the monitor from its cursor to `end` in one transaction.
 
-    history, errors, scores = before.history, before.errors, before.scores  # copies: may be written into
-    new = memory_slots(monitor)  # index of the first slot not committed yet
-    read_slots = (end - read_from) // step
-    first_read = history.values.shape[1] - read_slots
-    was = history.values[:, first_read:new].copy()
-    history.values[:, first_read:] = reading.gridded(monitor, samples, entities, read_from, read_slots)
-    scored = _errors(monitor, model, history, np.arange(len(entities)), new)
-    errors[:, new:] = scored.errors
-    late, late_from = _late(was, history.values[:, first_read:new], first_read)
-    if late.size:
-        errors[late, late_from:new] = _errors(monitor, model, history, late, late_from).errors[:, : new - late_from]
-    first = min(new, late_from)
-    old_scores = scores[:, first:new].copy()
+    late_slots: slots before the cursor that are read again
+    """
+    step, model = monitor.step_ms, memory.model
+    # a jump over empty slots is longer, and leaves those behind that nothing needs
+    new = min((end - memory.history.end) // step, _chunk_slots(memory.history))
+    read_from = end - step * (new + late_slots)
+    samples = source.read(read_from, end)
+    still_open = [memory.history.entities[row] for row in np.flatnonzero(memory.states.is_open).tolist()]
+    entities = _entities(memory, samples.entities, still_open)
+    found = reading.gridded(monitor, samples, entities, read_from, new + late_slots)
+    newest_sample, sample_count = _newest(samples), len(samples)
+    del samples  # many times what remains of them
+
+    extended = _extend(monitor, memory, entities, found, end, slots=new)
+    before, scored, late = extended.memory, extended.scored, extended.late
+    history, scores = before.history, before.scores
     rules = scoring.decision_rules(monitor)
-    looked_at = new - rules.memory
-    begin_at = min(first, looked_at)
-    by_span, settled = _by_span(monitor, model, history, errors, begin_at)
-    scores[:, first:] = threshold.worst(by_span[:, first - begin_at :])
+    by_span, settled = _by_span(monitor, before, new + max(rules.memory, extended.late_slots))
+    corrected = slice(-new - extended.late_slots, -new)
+    old_scores = scores[:, corrected].copy()
+    scores[:, corrected.start :] = threshold.worst(by_span[:, corrected.start :])
     if late.size:  # entities without late samples keep their scores to the last bit
         others = np.setdiff1d(np.arange(len(entities)), late)
-        scores[others, first:new] = old_scores[others]
+        scores[others, corrected] = old_scores[others]
 
-    slots = history.slots[new:]
-    recent = slice(looked_at - begin_at, None)
-    decided = _for_decisions(model, history.values[:, looked_at:], by_span[:, recent])
+    slots = history.slots[-new:]
+    recent = slice(-new - rules.memory, None)
+    decided = _for_decisions(model, history.values[:, recent], by_span[:, recent])
     states, events = decide.decide(
         before.states, decided, settled[:, recent], slots, rules, spans=score.SPANS, step=step
     )
@@ -255,18 +298,16 @@ def _chunk(
         cursor=end,
         now=now,
         model_version=model.version,
-        scores=_score_rows(entities, history.slots, scores, np.arange(len(entities)), new, None),
-        replaced=_score_rows(entities, history.slots, scores, late, first, new),
-        changes=_changes(monitor, entities, states, events, slots, scored.share, history.values[:, new:]),
+        scores=_score_rows(entities, slots, scores[:, -new:], np.arange(len(entities))),
+        replaced=_score_rows(entities, history.slots[corrected], scores[:, corrected], late),
+        changes=_changes(monitor, entities, states, events, slots, scored.share, history.values[:, -new:]),
     )
     store.commit(commit)
 
     snapshot = _snapshot(history, _untold(by_span, states, history), states, scored)
-    kept = slice(-memory_slots(monitor), None)  # views: the next tick copies what it goes on with
-    remembered = replace(history, start=end - memory_slots(monitor) * step, values=history.values[:, kept])
-    after = Memory(model, end, remembered, errors[:, kept], scores[:, kept], states, snapshot)
+    after = replace(_newest_part(monitor, before), cursor=end, states=states, snapshot=snapshot)
     opened = tuple(event.severity for event in events if event.change is decide.Change.OPENED)
-    return after, Report(end, _newest(samples), len(samples), scored.windows, opened, snapshot)
+    return after, Report(end, newest_sample, sample_count, scored.windows, opened, snapshot)
 
 
 def _chunk_slots(history: History) -> int:
@@ -274,104 +315,139 @@ def _chunk_slots(history: History) -> int:
     return reading.slots_at_a_time(entities, metrics)
 
 
-def _entities(
-    history: History, sampled: Iterable[str], model: ModelVersion, still_open: Iterable[str]
-) -> tuple[str, ...]:
+def _entities(memory: Memory, sampled: Iterable[str], needed: Iterable[str]) -> tuple[str, ...]:
     """Who is watched: whoever the model knows, has recent data or an open alert; those already there first."""
-    has_data: Bool = np.any(~np.isnan(history.values), axis=(1, 2))
-    alive = {*model.entities, *sampled, *still_open}
-    alive.update(name for name, has in zip(history.entities, has_data.tolist(), strict=True) if has)
-    staying = [name for name in history.entities if name in alive]
-    return tuple(staying) + tuple(sorted(alive.difference(staying)))
+    here = memory.history.entities
+    alive = {*memory.model.entities, *sampled, *needed}
+    silent = sorted(set(here).difference(alive))
+    if silent:
+        rows = grid.positions(silent, here)
+        has_values = ~np.all(np.isnan(memory.history.values[rows]), axis=(1, 2))
+        is_known: Bool = has_values | ~np.all(np.isnan(memory.errors[rows]), axis=1)
+        alive.update(name for name, known in zip(silent, is_known.tolist(), strict=True) if known)
+    staying = tuple(filter(alive.__contains__, here))
+    return staying + tuple(sorted(alive.difference(staying)))
 
 
-def _follow(memory: Memory, entities: tuple[str, ...], start: int, end: int) -> Memory:
-    """The same memory for other entities and another span; copies, so that the caller may write into it."""
-    old = memory.history
-    history = grid.cover(old, entities=entities, start=start, end=end)
+def _extend(
+    monitor: MonitorSection,
+    memory: Memory,
+    entities: tuple[str, ...],
+    found: Float32,
+    end: int,
+    *,
+    slots: int,
+    unscored: int = 0,
+) -> _Extended:
+    """Takes over gridded values (E, R, F) that go up to `end`, and makes the errors they change.
 
-    def moved(values: Float32) -> Float32:
-        as_history = History(old.entities, old.start, old.step, values[:, :, None])
-        return grid.cover(as_history, entities=entities, start=start, end=end).values[:, :, 0]
-
-    states = memory.states
-    if entities != old.entities:
-        row = {name: index for index, name in enumerate(old.entities)}
-        source = np.array([row.get(name, -1) for name in entities], dtype=np.int64)
-        states = AlertStates.none_open(len(entities))
-        known = source >= 0
-        for name in AlertStates.__dataclass_fields__:
-            getattr(states, name)[known] = getattr(memory.states, name)[source[known]]
-    return replace(memory, history=history, errors=moved(memory.errors), scores=moved(memory.scores), states=states)
-
-
-def _late(before: Float32, after: Float32, first: int) -> tuple[Int64, int]:
-    """Entities with committed slots (E, K, F) that late samples changed, and the index of the first such slot.
-
-    first: index of the first of the K slots; what is returned if nothing changed is the index behind the last
+    slots: the newest K of the R; those before are committed already
+    unscored: slots, the first of the K, without errors
     """
+    after = _follow(monitor, memory, entities, end, slots)
+    values, errors = after.history.values, after.errors
+    again = slice(values.shape[1] - found.shape[1], values.shape[1] - slots)
+    late, late_slots = _late(values[:, again], found[:, :-slots])
+    values[:, again.start :] = found
+    scored = _errors(monitor, after, np.arange(len(entities)), slots - unscored)
+    errors[:, errors.shape[1] - slots + unscored :] = scored.errors
+    if late.size:
+        changed = _errors(monitor, after, late, slots + late_slots).errors
+        errors[late, -slots - late_slots : -slots] = changed[:, :late_slots]
+    return _Extended(after, scored, late, late_slots)
+
+
+def _follow(monitor: MonitorSection, memory: Memory, entities: tuple[str, ...], end: int, slots: int) -> Memory:
+    """The same memory for other entities and up to `end`, with room for some slots beside what is kept; a copy."""
+    old, step = memory.history, memory.history.step
+
+    def moved(values: Float32, length: int) -> History:
+        start = old.end - step * values.shape[1]
+        return grid.cover(
+            History(old.entities, start, step, values), entities=entities, start=end - step * length, end=end
+        )
+
+    errors, scores = (
+        moved(values[:, :, None], error_slots(monitor) + slots).values[:, :, 0]
+        for values in (memory.errors, memory.scores)
+    )
+    history = moved(old.values, value_slots(monitor) + slots)
+    if entities == old.entities:
+        return replace(memory, history=history, errors=errors, scores=scores)
+    before = grid.positions(entities, old.entities)
+    known = before >= 0
+    states = AlertStates.none_open(len(entities))
+    for name in AlertStates.__dataclass_fields__:
+        getattr(states, name)[known] = getattr(memory.states, name)[before[known]]
+    rows = grid.positions(entities, memory.model.entities)
+    return replace(memory, history=history, rows=rows, errors=errors, scores=scores, states=states)
+
+
+def _newest_part(monitor: MonitorSection, memory: Memory) -> Memory:
+    """What is kept of a memory; views, since the next tick copies what it goes on with."""
+    old, errors = memory.history, slice(-error_slots(monitor), None)
+    kept = value_slots(monitor)
+    history = replace(old, start=old.end - kept * old.step, values=old.values[:, -kept:])
+    return replace(memory, history=history, errors=memory.errors[:, errors], scores=memory.scores[:, errors])
+
+
+def _late(before: Float32, after: Float32) -> tuple[Int64, int]:
+    """Entities with committed slots (E, K, F) that late samples changed, and how many slots back the first such is."""
     differs = (before != after) & ~(np.isnan(before) & np.isnan(after))
     changed = differs.any(axis=2)  # (E, K)
     rows = np.flatnonzero(changed.any(axis=1))
-    return rows, first + (int(np.flatnonzero(changed.any(axis=0))[0]) if rows.size else before.shape[1])
+    return rows, before.shape[1] - int(changed.any(axis=0).argmax()) if rows.size else 0
 
 
-def _errors(monitor: MonitorSection, model: ModelVersion, history: History, rows: Int64, first: int) -> _Scored:
-    """Combined residual of each slot from index `first` on, for some entities."""
-    begin = first - model.timesteps + 1
-    values = history.values[rows, begin:]
-    rules = scoring.metric_rules(monitor)
-    reason = window.reasons(values, model.timesteps, max_missing=monitor.max_missing)  # (E, K)
-    errors, share = scoring.errors(
-        model,
-        rules,
-        values=values,
-        rows=_model_rows(model, tuple(history.entities[row] for row in rows.tolist())),
-        slots=history.slots[begin:],
-        chosen=reason == Reason.KNOWN,
-    )
+def _errors(monitor: MonitorSection, memory: Memory, rows: Int64, slots: int) -> _Scored:
+    """Combined residual of the newest K slots of some entities, some thousand entities at a time."""
+    model, history, rules = memory.model, memory.history, scoring.metric_rules(monitor)
+    metrics = history.values.shape[2]
+    begin = history.values.shape[1] - slots - model.timesteps + 1
+    errors = np.empty((len(rows), slots), dtype=np.float32)
+    reason = np.empty((len(rows), slots), dtype=np.int8)
+    share = np.empty((len(rows), slots, metrics), dtype=np.float32)
+    for block in range(0, len(rows) if slots else 0, _BLOCK):
+        part = slice(block, block + _BLOCK)
+        values = history.values[rows[part], begin:]
+        reason[part] = window.reasons(values, model.timesteps, max_missing=monitor.max_missing)
+        errors[part], share[part] = scoring.errors(
+            model,
+            rules,
+            values=values,
+            rows=memory.rows[rows[part]],
+            slots=history.slots[begin:],
+            chosen=reason[part] == Reason.KNOWN,
+        )
+        is_invalid = rules.outside(values[:, model.timesteps - 1 :])  # (B, K, F)
+        if is_invalid.any():
+            count = is_invalid.sum(axis=2, keepdims=True)
+            share[part] = np.where(count > 0, is_invalid / np.maximum(count, 1), share[part])
     windows = int((reason == Reason.KNOWN).sum())
-    is_invalid = rules.outside(values[:, model.timesteps - 1 :])  # (E, K, F)
-    if is_invalid.any():
-        count = is_invalid.sum(axis=2, keepdims=True)
-        share = np.where(count > 0, is_invalid / np.maximum(count, 1), share).astype(np.float32)
     if model.version == NO_MODEL:
         reason[reason != Reason.NO_DATA] = Reason.NO_MODEL
     return _Scored(errors, reason, share, windows)
 
 
-def _errors_in_blocks(monitor: MonitorSection, model: ModelVersion, history: History, first: int) -> _Scored:
-    """As `_errors` of all entities, with reason and share of the newest slot alone: those of all slots are too many."""
-    count = len(history.entities)
-    blocks = [np.arange(begin, min(begin + _BLOCK, count)) for begin in range(0, max(count, 1), _BLOCK)]
-    parts = []
-    for rows in blocks:
-        part = _errors(monitor, model, history, rows, first)
-        parts.append(replace(part, reason=part.reason[:, -1:].copy(), share=part.share[:, -1:].copy()))
-    arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ("errors", "reason", "share")}
-    return _Scored(**arrays, windows=sum(part.windows for part in parts))
-
-
-def _model_rows(model: ModelVersion, entities: tuple[str, ...]) -> Int64:
-    """Row of each entity in the model's per-entity arrays, −1 for one the model has not seen."""
-    index = {name: row for row, name in enumerate(model.entities)}
-    return np.array([index.get(name, -1) for name in entities], dtype=np.int64)
-
-
-def _by_span(
-    monitor: MonitorSection, model: ModelVersion, history: History, errors: Float32, first: int
-) -> tuple[Float32, Bool]:
-    """Scores by span (E, K, S) of slots from index `first` on, and where they are ordinary again (E, K).
+def _by_span(monitor: MonitorSection, memory: Memory, slots: int) -> tuple[Float32, Bool]:
+    """Scores by span (E, K, S) of the newest K slots, and where they are ordinary again (E, K).
 
     A value that is never valid needs no model to be critical.
     """
-    rows = _model_rows(model, history.entities)
-    smoothed = model.calibration.smoothed(errors[:, first - max(score.SPANS) + 1 :], rows)
-    scores, settled = model.calibration.by_span(smoothed, rows), model.calibration.settled(smoothed, rows)
-    is_invalid = scoring.metric_rules(monitor).outside(history.values[:, first:]).any(axis=2)
-    invalid_score = max(monitor.decision.critical_at, monitor.decision.open_at_once)
-    scores[is_invalid] = np.fmax(scores[is_invalid], np.float32(invalid_score))
-    return scores, settled & ~is_invalid
+    calibration, rules = memory.model.calibration, scoring.metric_rules(monitor)
+    invalid_score = np.float32(max(monitor.decision.critical_at, monitor.decision.open_at_once))
+    count = len(memory.rows)
+    scores = np.empty((count, slots, len(score.SPANS)), dtype=np.float32)
+    settled = np.empty((count, slots), dtype=np.bool_)
+    for block in range(0, count, _BLOCK):
+        part = slice(block, block + _BLOCK)
+        rows = memory.rows[part]
+        smoothed = calibration.smoothed(memory.errors[part, -slots - max(score.SPANS) + 1 :], rows)
+        is_invalid = rules.outside(memory.history.values[part, -slots:]).any(axis=2)
+        by_span = calibration.by_span(smoothed, rows)
+        by_span[is_invalid] = np.fmax(by_span[is_invalid], invalid_score)
+        scores[part], settled[part] = by_span, calibration.settled(smoothed, rows) & ~is_invalid
+    return scores, settled
 
 
 def _for_decisions(model: ModelVersion, values: Float32, by_span: Float32) -> Float32:
@@ -404,15 +480,13 @@ def _states(entities: tuple[str, ...], open_alerts: list[OpenAlert], closed: Map
     return states
 
 
-def _score_rows(
-    entities: tuple[str, ...], slots: Int64, scores: Float32, rows: Int64, first: int, last: int | None
-) -> ScoreRows:
-    """The known scores of some entities in [first, last) as columns, slot after slot."""
-    part = scores[rows, first:last].T  # (K, E)
+def _score_rows(entities: tuple[str, ...], slots: Int64, scores: Float32, rows: Int64) -> ScoreRows:
+    """The known scores (E, K) of some entities as columns, slot after slot."""
+    part = scores[rows].T  # (K, E)
     slot, entity = np.nonzero(~np.isnan(part))
     return ScoreRows(
         entity=[entities[row] for row in rows[entity].tolist()],
-        slot=slots[first:last][slot].tolist(),
+        slot=slots[slot].tolist(),
         score=part[slot, entity].astype(np.float64).tolist(),
     )
 

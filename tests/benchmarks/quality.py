@@ -204,7 +204,7 @@ def replays(case: Case) -> Iterator[Replay]:
             source = _source(backtest.Group(monitor, (recording,)), [backtest._shown(recording, monitor)])
             start = grid.floor(int(times.min()), step) - pipeline.memory_slots(monitor) * step
             history = reading.read_history(monitor, source, start, grid.floor(int(times.max()), step) + step, quiet)
-            row = pipeline._model_rows(model, (recording.entity,))
+            row = grid.positions((recording.entity,), model.entities)
             reasons = window.reasons(history.values, model.timesteps, max_missing=monitor.max_missing)
             residuals = case.residuals(history, row, reasons == Reason.KNOWN)
             yield Replay(recording, row, history.slots[model.timesteps - 1 :], residuals)
