@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import repeat
 from typing import Any
 
 from sqlalchemy import Connection, CursorResult, Engine, and_, bindparam, delete, func, insert, select, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from detector.core.decide import Change, Severity
-from detector.database import reason, redacted
+from detector.database import insert_rows, reason, redacted
 from detector.errors import StaleState, StoreError
 from detector.ports import AlertChange, Commit, OpenAlert, ScoreRows
 from detector.tables import alert, alert_event, cursor, score
@@ -107,18 +108,9 @@ def _move_cursor(connection: Connection, commit: Commit) -> None:
 
 
 def _insert_scores(connection: Connection, commit: Commit, rows: ScoreRows) -> None:
-    values = [
-        {
-            "monitor": commit.monitor,
-            "slot": slot,
-            "entity": entity,
-            "score": value,
-            "model_version": commit.model_version,
-        }
-        for entity, slot, value in zip(rows.entity, rows.slot, rows.score, strict=True)
-    ]
-    if values:
-        connection.execute(insert(score), values)
+    columns = ("monitor", "slot", "entity", "score", "model_version")
+    values = zip(repeat(commit.monitor), rows.slot, rows.entity, rows.score, repeat(commit.model_version), strict=False)
+    insert_rows(connection, score, columns, list(values))
 
 
 def _replace_scores(connection: Connection, commit: Commit) -> None:

@@ -298,6 +298,26 @@ def test_many_scores_go_into_one_commit(store: StateStore, migrated: Engine) -> 
     assert _count(migrated)["detector_score"] == 5000
 
 
+def test_scores_come_back_to_the_last_bit_whatever_the_entity_is_called(store: StateStore, migrated: Engine) -> None:
+    values = [0.1, 1 / 3, 1e-300, 1.7976931348623157e308, 2.0**-40, 0.0]
+    names = ["tab\tnew\nline", "back\\slash", "\\N", "日本", "quote'\"", "a,b;c"]
+
+    store.commit(_commit(scores=ScoreRows(names, [T0] * 6, values)))
+
+    assert {(entity, value) for entity, _, value, _ in _scores(migrated)} == set(zip(names, values, strict=True))
+
+
+def test_a_score_that_is_there_already_is_refused_and_nothing_is_stored(store: StateStore, migrated: Engine) -> None:
+    store.commit(_commit(scores=ScoreRows(["a"], [T0], [0.5])))
+
+    with pytest.raises(StoreError) as caught:
+        store.commit(_commit(expected_cursor=T0, cursor=T0 + STEP, scores=ScoreRows(["b", "a"], [T0, T0], [0.1, 0.2])))
+
+    assert len(str(caught.value).splitlines()) == 1
+    assert store.cursor("web") == T0
+    assert _scores(migrated) == [("a", 0, 0.5, 7)]
+
+
 @pytest.mark.parametrize("pair", [("A", "a"), ("ä", "a"), ("x", " x")], ids=["case", "accent", "space"])
 def test_entities_that_differ_by_little_are_two(store: StateStore, migrated: Engine, pair: tuple[str, str]) -> None:
     store.commit(
