@@ -298,8 +298,8 @@ def _chunk(
         cursor=end,
         now=now,
         model_version=model.version,
-        scores=_score_rows(entities, slots, scores[:, -new:], np.arange(len(entities))),
-        replaced=_score_rows(entities, history.slots[corrected], scores[:, corrected], late),
+        scores=_score_rows(entities, slots, _stored(monitor, scores[:, -new:])),
+        replaced=_replaced(monitor, entities, history.slots[corrected], scores[:, corrected], late),
         changes=_changes(monitor, entities, states, events, slots, scored.share, history.values[:, -new:]),
     )
     store.commit(commit)
@@ -480,15 +480,28 @@ def _states(entities: tuple[str, ...], open_alerts: list[OpenAlert], closed: Map
     return states
 
 
-def _score_rows(entities: tuple[str, ...], slots: Int64, scores: Float32, rows: Int64) -> ScoreRows:
-    """The known scores (E, K) of some entities as columns, slot after slot."""
-    part = scores[rows].T  # (K, E)
-    slot, entity = np.nonzero(~np.isnan(part))
+def _stored(monitor: MonitorSection, scores: Float32) -> Float32:
+    """Scores without those that are not stored, which are NaN."""
+    least = {"all": -np.inf, "anomalous": decide.THRESHOLD, "none": np.inf}[monitor.store_scores]
+    return np.where(scores >= least, scores, np.float32(np.nan))
+
+
+def _score_rows(entities: tuple[str, ...], slots: Int64, scores: Float32) -> ScoreRows:
+    """The known scores (E, K) as columns, slot after slot."""
+    slot, row = np.nonzero(~np.isnan(scores.T))
     return ScoreRows(
-        entity=[entities[row] for row in rows[entity].tolist()],
+        entity=[entities[index] for index in row.tolist()],
         slot=slots[slot].tolist(),
-        score=part[slot, entity].astype(np.float64).tolist(),
+        score=scores[row, slot].astype(np.float64).tolist(),
     )
+
+
+def _replaced(
+    monitor: MonitorSection, entities: tuple[str, ...], slots: Int64, scores: Float32, rows: Int64
+) -> ScoreRows:
+    """The known scores of some entities, NaN where they are no longer stored."""
+    found = _score_rows(tuple(entities[row] for row in rows.tolist()), slots, scores[rows])
+    return replace(found, score=_stored(monitor, np.array(found.score, dtype=np.float32)).astype(np.float64).tolist())
 
 
 def _changes(

@@ -77,7 +77,7 @@ class Commit:
     now: int
     model_version: int
     scores: ScoreRows
-    replaced: ScoreRows  # scores of slots already committed, changed by late samples
+    replaced: ScoreRows  # scores of slots already committed, changed by late samples; NaN: no longer stored
     changes: Sequence[AlertChange]
 
 

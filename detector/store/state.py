@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import repeat
 from typing import Any
 
 from sqlalchemy import Connection, CursorResult, Engine, and_, bindparam, delete, func, insert, select, update
@@ -109,8 +109,9 @@ def _move_cursor(connection: Connection, commit: Commit) -> None:
 
 def _insert_scores(connection: Connection, commit: Commit, rows: ScoreRows) -> None:
     columns = ("monitor", "slot", "entity", "score", "model_version")
-    values = zip(repeat(commit.monitor), rows.slot, rows.entity, rows.score, repeat(commit.model_version), strict=False)
-    insert_rows(connection, score, columns, list(values))
+    known = zip(rows.slot, rows.entity, rows.score, strict=True)
+    values = [(commit.monitor, *row, commit.model_version) for row in known if not math.isnan(row[2])]
+    insert_rows(connection, score, columns, values)
 
 
 def _replace_scores(connection: Connection, commit: Commit) -> None:

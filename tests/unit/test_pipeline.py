@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from datetime import timedelta
 
 import numpy as np
@@ -147,9 +149,9 @@ def _scores(store: _Store) -> dict[tuple[str, int], float]:
     return found
 
 
-def _watch(slots: list[int], restart_at: frozenset[int] = frozenset(), source: MemorySource | None = None) -> _Store:
+def _watch(slots: list[int], restart_at: frozenset[int] = frozenset()) -> _Store:
     """Ticks after so many slots each; before some of them the process is another one."""
-    rows, store, model = source or _fleet(), _Store(), _model()
+    rows, store, model = _fleet(), _Store(), _model()
     memory = pipeline.recall(FLEET, rows, store, model, BEGIN + 20 * STEP)
     for slot in slots:
         now = BEGIN + slot * STEP
@@ -206,19 +208,39 @@ class _LateSource:
         return self._rows.extent()
 
 
+def _watch_late(monitor: MonitorSection, slots: Iterable[int]) -> _Store:
+    """Ticks; two samples arrive two slots late."""
+    store, source = _Store(), _LateSource(_fleet(), range(249, 251), BEGIN + 252 * STEP)
+    memory = pipeline.recall(monitor, source, store, _model(), BEGIN + 20 * STEP)
+    for slot in slots:
+        source.now = BEGIN + slot * STEP
+        memory, _ = pipeline.tick(monitor, source, store, memory, source.now)
+    return store
+
+
 @pytest.mark.parametrize("tick_after", [1, 2, 60], ids=["in time", "just in time", "after a downtime"])
 def test_late_samples_correct_the_scores_they_belong_to(tick_after: int) -> None:
-    rows, store, model = _fleet(), _Store(), _model()
-    source = _LateSource(rows, range(249, 251), BEGIN + 252 * STEP)
-    memory = pipeline.recall(FLEET, source, store, model, BEGIN + 20 * STEP)
-
-    for slot in (*range(21, 252), 251 + tick_after, 320):
-        source.now = BEGIN + slot * STEP
-        memory, _ = pipeline.tick(FLEET, source, store, memory, source.now)
-
     expected = _scores(_watch(list(range(21, 321))))
-    assert _scores(store).keys() == expected.keys()
-    assert [_scores(store)[key] for key in expected] == pytest.approx(list(expected.values()), abs=1e-6)
+
+    found = _scores(_watch_late(FLEET, (*range(21, 252), 251 + tick_after, 320)))
+
+    assert found.keys() == expected.keys()
+    assert [found[key] for key in expected] == pytest.approx(list(expected.values()), abs=1e-6)
+
+
+@pytest.mark.parametrize(("stored", "least"), [("anomalous", 1.0), ("none", math.inf)])
+def test_of_scores_only_those_asked_for_are_stored_and_late_samples_may_end_that(stored: str, least: float) -> None:
+    everything = _watch_late(FLEET, range(21, 321))
+    wanted = FLEET.model_copy(update={"store_scores": stored})
+
+    store = _watch_late(wanted, range(21, 321))
+
+    expected = {key: value for key, value in _scores(everything).items() if value >= least}
+    assert {key: value for key, value in _scores(store).items() if not math.isnan(value)} == expected
+    assert 0 < len(expected) < len(_scores(everything)) or stored == "none"
+    all_replaced = [(rows.entity, rows.slot) for rows in (commit.replaced for commit in everything.commits)]
+    assert [(rows.entity, rows.slot) for rows in (commit.replaced for commit in store.commits)] == all_replaced
+    assert not any(math.isnan(value) for commit in store.commits for value in commit.scores.score)
 
 
 def test_what_is_remembered_does_not_grow() -> None:
