@@ -10,9 +10,9 @@ an index over the time. A network of 64 units with random weights reads windows 
 so that a tick reads six slots. Each run is a process of its own, seconds are wall-clock and CPU of that process.
 
 Parts: `tick` recalls a memory of which only one window was recorded, ticks once to warm up, then `--ticks` times;
-medians are told. `start` recalls a memory of which everything was recorded. `catch-up` is the tick after an hour of downtime.
-`fleet` moves what is remembered on by one slot: as usual, and while ten thousand entities join or leave. Prints JSON,
-progress goes to stderr.
+medians are told. `start` recalls a memory of which everything was recorded. `catch-up` is the tick after an hour of
+downtime. `fleet` moves what is remembered on by one slot: as usual, and while ten thousand entities join or leave.
+Prints JSON, progress goes to stderr.
 """
 
 from __future__ import annotations
