@@ -220,7 +220,12 @@ class DecisionSection(Section):
     open_at_once: float = Field(default=1.5, ge=1.0)
     close_below: float = Field(default=0.8, gt=0.0, le=1.0)
     close_slots: int = Field(default=5, ge=1, le=100)
+    close_unknown_slots: int = Field(default=60, ge=1, le=10_000)
     critical_at: float = Field(default=2.0, ge=1.0)
+    critical_slots: int = Field(default=120, ge=1)
+    reopen_slots: int = Field(default=30, ge=0, le=1000)
+    flapping_reopenings: int = Field(default=3, ge=1)
+    incident_slots: int = Field(default=5, ge=0)
 
     @model_validator(mode="after")
     def _k_of_n(self) -> DecisionSection:

@@ -6,28 +6,26 @@ that was killed, one that catches up and a replay all arrive at the same numbers
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from detector import reading, scoring
+from detector import exclusions, explaining, reading, scoring
 from detector.config import MonitorSection, milliseconds
-from detector.core import decide, grid, score, threshold, window
-from detector.core.decide import AlertStates, Event, Severity
+from detector.core import decide, grid, revise, score, threshold, window
+from detector.core.decide import LONG_AGO, AlertStates, Change, Event, Severity
+from detector.core.revise import Checkpoint, Episode
 from detector.core.scaling import Scaling
 from detector.core.series import Bool, Float32, History, Int8, Int64, Reason, Samples, Windows
 from detector.core.threshold import Calibration
-from detector.ports import AlertChange, Commit, ModelVersion, OpenAlert, ScoreRows, Source, Store
+from detector.ports import AlertChange, Commit, Exclusion, ModelVersion, ScoreRows, Source, Store, StoredAlert
 
 logger = logging.getLogger(__name__)
 
 _BLOCK = 4096  # entities whose remembered slots are scored at a time
 _STALE_SLOTS = 5  # with no data of any entity for this long it is the source that has stopped
-_TOP_METRICS = 5  # named in an alert's explanation
-
 
 NO_MODEL = 0
 """Version of the stand-in for a model that only knows which values are valid."""
@@ -41,6 +39,7 @@ class Snapshot:
     score: Float32  # (E,) without what a closed alert has told already, NaN = unknown
     reason: Int8  # (E,) Reason
     states: AlertStates  # (E,)
+    is_silent: Bool  # (E,) the open alert is muted, or somebody closed it
     share: Float32  # (E, F) NaN = unknown
 
 
@@ -55,6 +54,7 @@ class Memory:
     errors: Float32  # (E, L) combined residual of the newest slot of the window that ends there, NaN = unknown
     scores: Float32  # (E, L) as the errors they end with the history, and begin before it
     states: AlertStates  # (E,)
+    past: tuple[Checkpoint, ...]  # the states before slots that late samples may still change, oldest first
     snapshot: Snapshot
 
 
@@ -92,22 +92,24 @@ class _Extended:
 
 def memory_slots(monitor: MonitorSection) -> int:
     """Slots before the newest that a tick looks back on: windows, smoothing, decisions, late samples."""
-    return max(value_slots(monitor), monitor.timesteps - 1 + error_slots(monitor))
+    return monitor.timesteps - 1 + error_slots(monitor)
 
 
 def value_slots(monitor: MonitorSection) -> int:
     """Slots whose values are kept: two windows back from the oldest slot that is decided on or corrected again."""
-    return 2 * monitor.timesteps - 2 + max(lateness_slots(monitor), scoring.decision_rules(monitor).memory)
+    rules = scoring.decision_rules(monitor)
+    return max(2 * monitor.timesteps - 2 + rules.memory + lateness_slots(monitor), _scored_again(monitor))
 
 
 def error_slots(monitor: MonitorSection) -> int:
-    """Slots whose errors are kept: smoothing, decisions, late samples."""
-    return max(score.SPANS) - 1 + _scored_again(monitor)
+    """Slots whose errors are kept: smoothing, decisions, late samples; never fewer than those with values."""
+    return max(max(score.SPANS) - 1 + _scored_again(monitor), value_slots(monitor))
 
 
 def _scored_again(monitor: MonitorSection) -> int:
-    """Newest slots whose scores a tick may look at again."""
-    return max(1, scoring.decision_rules(monitor).memory + lateness_slots(monitor))
+    """Newest slots whose scores are needed to go on: for alerts that are open, for decisions and late samples."""
+    rules = scoring.decision_rules(monitor)
+    return max(1, rules.reach, rules.memory + lateness_slots(monitor))
 
 
 def lateness_slots(monitor: MonitorSection) -> int:
@@ -156,6 +158,7 @@ def observe(monitor: MonitorSection, source: Source, now: int) -> Report:
         score=np.full(count, np.nan, dtype=np.float32),
         reason=np.full(count, Reason.NO_MODEL, dtype=np.int8),
         states=AlertStates.none_open(count),
+        is_silent=np.zeros(count, dtype=np.bool_),
         share=np.full((count, len(monitor.metrics)), np.nan, dtype=np.float32),
     )
     return Report(None, _newest(samples), len(samples), 0, (), snapshot)
@@ -177,9 +180,9 @@ def recall(monitor: MonitorSection, source: Source, store: Store, model: ModelVe
             "event=catch_up_truncated monitor=%s skipped_slots=%d", monitor.name, (earliest - cursor) // step
         )
         cursor = earliest
-    open_alerts = store.open_alerts(monitor.name)
-    closed = store.closed_since(monitor.name, cursor - max(score.SPANS) * step)
-    told = {*closed, *(alert.entity for alert in open_alerts)}
+    rules = scoring.decision_rules(monitor)
+    alerts = store.alerts_since(monitor.name, cursor - max(rules.reopen_slots, *score.SPANS) * step)
+    told = {alert.entity for alert in alerts}
     memory = _nothing(monitor, model, stored, sorted(told), cursor - memory_slots(monitor) * step)
     first_error = cursor - error_slots(monitor) * step
     while (begin := memory.history.end) < cursor:  # in pieces: what is read is many times what is kept
@@ -192,12 +195,15 @@ def recall(monitor: MonitorSection, source: Source, store: Store, model: ModelVe
         unscored = min(slots, max(0, first_error - begin) // step)  # the windows of these have not been read
         extended = _extend(monitor, memory, entities, found, end, slots=slots, unscored=unscored)
         memory, scored = _newest_part(monitor, extended.memory), extended.scored
-    again = _scored_again(monitor)
-    by_span, _ = _by_span(monitor, memory, again)
-    memory.scores[:, -again:] = threshold.worst(by_span)
-    states = _states(memory.history.entities, open_alerts, closed)
+    entities, again = memory.history.entities, _scored_again(monitor)
+    for rows in _blocks(len(entities)):
+        by_span, _ = _by_span(monitor, memory, again, rows)
+        memory.scores[rows, -again:] = threshold.worst(by_span)
+    states = _states(monitor, memory, alerts)
+    by_span, _ = _by_span(monitor, memory, 1)
     newest = _untold(by_span, states, memory.history)
-    return replace(memory, states=states, snapshot=_snapshot(memory.history, newest, states, scored))
+    snapshot = _snapshot(memory.history, newest, states, _silent(entities, alerts), scored)
+    return replace(memory, states=states, past=(Checkpoint.of(cursor, entities, states),), snapshot=snapshot)
 
 
 def _nothing(
@@ -213,11 +219,12 @@ def _nothing(
         model=model,
         cursor=cursor,
         history=History(entities, start, monitor.step_ms, np.empty((count, 0, metrics), dtype=np.float32)),
-        rows=grid.positions(entities, model.entities),
+        rows=scoring.model_rows(model, entities),
         errors=np.empty((count, 0), dtype=np.float32),
         scores=np.empty((count, 0), dtype=np.float32),
         states=states,
-        snapshot=Snapshot(entities, share[:, 0], np.empty(count, dtype=np.int8), states, share),
+        past=(),
+        snapshot=Snapshot(entities, share[:, 0], np.empty(count, np.int8), states, states.is_open, share),
     )
 
 
@@ -228,9 +235,12 @@ def tick(
     memory: Memory,
     now: int,
     *,
+    notifiers: Sequence[str] = (),
     should_stop: Callable[[], bool] = lambda: False,
 ) -> tuple[Memory, Report]:
     """Scores and commits every complete slot since the cursor in bounded chunks; again with the same `now`: nothing.
+
+    notifiers: who is told of what happens to alerts, from the store's outbox
 
     Raises: SourceError, StoreError; what was committed before stays committed, and memory must be recalled.
     """
@@ -248,7 +258,7 @@ def tick(
         end = min(complete, memory.history.end + step * _chunk_slots(memory.history))
         if newest is not None and newest < memory.history.end - step * late_slots:
             end = complete  # nothing more to come: all slots up to now are empty
-        memory, part = _chunk(monitor, source, store, memory, end, now, late_slots=late_slots)
+        memory, part = _chunk(monitor, source, store, memory, end, now, notifiers, late_slots=late_slots)
         late_slots = 0  # what comes before the next chunk has just been read
         samples, windows, snapshot = samples + part.samples, windows + part.windows, part.snapshot
         opened.extend(part.opened)
@@ -257,7 +267,15 @@ def tick(
 
 
 def _chunk(
-    monitor: MonitorSection, source: Source, store: Store, memory: Memory, end: int, now: int, *, late_slots: int
+    monitor: MonitorSection,
+    source: Source,
+    store: Store,
+    memory: Memory,
+    end: int,
+    now: int,
+    notifiers: Sequence[str],
+    *,
+    late_slots: int,
 ) -> tuple[Memory, Report]:
     """Takes the monitor from its cursor to `end` in one transaction.
 
@@ -275,23 +293,32 @@ def _chunk(
     del samples  # many times what remains of them
 
     extended = _extend(monitor, memory, entities, found, end, slots=new)
-    before, scored, late = extended.memory, extended.scored, extended.late
+    before, scored, late, late_slots = extended.memory, extended.scored, extended.late, extended.late_slots
     history, scores = before.history, before.scores
-    rules = scoring.decision_rules(monitor)
-    by_span, settled = _by_span(monitor, before, new + max(rules.memory, extended.late_slots))
-    corrected = slice(-new - extended.late_slots, -new)
-    old_scores = scores[:, corrected].copy()
-    scores[:, corrected.start :] = threshold.worst(by_span[:, corrected.start :])
-    if late.size:  # entities without late samples keep their scores to the last bit
-        others = np.setdiff1d(np.arange(len(entities)), late)
-        scores[others, corrected] = old_scores[others]
+    corrected = slice(-new - late_slots, -new)
+    revisions: list[AlertChange] = []
+    past = memory.past
+    if late.size:
+        late_by_span, _ = _by_span(monitor, before, new + late_slots, late)
+        scores[late, corrected] = threshold.worst(late_by_span[:, :late_slots])
+        past, revisions = _redecide(monitor, store, before, late, late_slots, new, now)
 
+    recent = slice(-new - scoring.decision_rules(monitor).memory, None)
+    by_span, settled = _by_span(monitor, before, -recent.start)
+    scores[:, -new:] = threshold.worst(by_span[:, -new:])
     slots = history.slots[-new:]
-    recent = slice(-new - rules.memory, None)
-    decided = _for_decisions(model, history.values[:, recent], by_span[:, recent])
-    states, events = decide.decide(
-        before.states, decided, settled[:, recent], slots, rules, spans=score.SPANS, step=step
-    )
+    decided = _for_decisions(model, history.values[:, recent], by_span)
+    states, events, checkpoints = _decide(monitor, entities, before.states, decided, settled, slots)
+
+    excluded = store.exclusions(monitor.name)
+    stored = store.alerts_since(monitor.name, end) if before.states.is_open.any() or revisions else []
+    explanations = _explanations(monitor, before, states, events, by_span, int(slots[0]))
+    changes = [
+        *revisions,
+        *_unmuted(monitor, excluded, stored, states, entities, int(slots[-1])),
+        *_changes(monitor, entities, states, events, slots, explanations),
+    ]
+    changes = [_muted(excluded, change) for change in changes]
     commit = Commit(
         monitor=monitor.name,
         expected_cursor=memory.cursor,
@@ -300,14 +327,152 @@ def _chunk(
         model_version=model.version,
         scores=_score_rows(entities, slots, _stored(monitor, scores[:, -new:])),
         replaced=_replaced(monitor, entities, history.slots[corrected], scores[:, corrected], late),
-        changes=_changes(monitor, entities, states, events, slots, scored.share, history.values[:, -new:]),
+        changes=changes,
+        notifiers=notifiers,
+        incident_span=monitor.decision.incident_slots * step,
     )
     store.commit(commit)
 
-    snapshot = _snapshot(history, _untold(by_span, states, history), states, scored)
-    after = replace(_newest_part(monitor, before), cursor=end, states=states, snapshot=snapshot)
-    opened = tuple(event.severity for event in events if event.change is decide.Change.OPENED)
+    silent = _silent(entities, store.alerts_since(monitor.name, end)) if states.is_open.any() else ~states.is_open
+    snapshot = _snapshot(history, _untold(by_span, states, history), states, silent & states.is_open, scored)
+    past = (*past, *checkpoints)[-lateness_slots(monitor) - 1 :]
+    after = replace(_newest_part(monitor, before), cursor=end, states=states, past=past, snapshot=snapshot)
+    opened = tuple(event.severity for event in events if event.change is Change.OPENED)
     return after, Report(end, newest_sample, sample_count, scored.windows, opened, snapshot)
+
+
+def _decide(
+    monitor: MonitorSection,
+    entities: Sequence[str],
+    states: AlertStates,
+    by_span: Float32,
+    settled: Bool,
+    slots: Int64,
+) -> tuple[AlertStates, list[Event], list[Checkpoint]]:
+    """As `decide.decide`, with checkpoints after those of the slots that late samples may still change."""
+    rules = scoring.decision_rules(monitor)
+    events: list[Event] = []
+    checkpoints: list[Checkpoint] = []
+    done = 0
+    for until in [len(slots) - k for k in range(min(len(slots), lateness_slots(monitor) + 1) - 1, -1, -1)]:
+        seen = slice(done, until + rules.memory)
+        states, found = decide.decide(
+            states,
+            by_span[:, seen],
+            settled[:, seen],
+            slots[done:until],
+            rules,
+            spans=score.SPANS,
+            step=monitor.step_ms,
+        )
+        events += found
+        checkpoints.append(Checkpoint.of(int(slots[until - 1]) + monitor.step_ms, entities, states))
+        done = until
+    return states, events, checkpoints
+
+
+def _redecide(
+    monitor: MonitorSection,
+    store: Store,
+    before: Memory,
+    late: Int64,
+    late_slots: int,
+    slots: int,
+    now: int,
+) -> tuple[tuple[Checkpoint, ...], list[AlertChange]]:
+    """Decides again what late samples changed, before the new slots: checkpoints and what becomes of stored alerts.
+
+    late: rows of the entities with other scores in the `late_slots` before the new ones
+    slots: how many are new; the states before them are written into `before`
+    """
+    history, model, step = before.history, before.model, monitor.step_ms
+    memory = scoring.decision_rules(monitor).memory
+    new = history.values.shape[1] - slots  # index of the first new slot
+    usable = [c for c in before.past if history.slots[memory] <= c.slot < history.slots[new]]
+    if not usable:
+        return before.past, []
+    earlier = [c for c in usable if c.slot <= history.slots[new - late_slots]]
+    checkpoint = earlier[-1] if earlier else usable[0]
+    first = (checkpoint.slot - history.start) // step
+    names = [history.entities[row] for row in late.tolist()]
+    by_span, settled = _by_span(monitor, before, history.values.shape[1] - first + memory, late)
+    begin = slice(0, new - first + memory)
+    decided = _for_decisions(model, history.values[late, first - memory : new], by_span[:, begin])
+    again = history.slots[first:new]
+    start = checkpoint.at(names)
+    states, events, checkpoints = _decide(monitor, names, start, decided, settled[:, begin], again)
+    before.states.put(late, states)
+    corrected = {point.slot: point.at(names) for point in checkpoints}
+    past = tuple(c.with_states(names, corrected[c.slot]) if c.slot in corrected else c for c in before.past)
+
+    stored: dict[str, list[StoredAlert]] = {}
+    for alert in store.alerts_since(monitor.name, checkpoint.slot):
+        stored.setdefault(alert.entity, []).append(alert)
+    found = [
+        (row, change)
+        for k, (row, name) in enumerate(zip(late.tolist(), names, strict=True))
+        for change in _revisions(
+            name, stored.get(name, []), revise.episodes(start, events, states, k), checkpoint.slot, int(again[-1]), now
+        )
+    ]
+    # of peaks further back there is no whole window any more, and their explanations stay
+    earliest = max(history.slots[model.timesteps - 1], history.end - step * (before.errors.shape[1] - max(score.SPANS)))
+    explanations = explaining.explain(
+        monitor,
+        model,
+        history,
+        [(row, change.peak_slot) for row, change in found if change.peak_slot >= earliest],
+        _scores_of_history(before),
+        lambda row, slot: _parts_at(monitor, before, row, slot),
+    )
+    changes = [replace(change, explanation=explanations.get((row, change.peak_slot))) for row, change in found]
+    order = {Change.WITHDRAWN: 0, Change.CLOSED: 1}  # an entity has one open alert at most, at any time
+    return past, sorted(changes, key=lambda change: order.get(change.change or Change.REVISED, 2))
+
+
+def _revisions(
+    entity: str, alerts: Sequence[StoredAlert], rightful: Sequence[Episode], since: int, last: int, now: int
+) -> list[AlertChange]:
+    """What makes the stored alerts of an entity the rightful ones.
+
+    since: slot before which nothing has changed; last: the last slot decided; both in epoch milliseconds
+    """
+    changes = []
+    stored = [_episode(alert) for alert in alerts]
+    for index, episode in revise.match(stored, rightful):
+        identity = None if index is None else alerts[index].id
+        if episode is None:
+            if index is not None:
+                changes.append(_revision(Change.WITHDRAWN, entity, stored[index], identity, last, now))
+        elif index is None:
+            if episode.closed_slot is None or episode.closed_slot >= since:
+                changes.append(_revision(Change.OPENED, entity, episode, None, last, now))
+        elif change := revise.change(stored[index], episode):
+            changes.append(_revision(change, entity, episode, identity, last, now))
+    return changes
+
+
+def _episode(alert: StoredAlert) -> Episode:
+    names = Episode.__dataclass_fields__
+    return Episode(**{name: getattr(alert, name) for name in names})
+
+
+def _revision(change: Change, entity: str, episode: Episode, alert: int | None, slot: int, now: int) -> AlertChange:
+    return AlertChange(
+        change=change,
+        entity=entity,
+        slot=slot if episode.closed_slot is None else episode.closed_slot,
+        opened_slot=episode.opened_slot,
+        decided_slot=episode.decided_slot,
+        detected_at=now,
+        severity=episode.severity,
+        peak_score=episode.peak_score,
+        peak_slot=episode.peak_slot,
+        explanation=None,
+        reopenings=episode.reopenings,
+        alert=alert,
+        closed_slot=episode.closed_slot,
+    )
 
 
 def _chunk_slots(history: History) -> int:
@@ -373,13 +538,12 @@ def _follow(monitor: MonitorSection, memory: Memory, entities: tuple[str, ...], 
     )
     history = moved(old.values, value_slots(monitor) + slots)
     if entities == old.entities:
-        return replace(memory, history=history, errors=errors, scores=scores)
+        return replace(memory, history=history, errors=errors, scores=scores, states=memory.states.copy())
     before = grid.positions(entities, old.entities)
     known = before >= 0
     states = AlertStates.none_open(len(entities))
-    for name in AlertStates.__dataclass_fields__:
-        getattr(states, name)[known] = getattr(memory.states, name)[before[known]]
-    rows = grid.positions(entities, memory.model.entities)
+    states.put(known, memory.states.rows(before[known]))
+    rows = scoring.model_rows(memory.model, entities)
     return replace(memory, history=history, rows=rows, errors=errors, scores=scores, states=states)
 
 
@@ -407,8 +571,7 @@ def _errors(monitor: MonitorSection, memory: Memory, rows: Int64, slots: int) ->
     errors = np.empty((len(rows), slots), dtype=np.float32)
     reason = np.empty((len(rows), slots), dtype=np.int8)
     share = np.empty((len(rows), slots, metrics), dtype=np.float32)
-    for block in range(0, len(rows) if slots else 0, _BLOCK):
-        part = slice(block, block + _BLOCK)
+    for part in _blocks(len(rows) if slots else 0):
         values = history.values[rows[part], begin:]
         reason[part] = window.reasons(values, model.timesteps, max_missing=monitor.max_missing)
         errors[part], share[part] = scoring.errors(
@@ -429,25 +592,31 @@ def _errors(monitor: MonitorSection, memory: Memory, rows: Int64, slots: int) ->
     return _Scored(errors, reason, share, windows)
 
 
-def _by_span(monitor: MonitorSection, memory: Memory, slots: int) -> tuple[Float32, Bool]:
+def _by_span(monitor: MonitorSection, memory: Memory, slots: int, some: Int64 | None = None) -> tuple[Float32, Bool]:
     """Scores by span (E, K, S) of the newest K slots, and where they are ordinary again (E, K).
+
+    some: rows of the entities wanted [all]
 
     A value that is never valid needs no model to be critical.
     """
     calibration, rules = memory.model.calibration, scoring.metric_rules(monitor)
     invalid_score = np.float32(max(monitor.decision.critical_at, monitor.decision.open_at_once))
-    count = len(memory.rows)
-    scores = np.empty((count, slots, len(score.SPANS)), dtype=np.float32)
-    settled = np.empty((count, slots), dtype=np.bool_)
-    for block in range(0, count, _BLOCK):
-        part = slice(block, block + _BLOCK)
-        rows = memory.rows[part]
-        smoothed = calibration.smoothed(memory.errors[part, -slots - max(score.SPANS) + 1 :], rows)
-        is_invalid = rules.outside(memory.history.values[part, -slots:]).any(axis=2)
+    wanted = np.arange(len(memory.rows)) if some is None else some
+    scores = np.empty((len(wanted), slots, len(score.SPANS)), dtype=np.float32)
+    settled = np.empty((len(wanted), slots), dtype=np.bool_)
+    for block in _blocks(len(wanted)):
+        rows, at = memory.rows[wanted[block]], wanted[block]
+        smoothed = calibration.smoothed(memory.errors[at, -slots - max(score.SPANS) + 1 :], rows)
         by_span = calibration.by_span(smoothed, rows)
+        is_invalid = rules.outside(memory.history.values[at, -slots:]).any(axis=2)
         by_span[is_invalid] = np.fmax(by_span[is_invalid], invalid_score)
-        scores[part], settled[part] = by_span, calibration.settled(smoothed, rows) & ~is_invalid
+        scores[block], settled[block] = by_span, calibration.settled(smoothed, rows) & ~is_invalid
     return scores, settled
+
+
+def _blocks(count: int) -> list[Int64]:
+    """So many rows, some thousand at a time."""
+    return [np.arange(begin, min(begin + _BLOCK, count)) for begin in range(0, count, _BLOCK)]
 
 
 def _for_decisions(model: ModelVersion, values: Float32, by_span: Float32) -> Float32:
@@ -465,19 +634,39 @@ def _untold(by_span: Float32, states: AlertStates, history: History) -> Float32:
     return decide.untold(by_span[:, -1:], states.closed_slot, newest, spans=score.SPANS, step=step)[:, 0]
 
 
-def _states(entities: tuple[str, ...], open_alerts: list[OpenAlert], closed: Mapping[str, int]) -> AlertStates:
+def _states(monitor: MonitorSection, memory: Memory, alerts: Sequence[StoredAlert]) -> AlertStates:
+    """States as stored, and for how long they are so as the newest scores tell."""
+    entities, history = memory.history.entities, memory.history
     states = AlertStates.none_open(len(entities))
     row = {name: index for index, name in enumerate(entities)}
-    for entity, slot in closed.items():
-        states.closed_slot[row[entity]] = slot
-    for alert in open_alerts:
+    for alert in alerts:  # oldest first: the last one counts
         index = row[alert.entity]
-        states.is_open[index] = True
-        states.opened_slot[index] = alert.opened_slot
+        states.is_open[index] = alert.closed_slot is None
+        states.opened_slot[index], states.decided_slot[index] = alert.opened_slot, alert.decided_slot
         states.is_critical[index] = alert.severity is Severity.CRITICAL
-        states.peak_score[index] = alert.peak_score
-        states.peak_slot[index] = alert.peak_slot
+        states.peak_score[index], states.peak_slot[index] = alert.peak_score, alert.peak_slot
+        states.reopenings[index] = alert.reopenings
+        if alert.closed_slot is not None:
+            states.closed_slot[index] = alert.closed_slot
+    rows = np.flatnonzero(states.is_open)
+    if rows.size:
+        again = _scored_again(monitor)
+        by_span, settled = _by_span(monitor, memory, again, rows)
+        slots = history.slots[-again:]
+        decided = _for_decisions(memory.model, history.values[rows, -again:], by_span)
+        told = decide.untold(decided, states.closed_slot[rows], slots, spans=score.SPANS, step=history.step)
+        is_restless = ~((told < monitor.decision.close_below) | settled)
+        earliest = np.maximum(states.decided_slot[rows], slots[0] - history.step)
+        for column, seen in ((states.restless_slot, is_restless), (states.known_slot, ~np.isnan(told))):
+            last = np.where(seen, slots, LONG_AGO).max(axis=1)
+            column[rows] = np.maximum(last, earliest)
     return states
+
+
+def _silent(entities: Sequence[str], alerts: Sequence[StoredAlert]) -> Bool:
+    """Whose open alert nobody wants to hear of, (E,)."""
+    silent = {alert.entity for alert in alerts if alert.is_muted or alert.is_dismissed}
+    return np.array([name in silent for name in entities], dtype=np.bool_)
 
 
 def _stored(monitor: MonitorSection, scores: Float32) -> Float32:
@@ -504,73 +693,123 @@ def _replaced(
     return replace(found, score=_stored(monitor, np.array(found.score, dtype=np.float32)).astype(np.float64).tolist())
 
 
+def _explanations(
+    monitor: MonitorSection,
+    memory: Memory,
+    states: AlertStates,
+    events: Sequence[Event],
+    by_span: Float32,
+    first: int,
+) -> dict[tuple[int, int], str]:
+    """Explanations of new peaks by row and slot.
+
+    by_span: (E, K, S) of the newest slots; first: the first new one, epoch milliseconds
+    """
+    history = memory.history
+    raised = np.flatnonzero(states.is_open & (states.peak_slot >= first)).tolist()
+    wanted = [(row, int(states.peak_slot[row])) for row in raised]
+    wanted += [(event.entity, event.peak_slot) for event in events if event.peak_slot >= first]
+
+    def parts(row: int, slot: int) -> Float32:
+        return np.asarray(by_span[row, (slot - history.end) // history.step], dtype=np.float32)
+
+    scores = _scores_of_history(memory)
+    return explaining.explain(monitor, memory.model, history, list(dict.fromkeys(wanted)), scores, parts)
+
+
+def _scores_of_history(memory: Memory) -> Float32:
+    """Scores (E, V) of the slots whose values are kept."""
+    return memory.scores[:, -memory.history.values.shape[1] :]
+
+
+def _parts_at(monitor: MonitorSection, memory: Memory, row: int, slot: int) -> Float32:
+    slots = (memory.history.end - slot) // memory.history.step
+    by_span, _ = _by_span(monitor, memory, slots, np.array([row]))
+    return np.asarray(by_span[0, 0], dtype=np.float32)
+
+
 def _changes(
     monitor: MonitorSection,
     entities: tuple[str, ...],
     states: AlertStates,
     events: list[Event],
     slots: Int64,
-    share: Float32,
-    values: Float32,
+    explanations: dict[tuple[int, int], str],
 ) -> list[AlertChange]:
     """Events in order, then the new peaks of alerts that stay open."""
-
-    def explain(row: int, peak_slot: int) -> str | None:
-        if peak_slot < slots[0]:
-            return None
-        k = (peak_slot - int(slots[0])) // monitor.step_ms
-        return _explanation(monitor, share[row, k], values[row, k])
-
     changes = [
         AlertChange(
             change=event.change,
             entity=entities[event.entity],
             slot=event.slot,
             opened_slot=event.opened_slot,
+            decided_slot=event.decided_slot,
             detected_at=event.slot + monitor.step_ms + milliseconds(monitor.delay),
             severity=event.severity,
             peak_score=event.peak_score,
             peak_slot=event.peak_slot,
-            explanation=explain(event.entity, event.peak_slot),
+            explanation=explanations.get((event.entity, event.peak_slot)),
+            reopenings=event.reopenings,
+            ended=event.ended,
         )
         for event in events
     ]
     raised = np.flatnonzero(states.is_open & (states.peak_slot >= slots[0]))
-    for row in raised.tolist():
-        peak_slot = int(states.peak_slot[row])
-        changes.append(
-            AlertChange(
-                change=None,
-                entity=entities[row],
-                slot=peak_slot,
-                opened_slot=int(states.opened_slot[row]),
-                detected_at=0,
-                severity=Severity.CRITICAL if states.is_critical[row] else Severity.WARNING,
-                peak_score=float(states.peak_score[row]),
-                peak_slot=peak_slot,
-                explanation=explain(row, peak_slot),
-            )
-        )
-    return changes
+    return changes + [_peak(states, row, entities[row], explanations) for row in raised.tolist()]
 
 
-def _explanation(monitor: MonitorSection, share: Float32, values: Float32) -> str:
-    """The metrics that made the score, largest share first, with what was observed, as JSON."""
-    order = np.argsort(-np.nan_to_num(share), kind="stable")[:_TOP_METRICS].tolist()
-    top = [
-        {"metric": monitor.metrics[f], "share": round(float(share[f]), 4), "observed": float(values[f])}
-        for f in order
-        if share[f] > 0
+def _peak(
+    states: AlertStates, row: int, entity: str, explanations: dict[tuple[int, int], str], change: Change | None = None
+) -> AlertChange:
+    """An open alert as it stands."""
+    peak_slot = int(states.peak_slot[row])
+    return AlertChange(
+        change=change,
+        entity=entity,
+        slot=peak_slot,
+        opened_slot=int(states.opened_slot[row]),
+        decided_slot=int(states.decided_slot[row]),
+        detected_at=0,
+        severity=Severity.CRITICAL if states.is_critical[row] else Severity.WARNING,
+        peak_score=float(states.peak_score[row]),
+        peak_slot=peak_slot,
+        explanation=explanations.get((row, peak_slot)),
+        reopenings=int(states.reopenings[row]),
+    )
+
+
+def _muted(excluded: Sequence[Exclusion], change: AlertChange) -> AlertChange:
+    """A new alert, muted if an exclusion covers it."""
+    if change.change is not Change.OPENED or not excluded:
+        return change
+    share = explaining.shares(change.explanation)
+    return replace(change, is_muted=exclusions.mutes(excluded, change.entity, share, change.decided_slot))
+
+
+def _unmuted(
+    monitor: MonitorSection,
+    excluded: Sequence[Exclusion],
+    stored: Sequence[StoredAlert],
+    states: AlertStates,
+    entities: tuple[str, ...],
+    slot: int,
+) -> list[AlertChange]:
+    """Open alerts that no exclusion covers any more."""
+    row_of = {name: row for row, name in enumerate(entities)}
+    muted = [alert for alert in stored if alert.is_muted and alert.closed_slot is None and not alert.is_dismissed]
+    return [
+        replace(_peak(states, row_of[alert.entity], alert.entity, {}, Change.UNMUTED), slot=slot)
+        for alert in muted
+        if states.is_open[row_of[alert.entity]] and not exclusions.mutes(excluded, alert.entity, None, slot)
     ]
-    return json.dumps({"metrics": top})
 
 
-def _snapshot(history: History, newest: Float32, states: AlertStates, scored: _Scored) -> Snapshot:
+def _snapshot(history: History, newest: Float32, states: AlertStates, silent: Bool, scored: _Scored) -> Snapshot:
     reason = scored.reason[:, -1].copy()
     reason[~np.isnan(newest)] = Reason.KNOWN  # an invalid value is known to be
     if np.isnan(history.values[:, -_STALE_SLOTS:]).all():
         reason[reason == Reason.NO_DATA] = Reason.STALE_DATA
-    return Snapshot(history.entities, newest, reason, states, scored.share[:, -1])
+    return Snapshot(history.entities, newest, reason, states, silent, scored.share[:, -1])
 
 
 def _newest(samples: Samples) -> int | None:

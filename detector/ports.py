@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from detector.core.decide import Change, Severity
+from detector.core.decide import Change, Ended, Severity
 from detector.core.scaling import Scaling
 from detector.core.series import Float32, Samples, Windows
 from detector.core.threshold import Calibration
@@ -33,14 +33,20 @@ class Model(Protocol):
 
 
 @dataclass(frozen=True)
-class OpenAlert:
-    """An alert as the store holds it while it is open."""
+class StoredAlert:
+    """An alert whose episode goes on, or ended not long ago. Slots in epoch milliseconds."""
 
+    id: int
     entity: str
     opened_slot: int
+    decided_slot: int
     severity: Severity
     peak_score: float
     peak_slot: int
+    reopenings: int = 0
+    closed_slot: int | None = None
+    is_muted: bool = False
+    is_dismissed: bool = False  # somebody closed it though its episode goes on
 
 
 @dataclass(frozen=True)
@@ -51,11 +57,35 @@ class AlertChange:
     entity: str
     slot: int
     opened_slot: int
+    decided_slot: int
     detected_at: int
     severity: Severity
     peak_score: float
     peak_slot: int
     explanation: str | None  # JSON; None keeps the one stored
+    reopenings: int = 0
+    ended: Ended | None = None  # why it closed
+    is_muted: bool = False
+    alert: int | None = None  # which alert late samples changed; None: the entity's open one
+    closed_slot: int | None = None  # of an alert that late samples changed; None: its episode goes on
+
+
+@dataclass(frozen=True)
+class Exclusion:
+    """A time range that mutes alerts, masks training data, or both. Times in epoch milliseconds."""
+
+    id: int
+    monitor: str
+    entity: str | None  # glob; None: all
+    metric: str | None
+    start: int
+    end: int | None  # None: open-ended
+    effect: str  # mute, mask, both
+    rule: str | None  # RFC 5545, how [start, end) recurs
+    time_zone: str
+    comment: str | None
+    created_at: int
+    created_by: str | None
 
 
 @dataclass(frozen=True)
@@ -79,6 +109,8 @@ class Commit:
     scores: ScoreRows
     replaced: ScoreRows  # scores of slots already committed, changed by late samples; NaN: no longer stored
     changes: Sequence[AlertChange]
+    notifiers: Sequence[str] = ()  # who is told of the changes
+    incident_span: int = 0  # alerts that open within so many milliseconds of each other are one incident
 
 
 class Store(Protocol):
@@ -87,11 +119,11 @@ class Store(Protocol):
     def cursor(self, monitor: str) -> int | None:
         """End of the last committed slot, None if there is none."""
 
-    def open_alerts(self, monitor: str) -> list[OpenAlert]:
-        """Alerts that are not closed."""
+    def alerts_since(self, monitor: str, slot: int) -> list[StoredAlert]:
+        """Alerts whose episode goes on or ended at `slot` (epoch milliseconds) or later, oldest first."""
 
-    def closed_since(self, monitor: str, slot: int) -> dict[str, int]:
-        """The slot that closed each entity's last alert, for those closed at `slot` or later; epoch milliseconds."""
+    def exclusions(self, monitor: str) -> list[Exclusion]:
+        """What is excluded of a monitor, whenever."""
 
     def commit(self, commit: Commit) -> None:
         """Stores all of it or nothing.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from detector.config import MonitorSection
-from detector.core import scaling, score, window
+from detector.core import grid, scaling, score, window
 from detector.core.decide import Rules
 from detector.core.rules import MetricRules
 from detector.core.scaling import Scaling
@@ -17,7 +19,7 @@ _BLOCK = 4096  # windows gathered at a time: bounds memory, and is plenty for th
 
 def decision_rules(monitor: MonitorSection) -> Rules:
     """When alerts of a monitor open, escalate and close."""
-    return Rules(**monitor.decision.model_dump())
+    return Rules(**monitor.decision.model_dump(exclude={"incident_slots"}))
 
 
 def metric_rules(monitor: MonitorSection) -> MetricRules:
@@ -87,3 +89,32 @@ def errors(
     )
     noise = np.where((rows < 0)[:, None], model.fleet_noise, model.noise[rows])
     return score.error(found, noise[:, None])
+
+
+def model_rows(model: ModelVersion, entities: Sequence[str]) -> Int64:
+    """Row of each entity in the model's per-entity arrays, −1 for one the model has not seen."""
+    return grid.positions(entities, model.entities)
+
+
+def expectations(
+    model: ModelVersion, rules: MetricRules, values: Float32, rows: Int64, slots: Int64, chosen: Bool
+) -> tuple[Float32, Float32, Float32]:
+    """What was expected of each chosen window's newest slot, in the metrics' own units, (E, K, F); NaN elsewhere.
+
+    Also the deviations that count, in scaled units, and the scale, own units to one scaled unit; arguments as in
+    `gather`.
+    """
+    shape = (*chosen.shape, values.shape[2])
+    expected, deviation, scales = np.full((3, *shape), np.nan, dtype=np.float32)
+    entity, k = np.nonzero(chosen)
+    slid = window.slide(values, model.timesteps)
+    for block in range(0, len(entity), _BLOCK):
+        e, n = entity[block : block + _BLOCK], k[block : block + _BLOCK]
+        raw = slid[e, n]  # (B, T, F)
+        center, scale = scaling.factors(raw, rows[e], model.scaling)
+        windows = Windows(scaling.apply(raw, center, scale), rows[e], slots[n + model.timesteps - 1])
+        found = model.network.residuals(windows)
+        expected[e, n] = center + (windows.values[:, -1] - found) * scale
+        deviation[e, n] = rules.heed(found, raw[:, -1], scale)
+        scales[e, n] = scale
+    return expected, deviation, scales

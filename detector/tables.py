@@ -76,9 +76,10 @@ alert = Table(
     Column("entity", Name, nullable=False),
     Column("open_entity", Name, nullable=True),  # the entity while open, NULL after: unique, so one open alert each
     Column("opened_slot", BigInteger, nullable=False),
+    Column("decided_slot", BigInteger, nullable=False),
     Column("detected_at", BigInteger, nullable=False),
-    Column("closed_slot", BigInteger, nullable=True),
-    Column("state", String(16), nullable=False),
+    Column("closed_slot", BigInteger, nullable=True),  # NULL while its episode goes on, even if somebody closed it
+    Column("state", String(16), nullable=False),  # open, acknowledged, closed, withdrawn
     Column("severity", String(16), nullable=False),
     Column("peak_score", Double, nullable=False),
     Column("peak_slot", BigInteger, nullable=False),
@@ -86,10 +87,18 @@ alert = Table(
     Column("model_version", BigInteger, nullable=False),
     Column("acknowledged_at", BigInteger, nullable=True),
     Column("acknowledged_by", Name, nullable=True),
+    Column("closed_at", BigInteger, nullable=True),
+    Column("closed_by", Name, nullable=True),  # who closed it, or why it closed by itself: normal, unknown
     Column("comment", Text, nullable=True),
-    Column("revision", Integer, nullable=False),
+    Column("verdict", String(16), nullable=True),  # real, false
+    Column("reopenings", Integer, nullable=False),
+    Column("is_muted", SmallInteger, nullable=False),
+    Column("incident", BigInteger, nullable=True),  # id of the first alert of the group that opened together
+    Column("revision", Integer, nullable=False),  # counts every change: compare and swap
     UniqueConstraint("monitor", "open_entity"),
     Index(None, "monitor", "opened_slot"),
+    Index(None, "monitor", "closed_slot"),
+    Index(None, "incident"),
     mysql_charset="utf8mb4",
     mysql_collate="utf8mb4_bin",
 )
@@ -104,7 +113,24 @@ alert_event = Table(
     Column("severity", String(16), nullable=False),
     Column("peak_score", Double, nullable=False),
     Column("created_at", BigInteger, nullable=False),
+    Column("by", Name, nullable=True),  # who, if it was a person
+    Column("detail", Text, nullable=True),
+    mysql_charset="utf8mb4",
+    mysql_collate="utf8mb4_bin",
+)
+
+delivery = Table(  # the outbox: an event to be told to a notifier, stored with the event
+    "detector_delivery",
+    metadata,
+    Column("event_id", Key, ForeignKey("detector_alert_event.id"), primary_key=True, autoincrement=False),
+    Column("notifier", String(64), primary_key=True),
+    Column("monitor", String(64), nullable=False),
+    Column("state", String(16), nullable=False),  # pending, sent, dead
+    Column("attempts", Integer, nullable=False),
+    Column("next_at", BigInteger, nullable=False),  # not before
     Column("sent_at", BigInteger, nullable=True),
+    Column("error", Text, nullable=True),  # of the last attempt
+    Index(None, "state", "next_at"),
 )
 
 cursor = Table(
@@ -132,12 +158,18 @@ exclusion = Table(
     metadata,
     Column("id", Key, primary_key=True),
     Column("monitor", String(64), nullable=False, index=True),
-    Column("entity", Name, nullable=True),
-    Column("metric", Name, nullable=True),
+    Column("entity", Name, nullable=True),  # glob; NULL: all
+    Column("metric", Name, nullable=True),  # glob; NULL: all
     Column("start_at", BigInteger, nullable=False),
-    Column("end_at", BigInteger, nullable=True),
-    Column("effect", String(16), nullable=False),
+    Column("end_at", BigInteger, nullable=True),  # NULL: open-ended
+    Column("effect", String(16), nullable=False),  # mute, mask, both
+    Column("rule", Text, nullable=True),  # RFC 5545 recurrence rule of [start_at, end_at)
+    Column("time_zone", String(64), nullable=False),  # whose clock the rule follows
     Column("comment", Text, nullable=True),
+    Column("created_at", BigInteger, nullable=False),
+    Column("created_by", Name, nullable=True),
+    mysql_charset="utf8mb4",
+    mysql_collate="utf8mb4_bin",
 )
 
 lease = Table(

@@ -329,7 +329,7 @@ class Worker:
         alerts, recent = self._services.alert_counts(name, now - _WEEK_MS)
         changes: dict[str, Any] = {"alerts": alerts, "alerts_this_week": recent, "entities": snapshot.entities}
         changes |= {"score": snapshot.score, "reason": snapshot.reason}
-        changes |= {"states": snapshot.states, "share": snapshot.share}
+        changes |= {"states": snapshot.states, "is_silent": snapshot.is_silent, "share": snapshot.share}
         if report.newest_sample is not None:
             changes["newest_sample"] = report.newest_sample
         if report.cursor is not None:

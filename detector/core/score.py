@@ -9,7 +9,8 @@ from detector.core.series import Float32
 SPANS = (1, 10, 60, 120)
 """Slots a score looks back over: the newest alone finds spikes, the mean of the last 120 finds drifts."""
 
-_CLIP = 100.0  # one metric gone mad must not drown what the others say
+CLIP = 100.0
+"""One metric gone mad must not drown what the others say."""
 
 
 def error(residuals: Float32, noise: Float32) -> tuple[Float32, Float32]:
@@ -19,7 +20,7 @@ def error(residuals: Float32, noise: Float32) -> tuple[Float32, Float32]:
     noise: (…, F) usual size of each metric's residual, > 0
     Returns (…,) and (…, F); shares sum to 1; both NaN where every metric is missing.
     """
-    squares = np.minimum(np.abs(residuals) / noise, np.float32(_CLIP)) ** 2  # (…, F)
+    squares = np.minimum(np.abs(residuals) / noise, np.float32(CLIP)) ** 2  # (…, F)
     known = ~np.isnan(squares)
     total = np.where(known, squares, 0.0).sum(axis=-1)  # (…,)
     count = known.sum(axis=-1)

@@ -135,7 +135,7 @@ def level(
     weeks = known.size * step / _WEEK_MS / len(surprises)
     begin = max(float(np.quantile(known, 1.0 - TAIL)), -float(np.log(TAIL)))
     quiet = settled | (worst(surprises) < rules.close_below * begin)  # NaN compares False
-    peaks = episode_peaks(opens, quiet, spans, begin, rules.close_slots)
+    peaks = episode_peaks(opens, quiet, spans, begin, rules.close_slots, rules.reopen_slots)
     above = known[known > begin] - begin
     usual = (float(above.sum(dtype=np.float64)) + _SLOT_PRIOR) / (len(above) + _SLOT_PRIOR)
     # one more than was seen, as if the next were about to begin: no evidence is not evidence of none
@@ -155,28 +155,33 @@ def openings(surprises: Float32, settled: Bool, rules: Rules) -> Float32:
     return np.where(settled[..., None], np.float32(0.0), opens).astype(np.float32, copy=False)
 
 
-def episode_peaks(opens: Float32, quiet: Bool, spans: Sequence[int], level: float, close_slots: int) -> Float64:
+def episode_peaks(
+    opens: Float32, quiet: Bool, spans: Sequence[int], level: float, close_slots: int, reopen_slots: int
+) -> Float64:
     """For each alert that `decide` would open at a level, the highest level at which it still would: (P,).
 
-    opens: (E, N, S) of `openings`; quiet: (E, N) slots of which `close_slots` in a row close an alert
+    opens: (E, N, S) of `openings`; quiet: (E, N) slots of which `close_slots` in a row close an alert, which opens
+    again, instead of a new one, up to `reopen_slots` later
     """
     entities, slots, _ = opens.shape
-    is_open, peak = np.zeros(entities, dtype=np.bool_), np.zeros(entities)
-    in_a_row, closed_at = np.zeros(entities, dtype=np.int64), np.full(entities, -slots - max(spans))
+    is_open, has_peak, peak = *np.zeros((2, entities), dtype=np.bool_), np.zeros(entities)
+    in_a_row, closed_at = np.zeros(entities, dtype=np.int64), np.full(entities, -slots - max(spans) - reopen_slots)
     known = np.nan_to_num(opens, nan=-np.inf)
     peaks: list[float] = []
     for n in range(slots):
         is_told = n - np.asarray(spans) < closed_at[:, None]  # (E, S)
         now = np.where(is_told, -np.inf, known[:, n]).max(axis=1)
         opened = ~is_open & (now >= level)
-        peak = np.where(opened, now, np.maximum(peak, now))
+        is_new = opened & (n - closed_at > reopen_slots)
+        peaks.extend(peak[is_new & has_peak].tolist())
+        has_peak |= is_new
         is_open |= opened
+        peak = np.where(is_new, now, np.where(is_open, np.maximum(peak, now), peak))
         in_a_row = np.where(quiet[:, n], in_a_row + 1, 0)
         closed = is_open & ~opened & (in_a_row >= close_slots)
-        peaks.extend(peak[closed].tolist())
         is_open &= ~closed
         closed_at[closed] = n
-    return np.array([*peaks, *peak[is_open].tolist()])
+    return np.array([*peaks, *peak[has_peak].tolist()])
 
 
 def _return_excess(excess: Float64, usual: float, ratio: float) -> float:

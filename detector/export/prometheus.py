@@ -13,13 +13,13 @@ from prometheus_client.registry import Collector
 
 from detector import __version__
 from detector.core.decide import AlertStates, Severity
-from detector.core.series import Float32, Int8, Reason
+from detector.core.series import Bool, Float32, Int8, Reason
 
 GAUGES = {
     "detector_score": ("Newest score; 1 is the threshold; absent while unknown", ("monitor", "entity")),
     "detector_entities": ("Entities by state, unknown ones by reason", ("monitor", "state", "reason")),
     "detector_entities_dropped": ("Entities without own series because of export.max_entities", ("monitor",)),
-    "detector_alert_active": ("1 for every open alert", ("monitor", "entity", "severity")),
+    "detector_alert_active": ("1 for every open alert that is not muted", ("monitor", "entity", "severity")),
     "detector_alert_budget_per_week": ("False alerts a week the operator accepts", ("monitor",)),
     "detector_alerts_observed_per_week": ("Alerts of the last seven days", ("monitor",)),
     "detector_residual_share": ("Share of the newest score, for open alerts", ("monitor", "entity", "metric")),
@@ -57,6 +57,7 @@ class MonitorView:
     score: Float32 | None = None  # (E,)
     reason: Int8 | None = None  # (E,)
     states: AlertStates | None = None
+    is_silent: Bool | None = None  # (E,) the open alert is muted, or somebody closed it
     share: Float32 | None = None  # (E, F)
     cursor: int | None = None
     newest_sample: int | None = None
@@ -182,7 +183,8 @@ def _add_entities(families: Families, view: MonitorView, most: int) -> None:
     families["detector_entities_dropped"].add_metric([view.monitor], len(known) - len(shown))
     for row in np.sort(shown).tolist():
         families["detector_score"].add_metric([view.monitor, view.entities[row]], float(view.score[row]))
-    for row in np.flatnonzero(view.states.is_open).tolist():
+    is_active = view.states.is_open if view.is_silent is None else view.states.is_open & ~view.is_silent
+    for row in np.flatnonzero(is_active).tolist():
         severity = Severity.CRITICAL if view.states.is_critical[row] else Severity.WARNING
         families["detector_alert_active"].add_metric([view.monitor, view.entities[row], severity.value], 1)
         for metric, share in zip(view.metrics, view.share[row].tolist(), strict=True):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, and_, func, select, update
 
-from detector.store.state import translated
+from detector.errors import StaleState
+from detector.store.state import record, translated
 from detector.tables import alert, alert_event
 
 
@@ -28,44 +30,83 @@ class AlertRow:
     peak_slot: int
     model_version: int
     explanation: dict[str, Any]
+    acknowledged_at: int | None
+    acknowledged_by: str | None
+    closed_at: int | None  # when somebody closed it
+    closed_by: str | None  # who, or why it closed by itself: normal, unknown
+    comment: str | None
+    verdict: str | None  # real, false
+    reopenings: int
+    is_muted: bool
+    incident: int | None
+    incident_size: int  # alerts that opened together with it, and itself
+    revision: int
 
 
-_COLUMNS = [alert.c[name] for name in AlertRow.__dataclass_fields__]
+_peers = alert.alias("peer")
+_SIZE = (
+    select(func.count())
+    .where(_peers.c.incident == alert.c.incident, _peers.c.state != "withdrawn")
+    .scalar_subquery()
+    .label("incident_size")
+)
+_COLUMNS = [_SIZE if name == "incident_size" else alert.c[name] for name in AlertRow.__dataclass_fields__]
+
+PEOPLE_SEE_OPEN = ("open", "acknowledged")
+"""States of alerts that wait for somebody."""
 
 
 def listing(
-    engine: Engine, *, monitor: str | None = None, only_open: bool = False, since: int | None = None, most: int = 1000
+    engine: Engine,
+    *,
+    monitor: str | None = None,
+    entity: str | None = None,
+    state: str | None = None,
+    severity: str | None = None,
+    only_open: bool = False,
+    since: int | None = None,
+    until: int | None = None,
+    most: int = 1000,
 ) -> list[AlertRow]:
-    """The newest alerts, newest first; `since` is the earliest opened slot in epoch milliseconds."""
+    """The newest alerts, newest first; opened from `since` to before `until`, slots in epoch milliseconds.
+
+    entity: a glob
+    """
     query = select(*_COLUMNS).order_by(alert.c.opened_slot.desc(), alert.c.id.desc()).limit(most)
     if monitor is not None:
         query = query.where(alert.c.monitor == monitor)
+    for column, wanted in ((alert.c.state, state), (alert.c.severity, severity)):
+        if wanted is not None:
+            query = query.where(column == wanted)
+    if entity is not None:
+        query = query.where(alert.c.entity.like(_like(entity), escape="/"))
     if only_open:
-        query = query.where(alert.c.open_entity.is_not(None))
+        query = query.where(alert.c.state.in_(PEOPLE_SEE_OPEN))
     if since is not None:
         query = query.where(alert.c.opened_slot >= since)
+    if until is not None:
+        query = query.where(alert.c.opened_slot < until)
     with translated(engine), engine.connect() as connection:
         return [_row(row) for row in connection.execute(query).mappings()]
 
 
 def show(engine: Engine, identity: int) -> tuple[AlertRow, list[dict[str, Any]]] | None:
     """One alert and its events in order, None if there is no such alert."""
-    columns = (alert_event.c.change, alert_event.c.slot, alert_event.c.severity, alert_event.c.peak_score)
+    names = ("change", "slot", "severity", "peak_score", "created_at", "by", "detail")
+    columns = [alert_event.c[name] for name in names]
     with translated(engine), engine.connect() as connection:
         row = connection.execute(select(*_COLUMNS).where(alert.c.id == identity)).mappings().first()
         if row is None:
             return None
         events = connection.execute(
-            select(*columns, alert_event.c.created_at)
-            .where(alert_event.c.alert_id == identity)
-            .order_by(alert_event.c.id)
+            select(*columns).where(alert_event.c.alert_id == identity).order_by(alert_event.c.id)
         ).mappings()
         return _row(row), [dict(event) for event in events]
 
 
 def counts(engine: Engine, monitor: str, since: int) -> tuple[dict[str, int], int]:
     """Alerts ever opened by severity, and how many were detected since a time in epoch milliseconds."""
-    mine = alert.c.monitor == monitor
+    mine = and_(alert.c.monitor == monitor, alert.c.state != "withdrawn")
     with translated(engine), engine.connect() as connection:
         by_severity = connection.execute(select(alert.c.severity, func.count()).where(mine).group_by(alert.c.severity))
         total = {row[0]: row[1] for row in by_severity}
@@ -73,5 +114,73 @@ def counts(engine: Engine, monitor: str, since: int) -> tuple[dict[str, int], in
     return total, recent
 
 
+def acknowledge(
+    engine: Engine, row: AlertRow, *, by: str, comment: str | None, now: int, notifiers: Sequence[str] = ()
+) -> None:
+    """Notes that somebody looks after an alert; it stays open.
+
+    Raises: StaleState if the alert has changed since `row` was read.
+    """
+    values = {"state": "acknowledged", "acknowledged_at": now, "acknowledged_by": by}
+    _answer(engine, row, "acknowledged", values, by=by, comment=comment, now=now, notifiers=notifiers)
+
+
+def close(
+    engine: Engine, row: AlertRow, *, by: str, comment: str | None, now: int, notifiers: Sequence[str] = ()
+) -> None:
+    """Closes an alert for people; while its entity stays strange it does not open another one.
+
+    Raises: StaleState if the alert has changed since `row` was read.
+    """
+    values = {"state": "closed", "closed_at": now, "closed_by": by}
+    _answer(engine, row, "closed", values, by=by, comment=comment, now=now, notifiers=notifiers)
+
+
+def judge(engine: Engine, row: AlertRow, *, verdict: str | None, by: str, comment: str | None, now: int) -> None:
+    """Notes whether an alert was real or false; None takes it back.
+
+    Raises: StaleState if the alert has changed since `row` was read.
+    """
+    _answer(engine, row, f"marked {verdict or 'unsure'}", {"verdict": verdict}, by=by, comment=comment, now=now)
+
+
+def _answer(
+    engine: Engine,
+    row: AlertRow,
+    change: str,
+    values: dict[str, Any],
+    *,
+    by: str,
+    comment: str | None,
+    now: int,
+    notifiers: Sequence[str] = (),
+) -> None:
+    if comment is not None:
+        values |= {"comment": comment}
+    is_same = and_(alert.c.id == row.id, alert.c.revision == row.revision)
+    event = {
+        "alert_id": row.id,
+        "change": change,
+        "slot": row.peak_slot,
+        "severity": row.severity,
+        "peak_score": row.peak_score,
+        "created_at": now,
+        "by": by,
+        "detail": comment,
+    }
+    with translated(engine), engine.begin() as connection:
+        done = connection.execute(update(alert).where(is_same).values(revision=alert.c.revision + 1, **values))
+        if done.rowcount != 1:
+            msg = f"alert {row.id} has changed in the meantime; look again: detector alerts show {row.id}"
+            raise StaleState(msg)
+        record(connection, row.monitor, [event], [row.is_muted], notifiers)
+
+
+def _like(glob: str) -> str:
+    """An SQL pattern for a glob of * and ?."""
+    escaped = glob.replace("/", "//").replace("%", "/%").replace("_", "/_")
+    return escaped.replace("*", "%").replace("?", "_")
+
+
 def _row(row: Any) -> AlertRow:
-    return AlertRow(**{**row, "explanation": json.loads(row["explanation"])})
+    return AlertRow(**{**row, "explanation": json.loads(row["explanation"]), "is_muted": bool(row["is_muted"])})

@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from itertools import groupby
 from typing import Any
 
-from sqlalchemy import Connection, CursorResult, Engine, and_, bindparam, delete, func, insert, select, update
+from sqlalchemy import (
+    Connection,
+    CursorResult,
+    Engine,
+    Table,
+    and_,
+    bindparam,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from detector.core.decide import Change, Severity
 from detector.database import insert_rows, reason, redacted
 from detector.errors import StaleState, StoreError
-from detector.ports import AlertChange, Commit, OpenAlert, ScoreRows
-from detector.tables import alert, alert_event, cursor, score
+from detector.ports import AlertChange, Commit, Exclusion, ScoreRows, StoredAlert
+from detector.tables import alert, alert_event, cursor, delivery, exclusion, score
 
 
 @contextmanager
@@ -47,29 +62,29 @@ class StateStore:
         with translated(self._engine), self._engine.connect() as connection:
             return connection.scalar(select(cursor.c.slot).where(cursor.c.monitor == monitor))
 
-    def open_alerts(self, monitor: str) -> list[OpenAlert]:
-        """Alerts that are not closed, oldest first."""
-        columns = (alert.c.entity, alert.c.opened_slot, alert.c.severity, alert.c.peak_score, alert.c.peak_slot)
+    def alerts_since(self, monitor: str, slot: int) -> list[StoredAlert]:
+        """Alerts whose episode goes on or ended at `slot` (epoch milliseconds) or later, oldest first."""
+        names = [name for name in StoredAlert.__dataclass_fields__ if name != "is_dismissed"]
+        goes_on = alert.c.open_entity.is_not(None)
         query = (
-            select(*columns)
-            .where(alert.c.monitor == monitor, alert.c.open_entity.is_not(None))
+            select(*(alert.c[name] for name in names), alert.c.state)
+            .where(alert.c.monitor == monitor, or_(goes_on, alert.c.closed_slot >= slot))
+            .where(alert.c.state != "withdrawn")
             .order_by(alert.c.opened_slot, alert.c.id)
         )
         with translated(self._engine), self._engine.connect() as connection:
-            return [
-                OpenAlert(entity, opened, Severity(severity), peak, peak_slot)
-                for entity, opened, severity, peak, peak_slot in connection.execute(query)
-            ]
+            rows = [dict(row) for row in connection.execute(query).mappings()]
+        return [_stored(row) for row in rows]
 
-    def closed_since(self, monitor: str, slot: int) -> dict[str, int]:
-        """The slot that closed each entity's last alert, for those closed at `slot` or later; epoch milliseconds."""
-        query = (
-            select(alert.c.entity, func.max(alert.c.closed_slot))
-            .where(alert.c.monitor == monitor, alert.c.closed_slot >= slot)
-            .group_by(alert.c.entity)
-        )
+    def exclusions(self, monitor: str) -> list[Exclusion]:
+        """What is excluded of a monitor, whenever."""
+        query = select(exclusion).where(exclusion.c.monitor == monitor).order_by(exclusion.c.id)
         with translated(self._engine), self._engine.connect() as connection:
-            return {entity: int(closed) for entity, closed in connection.execute(query)}
+            return [
+                Exclusion(start=start, end=end, **row)
+                for row in map(dict, connection.execute(query).mappings())
+                for start, end in [(row.pop("start_at"), row.pop("end_at"))]
+            ]
 
     def commit(self, commit: Commit) -> None:
         """Stores all of it or nothing.
@@ -80,8 +95,8 @@ class StateStore:
             _move_cursor(connection, commit)
             _replace_scores(connection, commit)
             _insert_scores(connection, commit, commit.scores)
-            for change in commit.changes:
-                _apply(connection, commit, change)
+            for kind, changes in groupby(commit.changes, key=lambda change: (change.change, change.alert is None)):
+                _APPLY.get(kind, _update)(connection, commit, list(changes))
 
 
 def _move_cursor(connection: Connection, commit: Commit) -> None:
@@ -124,47 +139,213 @@ def _replace_scores(connection: Connection, commit: Commit) -> None:
         _insert_scores(connection, commit, commit.replaced)
 
 
-def _apply(connection: Connection, commit: Commit, change: AlertChange) -> None:
-    values: dict[str, Any] = {
+def _stored(row: dict[str, Any]) -> StoredAlert:
+    is_dismissed = row.pop("state") == "closed" and row["closed_slot"] is None
+    row |= {"severity": Severity(row["severity"]), "is_muted": bool(row["is_muted"])}
+    return StoredAlert(**row, is_dismissed=is_dismissed)
+
+
+# -- alerts: many changes of one kind at a time -----------------------------------------------------------------------
+
+TOLD = {Change.OPENED, Change.REOPENED, Change.ESCALATED, Change.CLOSED, Change.WITHDRAWN, Change.UNMUTED}
+"""Changes that notifiers are told of; people who acknowledge or close an alert are told of by `store.alerts`."""
+
+
+def _open(connection: Connection, commit: Commit, changes: list[AlertChange]) -> None:
+    values = [
+        {
+            "monitor": commit.monitor,
+            "entity": change.entity,
+            "open_entity": change.entity if change.closed_slot is None else None,
+            "decided_slot": change.decided_slot,
+            "detected_at": change.detected_at,
+            "closed_slot": change.closed_slot,
+            "state": "open" if change.closed_slot is None else "closed",
+            "closed_by": change.ended.value if change.ended else None,
+            "model_version": commit.model_version,
+            "is_muted": int(change.is_muted),
+            "revision": 0,
+            **_values(change),
+            "explanation": change.explanation or "{}",
+        }
+        for change in changes
+    ]
+    ids = insert_ids(connection, alert, values)
+    _group(connection, commit, list(zip(ids, changes, strict=True)))
+    _tell(
+        connection, commit, [(identity, change, change.is_muted) for identity, change in zip(ids, changes, strict=True)]
+    )
+
+
+def _group(connection: Connection, commit: Commit, opened: list[tuple[int, AlertChange]]) -> None:
+    """Joins new alerts to the incident of the alert that opened last, if that is not long ago, or begins one."""
+    query = (
+        select(alert.c.incident, alert.c.decided_slot)
+        .where(alert.c.monitor == commit.monitor, alert.c.incident.is_not(None), alert.c.state != "withdrawn")
+        .order_by(alert.c.opened_slot.desc(), alert.c.id.desc())
+        .limit(1)
+    )
+    last = connection.execute(query).first()
+    incident, when = (None, 0) if last is None else (last.incident, last.decided_slot)
+    keys = []
+    for identity, change in opened:
+        if incident is None or abs(change.decided_slot - when) > commit.incident_span:
+            incident = identity
+        when = change.decided_slot
+        keys.append({"key": identity, "group": incident})
+    connection.execute(update(alert).where(alert.c.id == bindparam("key")).values(incident=bindparam("group")), keys)
+
+
+def _update(connection: Connection, commit: Commit, changes: list[AlertChange]) -> None:
+    """Changes of open alerts; one that is not open any more is left as it is."""
+    mine = and_(alert.c.monitor == commit.monitor, alert.c.open_entity.is_not(None))
+    rows = connection.execute(select(alert.c.open_entity, alert.c.id, alert.c.state, alert.c.is_muted).where(mine))
+    found = {row.open_entity: row for row in rows}
+    known = [(found[change.entity], change) for change in changes if change.entity in found]
+    _write(connection, [_values(change) | {"key": row.id} for row, change in known])
+    told = [(row.id, change, bool(row.is_muted)) for row, change in known if row.state != "closed"]
+    if changes[0].change is Change.CLOSED:
+        ends = [
+            {"key": row.id, "slot": change.slot, "why": change.ended.value if change.ended else None}
+            for row, change in known
+        ]
+        _end(connection, ends)
+    if changes[0].change is Change.UNMUTED:
+        _write(connection, [{"key": row.id, "is_muted": 0} for row, _ in known])
+        told = [(identity, change, False) for identity, change, _ in told]
+    if changes[0].change is not None:
+        _tell(connection, commit, told)
+
+
+def _end(connection: Connection, ends: list[dict[str, Any]]) -> None:
+    """Ends episodes; who closed an alert before its episode ended stays on record."""
+    if ends:
+        values: dict[str, Any] = {
+            "open_entity": None,
+            "closed_slot": bindparam("slot"),
+            "state": "closed",
+            "closed_by": func.coalesce(alert.c.closed_by, bindparam("why")),
+        }
+        connection.execute(update(alert).where(alert.c.id == bindparam("key")).values(**values), ends)
+
+
+def _reopen(connection: Connection, commit: Commit, changes: list[AlertChange]) -> None:
+    told = []
+    for change in changes:
+        is_it = and_(
+            alert.c.monitor == commit.monitor,
+            alert.c.entity == change.entity,
+            alert.c.decided_slot == change.decided_slot,
+            alert.c.state == "closed",
+        )
+        row = connection.execute(select(alert.c.id, alert.c.is_muted).where(is_it).order_by(alert.c.id.desc())).first()
+        if row is None:  # somebody removed it: it is a new one
+            _open(connection, commit, [replace(change, change=Change.OPENED)])
+            continue
+        gone = {"closed_slot": None, "closed_by": None, "closed_at": None}
+        goes_on = {"key": row.id, "open_entity": change.entity, "state": "open", **gone}
+        _write(connection, [_values(change) | goes_on])
+        told.append((row.id, change, bool(row.is_muted)))
+    _tell(connection, commit, told)
+
+
+def _revise(connection: Connection, commit: Commit, changes: list[AlertChange]) -> None:
+    """Alerts that late samples changed, closed or opened again, or left nothing of."""
+    told = []
+    for change in changes:
+        row = connection.execute(select(alert.c.state, alert.c.is_muted).where(alert.c.id == change.alert)).one()
+        is_over = change.closed_slot is not None or change.change is Change.WITHDRAWN
+        values = _values(change) | {"key": change.alert, "decided_slot": change.decided_slot}
+        values |= {"open_entity": None if is_over else change.entity, "closed_slot": change.closed_slot}
+        if change.change is Change.WITHDRAWN:
+            values |= {"state": "withdrawn", "closed_slot": change.slot}
+        elif is_over:
+            values |= {"state": "closed"}
+        elif change.change is Change.REOPENED:
+            values |= {"state": "open", "closed_by": None, "closed_at": None}
+        _write(connection, [values])
+        is_news = change.change in TOLD and not (is_over and row.state == "closed")
+        told.append((int(change.alert or 0), change, bool(row.is_muted) or not is_news))
+    _tell(connection, commit, told)
+
+
+def _write(connection: Connection, rows: list[dict[str, Any]]) -> None:
+    """Updates alerts by their `key`; all rows have the same columns."""
+    if rows:
+        columns = [name for name in rows[0] if name != "key"]
+        statement = update(alert).where(alert.c.id == bindparam("key"))
+        # SQLAlchemy reserves the names of columns for itself
+        parameters = [{"key": row["key"]} | {f"new_{name}": row[name] for name in columns} for row in rows]
+        values: dict[str, Any] = {name: bindparam(f"new_{name}") for name in columns}
+        connection.execute(statement.values(**values, revision=alert.c.revision + 1), parameters)
+
+
+def _values(change: AlertChange) -> dict[str, Any]:
+    explanation = {} if change.explanation is None else {"explanation": change.explanation}
+    return {
+        "opened_slot": change.opened_slot,
         "severity": change.severity.value,
         "peak_score": change.peak_score,
         "peak_slot": change.peak_slot,
+        "reopenings": change.reopenings,
+        **explanation,
     }
-    if change.explanation is not None:
-        values["explanation"] = change.explanation
-    if change.change is Change.OPENED:
-        identity: int | None = _open(connection, commit, change, values)
-    else:
-        is_open = and_(alert.c.monitor == commit.monitor, alert.c.open_entity == change.entity)
-        identity = connection.scalar(select(alert.c.id).where(is_open))
-        if change.change is Change.CLOSED:
-            values |= {"state": "closed", "closed_slot": change.slot, "open_entity": None}
-        connection.execute(update(alert).where(is_open).values(**values))
-    if change.change is not None and identity is not None:
-        connection.execute(
-            insert(alert_event).values(
-                alert_id=identity,
-                change=change.change.value,
-                slot=change.slot,
-                severity=change.severity.value,
-                peak_score=change.peak_score,
-                created_at=commit.now,
-            )
-        )
 
 
-def _open(connection: Connection, commit: Commit, change: AlertChange, values: dict[str, Any]) -> int:
-    result = connection.execute(
-        insert(alert).values(
-            monitor=commit.monitor,
-            entity=change.entity,
-            open_entity=change.entity,
-            opened_slot=change.opened_slot,
-            detected_at=change.detected_at,
-            state="open",
-            model_version=commit.model_version,
-            revision=0,
-            **({"explanation": "{}"} | values),
-        )
-    )
-    return new_id(result)
+def _tell(connection: Connection, commit: Commit, told: list[tuple[int, AlertChange, bool]]) -> None:
+    """Stores an event for each change, and whom to tell of it, unless the alert is silent."""
+    events = [
+        {
+            "alert_id": identity,
+            "change": str(change.change),
+            "slot": change.slot,
+            "severity": change.severity.value,
+            "peak_score": change.peak_score,
+            "created_at": commit.now,
+            "detail": change.ended.value if change.ended else None,
+        }
+        for identity, change, _ in told
+    ]
+    silent = [is_silent or change.change not in TOLD for _, change, is_silent in told]
+    record(connection, commit.monitor, events, silent, commit.notifiers)
+
+
+def record(
+    connection: Connection,
+    monitor: str,
+    events: list[dict[str, Any]],
+    silent: Sequence[bool],
+    notifiers: Sequence[str],
+) -> None:
+    """Stores events of alerts, and a delivery to each notifier for those that are not silent."""
+    if not events:
+        return
+    ids = insert_ids(connection, alert_event, events)
+    deliveries = [
+        {
+            "event_id": identity,
+            "notifier": notifier,
+            "monitor": monitor,
+            "state": "pending",
+            "attempts": 0,
+            "next_at": event["created_at"],
+        }
+        for identity, event, is_silent in zip(ids, events, silent, strict=True)
+        for notifier in notifiers
+        if not is_silent
+    ]
+    if deliveries:
+        connection.execute(insert(delivery), deliveries)
+
+
+def insert_ids(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> list[int]:
+    """Inserts rows and returns their primary keys in the same order."""
+    if connection.dialect.insert_executemany_returning_sort_by_parameter_order:
+        statement = insert(table).returning(table.c.id, sort_by_parameter_order=True)
+        return [int(identity) for identity in connection.scalars(statement, rows)]
+    return [new_id(connection.execute(insert(table).values(**row))) for row in rows]
+
+
+_APPLY = {(Change.OPENED, True): _open, (Change.REOPENED, True): _reopen} | {
+    (change, False): _revise for change in (*Change, None)
+}

@@ -204,7 +204,7 @@ def replays(case: Case) -> Iterator[Replay]:
             source = _source(backtest.Group(monitor, (recording,)), [backtest._shown(recording, monitor)])
             start = grid.floor(int(times.min()), step) - pipeline.memory_slots(monitor) * step
             history = reading.read_history(monitor, source, start, grid.floor(int(times.max()), step) + step, quiet)
-            row = grid.positions((recording.entity,), model.entities)
+            row = scoring.model_rows(model, (recording.entity,))
             reasons = window.reasons(history.values, model.timesteps, max_missing=monitor.max_missing)
             residuals = case.residuals(history, row, reasons == Reason.KNOWN)
             yield Replay(recording, row, history.slots[model.timesteps - 1 :], residuals)
@@ -219,7 +219,7 @@ def calibrated(monitor: MonitorSection, errors: Float32, budget: float) -> Calib
 
 def _over_metrics(combine: Callable[..., Float32]) -> Callable[[Float32, Float32], tuple[Float32, Float32]]:
     """Stands for `score.error`, without shares."""
-    return lambda residuals, noise: (combine(np.minimum(np.abs(residuals) / noise, score._CLIP), axis=-1), residuals)
+    return lambda residuals, noise: (combine(np.minimum(np.abs(residuals) / noise, score.CLIP), axis=-1), residuals)
 
 
 VARIANTS: dict[str, dict[str, object]] = {
@@ -238,9 +238,9 @@ VARIANTS: dict[str, dict[str, object]] = {
     "slot in long spans: at most 5": {"core.threshold._LIMIT": 5.0},
     "slot in long spans: at most 20": {"core.threshold._LIMIT": 20.0},
     "slot in long spans: no limit": {"core.threshold._LIMIT": np.inf},
-    "clip: 10": {"core.score._CLIP": 10.0},
-    "clip: 30": {"core.score._CLIP": 30.0},
-    "clip: 1000": {"core.score._CLIP": 1000.0},
+    "clip: 10": {"core.score.CLIP": 10.0},
+    "clip: 30": {"core.score.CLIP": 30.0},
+    "clip: 1000": {"core.score.CLIP": 1000.0},
 }
 """What is put in the place of which part of the program."""
 

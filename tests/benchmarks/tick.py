@@ -205,7 +205,9 @@ def usual(url: str, entities: int, ticks: int) -> dict[str, Any]:
             began, began_cpu = time.perf_counter(), time.process_time()
             report = fleet.tick(TIMESTEPS + n)
             seen = report.snapshot
-            shown = {name: getattr(seen, name) for name in ("entities", "score", "reason", "states", "share")}
+            shown = {
+                name: getattr(seen, name) for name in ("entities", "score", "reason", "states", "is_silent", "share")
+            }
             exporter.update(fleet.monitor.name, **shown)
             walls.append(time.perf_counter() - began)
             cpus.append(time.process_time() - began_cpu)

@@ -15,12 +15,12 @@ from sqlalchemy import Engine, func, insert, inspect, select, update
 from sqlalchemy.exc import IntegrityError
 
 from detector import database
-from detector.core.decide import Change, Severity
+from detector.core.decide import Change, Ended, Severity
 from detector.errors import ArtifactError, SchemaOutdated, StaleState, StoreError
-from detector.ports import AlertChange, Commit, OpenAlert, ScoreRows
+from detector.ports import AlertChange, Commit, ScoreRows, StoredAlert
 from detector.store import alerts, models, schema, scores
 from detector.store.state import StateStore
-from detector.tables import alert, alert_event, cursor, metadata, model, score
+from detector.tables import alert, alert_event, cursor, delivery, metadata, model, score
 
 T0 = 1_704_110_400_000
 STEP = 60_000
@@ -49,6 +49,7 @@ def _change(kind: Change | None, entity: str = "a", slot: int = T0, **values: An
         entity=entity,
         slot=slot,
         opened_slot=T0,
+        decided_slot=slot,
         detected_at=slot + STEP,
         severity=Severity.WARNING,
         peak_score=1.5,
@@ -70,6 +71,17 @@ def _count(engine: Engine) -> dict[str, int]:
             table.name: connection.scalar(select(func.count()).select_from(table)) or 0
             for table in (cursor, score, alert, alert_event)
         }
+
+
+def _open_alerts(store: StateStore, monitor: str) -> list[StoredAlert]:
+    """Those whose episode goes on, oldest first."""
+    return [found for found in store.alerts_since(monitor, T0) if found.closed_slot is None]
+
+
+def _stored(engine: Engine, severity: Severity, peak_score: float, peak_slot: int) -> StoredAlert:
+    """The one alert there is, of entity `a` since T0."""
+    identity = alerts.listing(engine)[0].id
+    return StoredAlert(identity, "a", T0, T0 + STEP, severity, peak_score, peak_slot)
 
 
 @pytest.fixture
@@ -157,7 +169,7 @@ def test_a_database_that_is_down_is_told_in_one_line_without_its_password(url: s
 
 def test_a_monitor_that_never_committed_has_no_cursor_and_no_alerts(store: StateStore) -> None:
     assert store.cursor("web") is None
-    assert store.open_alerts("web") == []
+    assert _open_alerts(store, "web") == []
 
 
 def test_a_commit_stores_cursor_scores_and_alerts(store: StateStore, migrated: Engine) -> None:
@@ -167,7 +179,7 @@ def test_a_commit_stores_cursor_scores_and_alerts(store: StateStore, migrated: E
 
     assert store.cursor("web") == T0
     assert _scores(migrated) == [("a", 0, 1.25, 7), ("b", 0, 0.5, 7)]
-    assert [found.entity for found in store.open_alerts("web")] == ["a"]
+    assert [found.entity for found in _open_alerts(store, "web")] == ["a"]
 
 
 def test_the_cursor_moves_on_from_where_it_is_expected(store: StateStore) -> None:
@@ -324,7 +336,7 @@ def test_old_scores_are_removed_a_few_at_a_time(
     assert _scores(migrated) == sorted(
         [(e, 2 * STEP, 0.5, 7) for e in "abc"] + [(e, s - T0, 0.5, 7) for e, s in zip(entities, slots, strict=True)]
     )
-    assert len(store.open_alerts("web")) == 1
+    assert len(store.alerts_since("web", T0)) == 1
 
 
 def test_where_no_score_is_old_none_is_removed(store: StateStore, migrated: Engine) -> None:
@@ -373,7 +385,7 @@ def test_entities_that_differ_by_little_are_two(store: StateStore, migrated: Eng
     )
 
     assert len(_scores(migrated)) == 2
-    assert len(store.open_alerts("web")) == 2
+    assert len(_open_alerts(store, "web")) == 2
 
 
 def test_two_stores_cannot_both_move_the_cursor(store: StateStore, migrated: Engine, database_url: str) -> None:
@@ -397,7 +409,7 @@ def test_an_opened_alert_is_stored_with_all_that_is_known_of_it(store: StateStor
 
     store.commit(_commit(changes=[opened]))
 
-    assert store.open_alerts("web") == [OpenAlert("a", T0, Severity.WARNING, 1.5, T0 + STEP)]
+    assert _open_alerts(store, "web") == [_stored(migrated, Severity.WARNING, 1.5, T0 + STEP)]
     row = alerts.listing(migrated)[0]
     assert (row.state, row.severity, row.opened_slot, row.closed_slot) == ("open", "warning", T0, None)
     assert (row.detected_at, row.model_version) == (T0 + 2 * STEP, 7)
@@ -406,14 +418,14 @@ def test_an_opened_alert_is_stored_with_all_that_is_known_of_it(store: StateStor
 
 def test_an_alert_lives_from_open_through_critical_to_closed(store: StateStore, migrated: Engine) -> None:
     critical: dict[str, Any] = {"severity": Severity.CRITICAL, "peak_score": 3.0, "peak_slot": T0 + STEP}
-    store.commit(_commit(changes=[_change(Change.OPENED)]))
+    store.commit(_commit(changes=[_change(Change.OPENED, decided_slot=T0 + STEP)]))
     store.commit(_commit(expected_cursor=T0, changes=[_change(Change.ESCALATED, slot=T0 + STEP, **critical)]))
 
-    assert store.open_alerts("web") == [OpenAlert("a", T0, Severity.CRITICAL, 3.0, T0 + STEP)]
+    assert _open_alerts(store, "web") == [_stored(migrated, Severity.CRITICAL, 3.0, T0 + STEP)]
 
     store.commit(_commit(expected_cursor=T0, changes=[_change(Change.CLOSED, slot=T0 + 2 * STEP, **critical)]))
 
-    assert store.open_alerts("web") == []
+    assert _open_alerts(store, "web") == []
     shown = alerts.show(migrated, alerts.listing(migrated)[0].id)
     assert shown is not None
     row, events = shown
@@ -425,7 +437,7 @@ def test_an_alert_lives_from_open_through_critical_to_closed(store: StateStore, 
 def test_an_alert_may_open_and_close_within_one_commit(store: StateStore, migrated: Engine) -> None:
     store.commit(_commit(changes=[_change(Change.OPENED), _change(Change.CLOSED, slot=T0 + STEP)]))
 
-    assert store.open_alerts("web") == []
+    assert _open_alerts(store, "web") == []
     assert _count(migrated)["detector_alert_event"] == 2
 
 
@@ -488,20 +500,119 @@ def test_other_monitors_and_entities_may_have_open_alerts_at_the_same_time(store
 
     store.commit(_commit(expected_cursor=T0, changes=[_change(Change.CLOSED, "a")]))
 
-    assert [found.entity for found in store.open_alerts("web")] == ["b"]
-    assert [found.entity for found in store.open_alerts("db")] == ["a"]
+    assert [found.entity for found in _open_alerts(store, "web")] == ["b"]
+    assert [found.entity for found in _open_alerts(store, "db")] == ["a"]
 
 
-def test_the_last_closing_of_each_entity_is_told_if_it_is_recent_enough(store: StateStore) -> None:
+def test_alerts_that_ended_recently_enough_are_told(store: StateStore) -> None:
     for entity, opened, closed in (("a", T0, T0 + STEP), ("a", T0 + 2 * STEP, T0 + 3 * STEP), ("b", T0, T0 + STEP)):
         cursor = store.cursor("web")
         change = [_change(Change.OPENED, entity, opened), _change(Change.CLOSED, entity, closed)]
         store.commit(_commit(expected_cursor=cursor, cursor=closed + STEP, changes=change))
     store.commit(_commit(expected_cursor=store.cursor("web"), changes=[_change(Change.OPENED, "c")]))
 
-    assert store.closed_since("web", T0) == {"a": T0 + 3 * STEP, "b": T0 + STEP}
-    assert store.closed_since("web", T0 + 3 * STEP) == {"a": T0 + 3 * STEP}
-    assert store.closed_since("web", T0 + 4 * STEP) == store.closed_since("db", T0) == {}
+    def told(slot: int) -> list[tuple[str, int | None]]:
+        return [(found.entity, found.closed_slot) for found in store.alerts_since("web", slot)]
+
+    assert told(T0) == [("a", T0 + STEP), ("a", T0 + 3 * STEP), ("b", T0 + STEP), ("c", None)]
+    assert told(T0 + 3 * STEP) == [("a", T0 + 3 * STEP), ("c", None)]
+    assert told(T0 + 4 * STEP) == [("c", None)]
+    assert store.alerts_since("db", T0) == []
+
+
+def test_an_alert_that_reopens_is_the_same_one(store: StateStore, migrated: Engine) -> None:
+    opened, closed = _change(Change.OPENED), _change(Change.CLOSED, slot=T0 + STEP, ended=Ended.NORMAL)
+    store.commit(_commit(changes=[opened, closed]))
+
+    again = _change(Change.REOPENED, slot=T0 + 3 * STEP, decided_slot=T0, reopenings=1)
+    store.commit(_commit(expected_cursor=T0, changes=[again]))
+
+    row = alerts.listing(migrated)[0]
+    assert (row.state, row.closed_slot, row.closed_by, row.reopenings) == ("open", None, None, 1)
+    assert _count(migrated)["detector_alert"] == 1
+    shown = alerts.show(migrated, row.id)
+    assert shown is not None
+    assert [event["change"] for event in shown[1]] == ["opened", "closed", "reopened"]
+
+
+def test_an_alert_says_why_it_closed(store: StateStore, migrated: Engine) -> None:
+    vanished = _change(Change.CLOSED, slot=T0 + STEP, ended=Ended.UNKNOWN)
+    store.commit(_commit(changes=[_change(Change.OPENED), vanished]))
+
+    assert alerts.listing(migrated)[0].closed_by == "unknown"
+
+
+def test_alerts_that_open_within_the_span_are_one_incident(store: StateStore, migrated: Engine) -> None:
+    def opened(entity: str, slot: int) -> AlertChange:
+        return _change(Change.OPENED, entity, slot, opened_slot=slot)
+
+    store.commit(_commit(changes=[opened("a", T0), opened("b", T0)], incident_span=2 * STEP))
+    later = [opened("c", T0 + 2 * STEP), opened("d", T0 + 5 * STEP)]
+    store.commit(_commit(expected_cursor=T0, changes=later, incident_span=2 * STEP))
+
+    found = {row.entity: (row.incident, row.incident_size) for row in alerts.listing(migrated)}
+    first = min(row.id for row in alerts.listing(migrated))
+    assert found["a"] == found["b"] == found["c"] == (first, 3)
+    assert found["d"][1] == 1
+
+
+def test_each_change_is_to_be_told_to_each_notifier_once(store: StateStore, migrated: Engine) -> None:
+    changes = [_change(Change.OPENED), _change(None, slot=T0 + STEP), _change(Change.CLOSED, slot=T0 + 2 * STEP)]
+
+    store.commit(_commit(changes=changes, notifiers=("pager", "chat")))
+
+    with migrated.connect() as connection:
+        columns = (delivery.c.notifier, delivery.c.state, delivery.c.next_at, alert_event.c.change)
+        query = select(*columns).join(alert_event, alert_event.c.id == delivery.c.event_id)
+        found = sorted(map(tuple, connection.execute(query)))
+    assert found == [
+        (notifier, "pending", T0 + 10, change) for notifier in ("chat", "pager") for change in ("closed", "opened")
+    ]
+
+
+def test_nobody_is_told_of_a_muted_alert_until_it_is_not_muted_any_more(store: StateStore, migrated: Engine) -> None:
+    store.commit(_commit(changes=[_change(Change.OPENED, is_muted=True)], notifiers=("pager",)))
+    store.commit(_commit(expected_cursor=T0, changes=[_change(Change.ESCALATED)], notifiers=("pager",)))
+    assert alerts.listing(migrated)[0].is_muted
+    with migrated.connect() as connection:
+        assert connection.scalar(select(func.count()).select_from(delivery)) == 0
+
+    store.commit(_commit(expected_cursor=T0, changes=[_change(Change.UNMUTED)], notifiers=("pager",)))
+
+    assert not alerts.listing(migrated)[0].is_muted
+    with migrated.connect() as connection:
+        assert connection.scalar(select(func.count()).select_from(delivery)) == 1
+
+
+def test_late_samples_may_change_an_alert(store: StateStore, migrated: Engine) -> None:
+    store.commit(_commit(changes=[_change(Change.OPENED, "a"), _change(Change.OPENED, "b")]))
+    ids = {row.entity: row.id for row in alerts.listing(migrated)}
+    revised = {"opened_slot": T0 - STEP, "peak_score": 1.75, "reopenings": 0}
+
+    changes = [
+        _change(Change.WITHDRAWN, "b", T0 + STEP, alert=ids["b"]),
+        _change(Change.REVISED, "a", T0 + STEP, alert=ids["a"], **revised),
+    ]
+    store.commit(_commit(expected_cursor=T0, changes=changes, notifiers=("pager",)))
+
+    rows = {row.entity: row for row in alerts.listing(migrated)}
+    assert (rows["a"].state, rows["a"].opened_slot, rows["a"].peak_score) == ("open", T0 - STEP, 1.75)
+    assert rows["b"].state == "withdrawn"
+    assert [found.entity for found in store.alerts_since("web", T0)] == ["a"]
+    with migrated.connect() as connection:  # what is withdrawn was told before; a peak is no news
+        assert connection.scalar(select(func.count()).select_from(delivery)) == 1
+
+
+def test_late_samples_may_close_an_alert_and_open_it_again(store: StateStore, migrated: Engine) -> None:
+    store.commit(_commit(changes=[_change(Change.OPENED)]))
+    identity = alerts.listing(migrated)[0].id
+
+    closed = _change(Change.CLOSED, slot=T0 + STEP, alert=identity, closed_slot=T0 + STEP)
+    store.commit(_commit(expected_cursor=T0, changes=[closed]))
+    assert (alerts.listing(migrated)[0].state, _open_alerts(store, "web")) == ("closed", [])
+
+    store.commit(_commit(expected_cursor=T0, changes=[_change(Change.REOPENED, alert=identity)]))
+    assert [found.id for found in _open_alerts(store, "web")] == [identity]
 
 
 def test_deleting_a_model_version_spares_the_live_one(migrated: Engine) -> None:
@@ -530,7 +641,7 @@ def test_open_alerts_come_oldest_first_and_listings_newest_first(store: StateSto
     ]
     store.commit(_commit(changes=changes))
 
-    assert [found.entity for found in store.open_alerts("web")] == ["b", "a", "c"]
+    assert [found.entity for found in _open_alerts(store, "web")] == ["b", "a", "c"]
     assert [row.entity for row in alerts.listing(migrated)] == ["c", "a", "b"]
 
 

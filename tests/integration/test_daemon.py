@@ -346,11 +346,12 @@ def _results(engine: Engine) -> dict[str, list[tuple[Any, ...]]]:
     """Everything a replay leaves behind but row numbers and the time of day it ran at."""
     events = (
         select(alert.c.entity, alert.c.opened_slot, alert_event.c.change, alert_event.c.slot)
-        .add_columns(alert_event.c.severity, alert_event.c.peak_score, alert_event.c.sent_at)
+        .add_columns(alert_event.c.severity, alert_event.c.peak_score, alert_event.c.detail)
         .join_from(alert_event, alert)
         .order_by(alert.c.entity, alert.c.opened_slot, alert_event.c.id)
     )
-    alerts = [column for column in alert.columns if column.name != "id"]
+    # a peak that rises slot by slot is written as often as there are ticks
+    alerts = [column for column in alert.columns if column.name not in {"id", "revision"}]
     queries = {
         "scores": select(score).order_by(score.c.monitor, score.c.slot, score.c.entity),
         "alerts": select(*alerts).order_by(alert.c.monitor, alert.c.entity, alert.c.opened_slot),

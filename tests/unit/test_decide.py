@@ -13,13 +13,24 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from detector.core import decide
-from detector.core.decide import AlertStates, Change, Event, Rules, Severity
+from detector.core.decide import AlertStates, Change, Ended, Event, Rules, Severity
 from detector.core.series import Bool, Float32
 
 NAN = math.nan
-OPENED, ESCALATED, CLOSED = Change.OPENED, Change.ESCALATED, Change.CLOSED
+OPENED, REOPENED, ESCALATED, CLOSED = Change.OPENED, Change.REOPENED, Change.ESCALATED, Change.CLOSED
 
-RULES = Rules(open_slots=2, open_of=3, open_at_once=5.0, close_below=0.8, close_slots=2, critical_at=3.0)
+RULES = Rules(
+    open_slots=2,
+    open_of=3,
+    open_at_once=5.0,
+    close_below=0.8,
+    close_slots=2,
+    close_unknown_slots=50,
+    critical_at=3.0,
+    critical_slots=50,
+    reopen_slots=0,
+    flapping_reopenings=2,
+)
 START = 1_000_000
 STEP = 1000
 
@@ -64,10 +75,15 @@ def _changes(row: list[float], rules: Rules = RULES) -> list[tuple[Change, int]]
     return [(event.change, (event.slot - START) // STEP) for event in _run(row, rules=rules)[1]]
 
 
-def test_memory_is_what_the_longest_rule_looks_back() -> None:
-    assert replace(RULES, open_of=7, close_slots=5).memory == 6
-    assert replace(RULES, open_of=3, close_slots=9).memory == 8
-    assert replace(RULES, open_slots=1, open_of=1, close_slots=1).memory == 0
+def test_memory_is_what_opening_looks_back() -> None:
+    assert replace(RULES, open_of=7).memory == 6
+    assert replace(RULES, open_slots=1, open_of=1).memory == 0
+
+
+def test_reach_is_what_the_longest_of_the_closing_rules_looks_back() -> None:
+    assert replace(RULES, close_slots=5, reopen_slots=7, close_unknown_slots=6).reach == 7
+    assert replace(RULES, close_slots=9, reopen_slots=7, close_unknown_slots=6).reach == 9
+    assert replace(RULES, close_slots=5, reopen_slots=7, close_unknown_slots=60).reach == 60
 
 
 @pytest.mark.parametrize(
@@ -168,6 +184,66 @@ def test_severity_is_kept_until_the_alert_closes_and_starts_anew_after() -> None
 
     severities = [event.severity for event in events]
     assert severities == [Severity.CRITICAL, Severity.CRITICAL, Severity.WARNING]
+
+
+def test_an_alert_that_lasts_becomes_critical_whatever_its_peak() -> None:
+    rules = replace(RULES, critical_slots=4)
+
+    # dated to position 0, so four slots old at position 4
+    assert _changes([1.1] * 8, rules) == [(OPENED, 1), (ESCALATED, 4)]
+
+
+def test_an_alert_closes_when_nothing_is_known_of_its_entity_for_long() -> None:
+    rules = replace(RULES, close_unknown_slots=3)
+
+    events = _run([1.1, 1.1, NAN, NAN, NAN, NAN], [1.1, 1.1, NAN, NAN, 1.1, NAN], rules=rules)[1]
+
+    closed = [(event.entity, (event.slot - START) // STEP, event.ended) for event in events if event.change is CLOSED]
+    assert closed == [(0, 4, Ended.UNKNOWN)]
+
+
+def test_an_alert_that_is_quiet_ends_as_normal() -> None:
+    closed = _run([1.1, 1.1, 0.5, 0.5])[1][-1]
+
+    assert (closed.change, closed.ended) == (CLOSED, Ended.NORMAL)
+
+
+@pytest.mark.parametrize(("reopen_slots", "third"), [(2, OPENED), (3, REOPENED)])
+def test_soon_after_closing_the_same_alert_opens_again(reopen_slots: int, third: Change) -> None:
+    rules = replace(RULES, reopen_slots=reopen_slots)
+
+    # closes at position 3, is strange again at 5 and 6: the second of them is three slots later
+    _, events = _run([1.1, 1.1, 0.5, 0.5, 0.5, 1.1, 1.1], rules=rules)
+
+    assert [event.change for event in events] == [OPENED, CLOSED, third]
+
+
+def test_an_alert_that_opens_again_goes_on_where_it_was() -> None:
+    rules = replace(RULES, reopen_slots=9)
+
+    states, events = _run([1.1, 3.5, 0.5, 0.5, 1.1, 1.1], rules=rules)
+
+    again = events[-1]
+    assert (again.change, again.opened_slot, again.decided_slot) == (REOPENED, START, START + STEP)
+    assert (again.peak_score, again.severity, again.reopenings) == (3.5, Severity.CRITICAL, 1)
+    assert states.reopenings.tolist() == [1]
+
+
+def test_an_alert_that_flaps_closes_only_when_it_was_quiet_for_the_time_it_may_reopen_in() -> None:
+    rules = replace(RULES, reopen_slots=4, flapping_reopenings=1)
+
+    changes = _changes([5.0, 0.5, 0.5, 5.0, 0.5, 0.5, 0.5, 5.0, 0.5, 0.5, 0.5, 0.5], rules)
+
+    # open again at 3, from then on four quiet slots are needed: 4 to 6 are three, 8 to 11 are four
+    assert changes == [(OPENED, 0), (CLOSED, 2), (REOPENED, 3), (CLOSED, 11)]
+
+
+def test_a_new_alert_has_no_reopenings_of_the_last_one() -> None:
+    rules = replace(RULES, reopen_slots=1)
+
+    _, events = _run([5.0, 0.5, 0.5, 5.0, 0.5, 0.5, 0.5, 0.5, 5.0], rules=rules)
+
+    assert [(event.change, event.reopenings) for event in events][2:] == [(REOPENED, 1), (CLOSED, 1), (OPENED, 0)]
 
 
 def test_the_strangest_span_decides() -> None:
@@ -288,7 +364,11 @@ def _rules(draw: st.DrawFn) -> Rules:
         open_at_once=draw(st.sampled_from([1.0, 1.5, 6.0])),
         close_below=draw(st.sampled_from([0.5, 0.8, 1.0])),
         close_slots=draw(st.integers(1, 5)),
+        close_unknown_slots=draw(st.integers(1, 10)),
         critical_at=draw(st.sampled_from([1.0, 2.0, 6.0])),
+        critical_slots=draw(st.integers(1, 20)),
+        reopen_slots=draw(st.integers(0, 6)),
+        flapping_reopenings=draw(st.integers(1, 2)),
     )
 
 
@@ -328,9 +408,22 @@ def test_openings_and_closings_of_an_entity_alternate(case: _Case) -> None:
 
     for entity in (0, 1):
         changes = [event.change for event in events if event.entity == entity and event.change is not ESCALATED]
-        assert changes[::2] == [OPENED] * len(changes[::2])
+        assert all(change in {OPENED, REOPENED} for change in changes[::2])
         assert changes[1::2] == [CLOSED] * len(changes[1::2])
         assert states.is_open[entity] == (len(changes) % 2 == 1)
+
+
+@given(_cases())
+def test_an_alert_is_new_only_if_the_last_one_closed_long_ago(case: _Case) -> None:
+    _, events = _decide_all(case)
+
+    for entity in (0, 1):
+        closed = decide.LONG_AGO
+        for event in (event for event in events if event.entity == entity):
+            if event.change in {OPENED, REOPENED}:
+                is_soon = event.slot - closed <= case.rules.reopen_slots * STEP
+                assert event.change is (REOPENED if is_soon else OPENED)
+            closed = event.slot if event.change is CLOSED else closed
 
 
 @given(_cases())
@@ -347,13 +440,14 @@ def test_deciding_slot_by_slot_equals_deciding_all_at_once(case: _Case) -> None:
 
 
 @given(_cases())
-def test_a_slot_that_is_unknown_decides_nothing(case: _Case) -> None:
+def test_a_slot_that_is_unknown_opens_nothing_and_closes_only_what_was_unknown_for_long(case: _Case) -> None:
     _, events = _decide_all(case)
 
-    slots = [case.rules.memory + (event.slot - START) // STEP for event in events]
-
-    deciding = case.scores[[event.entity for event in events], slots, 0]
-    assert not np.isnan(deciding).any()
+    for event in events:
+        index = case.rules.memory + (event.slot - START) // STEP
+        if np.isnan(case.scores[event.entity, index, 0]) and event.change is not ESCALATED:
+            assert (event.change, event.ended) == (CLOSED, Ended.UNKNOWN)
+            assert np.isnan(case.scores[event.entity, index - case.rules.close_unknown_slots + 1 : index + 1, 0]).all()
 
 
 @given(_cases())
@@ -363,7 +457,11 @@ def test_an_alert_has_its_peak_between_its_beginning_and_now(case: _Case) -> Non
     for event in events:
         assert event.opened_slot <= event.peak_slot <= event.slot
         assert event.peak_score >= decide.THRESHOLD
-        assert (event.severity is Severity.CRITICAL) == (event.peak_score >= case.rules.critical_at)
+        is_long = event.slot - event.opened_slot >= case.rules.critical_slots * STEP
+        if event.peak_score >= case.rules.critical_at:
+            assert event.severity is Severity.CRITICAL
+        if event.severity is Severity.CRITICAL:
+            assert event.peak_score >= case.rules.critical_at or is_long or event.reopenings
 
 
 @given(_cases())
@@ -381,6 +479,6 @@ def test_the_next_alert_begins_after_the_last_one_closed(case: _Case) -> None:
 
     for entity in (0, 1):
         closed = decide.LONG_AGO
-        for event in (event for event in events if event.entity == entity):
+        for event in (event for event in events if event.entity == entity and event.reopenings == 0):
             assert event.opened_slot > closed
             closed = event.slot if event.change is CLOSED else closed

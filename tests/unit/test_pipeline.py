@@ -17,7 +17,7 @@ from detector.core.series import Float32, Reason, Samples
 from detector.core.threshold import Calibration
 from detector.models.artifact import NetworkSpec
 from detector.models.lstm import NumpyAutoencoder, weight_shapes
-from detector.ports import Commit, ModelVersion, OpenAlert
+from detector.ports import Commit, Exclusion, ModelVersion, StoredAlert
 from detector.sources.memory import MemorySource
 
 STEP = 60_000
@@ -41,11 +41,11 @@ class _Store:
     def cursor(self, monitor: str) -> int | None:
         return self.commits[-1].cursor if self.commits else None
 
-    def open_alerts(self, monitor: str) -> list[OpenAlert]:
+    def alerts_since(self, monitor: str, slot: int) -> list[StoredAlert]:
         return []
 
-    def closed_since(self, monitor: str, slot: int) -> dict[str, int]:
-        return {}
+    def exclusions(self, monitor: str) -> list[Exclusion]:
+        return []
 
     def commit(self, commit: Commit) -> None:
         self.commits.append(commit)
@@ -250,5 +250,6 @@ def test_what_is_remembered_does_not_grow() -> None:
     for slot in (21, 150, 151, SLOTS):
         memory, _ = pipeline.tick(FLEET, rows, store, memory, BEGIN + slot * STEP)
 
-        assert memory.history.values.shape[1] == pipeline.value_slots(FLEET) == 2 * TIMESTEPS - 2 + 4
-        assert memory.errors.shape[1] == memory.scores.shape[1] == 119 + 4 + 3
+        # 60 slots tell for how long an entity has been unknown, and their scores look back on 119 more
+        assert memory.history.values.shape[1] == FLEET.decision.close_unknown_slots == 60
+        assert memory.errors.shape[1] == memory.scores.shape[1] == 60 + 119

@@ -22,7 +22,18 @@ MINUTE = 60_000
 SLOTS_PER_WEEK = 7 * 24 * 60
 BASE = -math.log(TAIL)
 
-RULES = Rules(open_slots=2, open_of=3, open_at_once=1.5, close_below=0.8, close_slots=5, critical_at=2.0)
+RULES = Rules(
+    open_slots=2,
+    open_of=3,
+    open_at_once=1.5,
+    close_below=0.8,
+    close_slots=5,
+    close_unknown_slots=10_000,
+    critical_at=2.0,
+    critical_slots=10_000,
+    reopen_slots=0,
+    flapping_reopenings=10_000,
+)
 SPANS = (1, 10)
 
 
@@ -349,12 +360,12 @@ def test_spans_open_apart() -> None:
     np.testing.assert_allclose(opens, [[[2.0, 0.5], [1.0, 2.0]]])
 
 
-def _peaks(opens: list[list[float]], quiet: list[int], spans: tuple[int, ...], close_slots: int = 2) -> list[float]:
+def _peaks(opens: list[list[float]], quiet: list[int], spans: tuple[int, ...], reopen_slots: int = 0) -> list[float]:
     """Episode peaks at level 2 of one entity; one row for each span, quiet slots by position."""
     is_quiet = np.zeros((1, len(opens[0])), dtype=np.bool_)
     is_quiet[0, quiet] = True
     by_slot = np.array(opens, dtype=np.float32).T[None]
-    return sorted(threshold.episode_peaks(by_slot, is_quiet, spans, 2.0, close_slots).tolist())
+    return sorted(threshold.episode_peaks(by_slot, is_quiet, spans, 2.0, 2, reopen_slots).tolist())
 
 
 def test_slots_of_one_episode_count_once_with_their_highest() -> None:
@@ -363,6 +374,12 @@ def test_slots_of_one_episode_count_once_with_their_highest() -> None:
 
 def test_after_enough_quiet_slots_a_new_episode_begins() -> None:
     assert _peaks([[3.0, 0.0, 0.0, 4.0, 0.0, 0.0]], quiet=[1, 2, 4, 5], spans=(1,)) == [3.0, 4.0]
+
+
+@pytest.mark.parametrize(("reopen_slots", "expected"), [(1, [3.0, 4.0]), (2, [4.0])])
+def test_what_opens_again_soon_after_is_the_same_episode(reopen_slots: int, expected: list[float]) -> None:
+    # closes at position 2, opens at 4
+    assert _peaks([[3.0, 0.0, 0.0, 0.0, 4.0, 0.0]], [1, 2, 3, 5], (1,), reopen_slots) == expected
 
 
 def test_an_episode_that_does_not_end_counts_too() -> None:
@@ -385,7 +402,7 @@ def test_a_span_that_reaches_back_to_a_closed_episode_begins_none() -> None:
 def test_entities_have_episodes_of_their_own() -> None:
     opens = np.array([[3.0, 0.0], [0.0, 4.0]], dtype=np.float32)[..., None]
 
-    peaks = threshold.episode_peaks(opens, np.zeros((2, 2), dtype=np.bool_), (1,), 2.0, 2)
+    peaks = threshold.episode_peaks(opens, np.zeros((2, 2), dtype=np.bool_), (1,), 2.0, 2, 0)
 
     assert sorted(peaks.tolist()) == [3.0, 4.0]
 
@@ -399,7 +416,11 @@ def _scores(draw: st.DrawFn) -> tuple[Rules, Float32]:
         open_at_once=draw(st.sampled_from([1.0, 1.5, 6.0])),
         close_below=draw(st.sampled_from([0.5, 0.8, 1.0])),
         close_slots=draw(st.integers(max(1, open_of - 1), 5)),
+        close_unknown_slots=10_000,
         critical_at=2.0,
+        critical_slots=10_000,
+        reopen_slots=draw(st.integers(0, 5)),
+        flapping_reopenings=10_000,
     )
     elements = st.sampled_from([NAN, 0.0, 0.5, 0.79, 0.8, 0.99, 1.0, 1.2, 1.7, 6.0])
     return rules, draw(arrays.arrays(np.float32, (2, draw(st.integers(1, 25)), 1), elements=elements))
@@ -412,9 +433,8 @@ def test_episodes_are_the_alerts_that_open(case: tuple[Rules, Float32]) -> None:
     settled: Bool = np.zeros(scores.shape[:2], dtype=np.bool_)
 
     quiet = scores[..., 0] < rules.close_below
-    peaks = threshold.episode_peaks(
-        threshold.openings(scores, settled, rules), quiet, (1,), decide.THRESHOLD, rules.close_slots
-    )
+    opens = threshold.openings(scores, settled, rules)
+    peaks = threshold.episode_peaks(opens, quiet, (1,), decide.THRESHOLD, rules.close_slots, rules.reopen_slots)
 
     assert len(peaks) == _opened(scores, settled, rules, spans=(1,)).sum()
     assert (peaks >= decide.THRESHOLD).all()

@@ -304,7 +304,7 @@ def test_models_are_compared_where_a_fault_and_all_that_is_looked_back_on_has_ro
     fewer: int, comparable: bool
 ) -> None:
     decision = DecisionSection(open_slots=2, open_of=3, close_slots=5)
-    needed = (TIMESTEPS - 1) + (120 - 1) + (5 - 1) + training.FAULT_SLOTS
+    needed = (TIMESTEPS - 1) + (120 - 1) + (3 - 1) + training.FAULT_SLOTS
     monitor = _monitor(decision=decision, training=TrainingSection(minimum_slots=100))
 
     trained = _train(monitor, _history(needed - fewer), _Fit())

@@ -1,0 +1,102 @@
+"""Exclusions in time: once or recurring, by the clock of a time zone; what they mute and what they mask."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from fnmatch import fnmatchcase
+from zoneinfo import ZoneInfo
+
+import numpy as np
+from dateutil.rrule import rruleset, rrulestr
+
+from detector.core.series import Bool, History
+from detector.ports import Exclusion
+
+_MUTED_SHARE = 0.5  # of the score, on excluded metrics, that mutes an alert
+
+
+def recurrence(rule: str, start: datetime) -> rruleset:
+    """The occurrences of an RFC 5545 recurrence rule from a local time without zone on.
+
+    Raises: ValueError saying what is wrong with the rule.
+    """
+    text = rule.strip()
+    if "DTSTART" in text.upper():
+        msg = "must not name DTSTART: the exclusion's own start is the first occurrence"
+        raise ValueError(msg)
+    found = rrulestr(text, dtstart=start, forceset=True, cache=True)
+    assert isinstance(found, rruleset)
+    return found
+
+
+def ranges(exclusion: Exclusion, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """The excluded times that overlap [start, end), all in epoch milliseconds.
+
+    A recurring one begins at the same wall-clock time and takes as long by the wall clock every time, so that a window
+    from 2 to 4 o'clock stays one where clocks change.
+    """
+    if exclusion.rule is None:
+        last = end if exclusion.end is None else exclusion.end
+        if exclusion.start < end and last > start:
+            yield exclusion.start, last
+        return
+    zone = ZoneInfo(exclusion.time_zone)
+    first = _local(exclusion.start, zone)
+    length = _local(exclusion.end or exclusion.start, zone) - first
+    # a day more on either side: local times are not in order of time where clocks change
+    after = _local(start, zone) - length - timedelta(days=1)
+    before = _local(end, zone) + timedelta(days=1)
+    for begin in recurrence(exclusion.rule, first).between(after, before, inc=True):
+        began, ended = _epoch(begin, zone), _epoch(begin + length, zone)
+        if began < end and ended > start:
+            yield began, ended
+
+
+def _local(milliseconds: int, zone: ZoneInfo) -> datetime:
+    return datetime.fromtimestamp(milliseconds / 1000, zone).replace(tzinfo=None)
+
+
+def _epoch(local: datetime, zone: ZoneInfo) -> int:
+    return int(local.replace(tzinfo=zone).astimezone(UTC).timestamp() * 1000)
+
+
+def concerns(exclusion: Exclusion, entity: str) -> bool:
+    """Whether an exclusion is about an entity."""
+    return exclusion.entity is None or fnmatchcase(entity, exclusion.entity)
+
+
+def mutes(exclusions: Sequence[Exclusion], entity: str, share: Mapping[str, float] | None, at: int) -> bool:
+    """Whether an alert of an entity is muted at a time in epoch milliseconds.
+
+    share: each metric's share of its score; excluded metrics mute it if at least half of the score is theirs. None:
+    whatever its metrics
+    """
+    muted: set[str] = set()
+    for exclusion in exclusions:
+        if exclusion.effect == "mask" or not concerns(exclusion, entity):
+            continue
+        if not any(ranges(exclusion, at, at + 1)):
+            continue
+        if exclusion.metric is None or share is None:
+            return True
+        muted.update(name for name in share if fnmatchcase(name, exclusion.metric))
+    total = sum(share.values()) if share else 0.0
+    return bool(share and muted and sum(share[name] for name in muted) >= _MUTED_SHARE * total)
+
+
+def masked(exclusions: Sequence[Exclusion], history: History, metrics: Sequence[str]) -> Bool:
+    """Values (E, L, F) that are kept out of training and calibration."""
+    result = np.zeros(history.values.shape, dtype=np.bool_)
+    slots = history.slots
+    for exclusion in exclusions:
+        if exclusion.effect == "mute":
+            continue
+        rows = [row for row, name in enumerate(history.entities) if concerns(exclusion, name)]
+        columns = [
+            f for f, name in enumerate(metrics) if exclusion.metric is None or fnmatchcase(name, exclusion.metric)
+        ]
+        for begin, end in ranges(exclusion, history.start, history.end):
+            inside = np.flatnonzero((slots + history.step > begin) & (slots < end))
+            result[np.ix_(rows, inside.tolist(), columns)] = True
+    return result
