@@ -120,7 +120,8 @@ def settings(section: MonitorSection | None, assignments: Sequence[str], metrics
         table |= section.model_dump(exclude_unset=True, exclude={"step"})
         metrics = {*metrics, *section.metrics}
     table |= {"name": "backtest", "source": {"type": "embedded"}, "metrics": tuple(metrics)}
-    return configuration.monitor(table, assignments)
+    # results are read back from the scores stored
+    return configuration.monitor(table, assignments).model_copy(update={"store_scores": "all"})
 
 
 def groups(recordings: Sequence[Recording], wanted: MonitorSection, *, name: str, per_entity: bool) -> list[Group]:

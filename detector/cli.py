@@ -476,6 +476,23 @@ def db_check(config: ConfigOption = None) -> None:
     print(f"{database.redacted(engine.url)}: at schema {schema.HEAD}, as this version needs")
 
 
+@db_app.command("prune")
+def db_prune(config: ConfigOption = None) -> None:
+    """Removes stored scores that are older than keep_scores, as the daemon does every hour; alerts stay."""
+    _, settings = _load(config)
+    from detector import config as configuration
+    from detector import database, wiring
+    from detector.store import schema, scores
+
+    engine = database.connect(configuration.secret(settings.database))
+    schema.check(engine)
+    for monitor in settings.monitors:
+        before, removed = wiring.now_ms() - configuration.milliseconds(monitor.keep_scores), 0
+        while rows := scores.prune(engine, monitor.name, before):
+            removed += rows
+        print(f"{monitor.name}: {removed} scores older than {monitor.keep_scores} removed")
+
+
 # -- shared -----------------------------------------------------------------------------------------------------------
 
 

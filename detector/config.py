@@ -272,6 +272,8 @@ class MonitorSection(Section):
     retrain: str = "0 3 * * sun"
     recalibrate: str = "30 2 * * *"
     max_catch_up: Duration = timedelta(days=7)
+    store_scores: Literal["all", "anomalous", "none"] = "all"
+    keep_scores: Duration = timedelta(days=30)
     model: ModelSection = ModelSection()
     training: TrainingSection = TrainingSection()
     threshold: ThresholdSection = ThresholdSection()
@@ -287,7 +289,7 @@ class MonitorSection(Section):
             raise ValueError(msg)
         return value
 
-    @field_validator("delay", "lateness", "max_catch_up")
+    @field_validator("delay", "lateness", "max_catch_up", "keep_scores")
     @classmethod
     def _is_not_negative(cls, value: timedelta) -> timedelta:
         if value < timedelta(0):

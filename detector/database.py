@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, insert, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
 
 from detector.errors import ConfigError
@@ -124,6 +124,41 @@ def reading(engine: Engine, timeout: timedelta) -> Iterator[Connection]:
             yield connection
         finally:
             driver.set_progress_handler(None, 0)
+
+
+def streaming(connection: Connection) -> Connection:
+    """The connection, whose results come row by row; SQLite's always do, and faster without being told to."""
+    return connection.execution_options(stream_results=connection.dialect.name != "sqlite")
+
+
+def insert_rows(connection: Connection, table: Table, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> None:
+    """Inserts many rows, within the connection's transaction, the way that is fastest on each database.
+
+    Raises: DBAPIError.
+    """
+    if not rows:
+        return
+    match connection.dialect.name:
+        case "sqlite":  # what Core does for each row takes longer than storing it
+            marks = ", ".join("?" * len(columns))
+            statement = f"INSERT INTO {table.name} ({', '.join(columns)}) VALUES ({marks})"  # noqa: S608 - own names
+            connection.exec_driver_sql(statement, list(rows))
+        case "postgresql" if connection.dialect.driver == "psycopg":
+            _copy(connection, table.name, columns, rows)
+        case _:
+            connection.execute(insert(table), [dict(zip(columns, row, strict=True)) for row in rows])
+
+
+def _copy(connection: Connection, table: str, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> None:
+    statement = f"COPY {table} ({', '.join(columns)}) FROM STDIN"
+    driver: Any = connection.connection.driver_connection
+    try:
+        with driver.cursor() as cursor, cursor.copy(statement) as copy:
+            for row in rows:
+                copy.write_row(row)
+    except connection.dialect.loaded_dbapi.Error as exc:
+        # as SQLAlchemy wraps what its own statements raise
+        raise DBAPIError.instance(statement, None, exc, connection.dialect.loaded_dbapi.Error) from exc
 
 
 def is_unavailable(exc: DBAPIError) -> bool:

@@ -49,9 +49,10 @@ class Memory:
 
     model: ModelVersion
     cursor: int | None  # as stored
-    history: History  # (E, L, F)
+    history: History  # (E, V, F) values of the slots that windows may still be asked for
+    rows: Int64  # (E,) each entity's row in the model's per-entity arrays, −1 for one the model has not seen
     errors: Float32  # (E, L) combined residual of the newest slot of the window that ends there, NaN = unknown
-    scores: Float32  # (E, L)
+    scores: Float32  # (E, L) as the errors they end with the history, and begin before it
     states: AlertStates  # (E,)
     past: tuple[Checkpoint, ...]  # the states before slots that late samples may still change, oldest first
     snapshot: Snapshot
@@ -79,10 +80,36 @@ class _Scored:
     windows: int
 
 
+@dataclass(frozen=True)
+class _Extended:
+    """What is remembered, with samples of K more slots; scores have yet to be made."""
+
+    memory: Memory  # arrays of its own, which may be written into
+    scored: _Scored  # the K slots
+    late: Int64  # rows of entities with committed slots that late samples changed
+    late_slots: int  # slots from the oldest of these to the newest committed one
+
+
 def memory_slots(monitor: MonitorSection) -> int:
     """Slots before the newest that a tick looks back on: windows, smoothing, decisions, late samples."""
+    return monitor.timesteps - 1 + error_slots(monitor)
+
+
+def value_slots(monitor: MonitorSection) -> int:
+    """Slots whose values are kept: two windows back from the oldest slot that is decided on or corrected again."""
     rules = scoring.decision_rules(monitor)
-    return monitor.timesteps - 1 + max(score.SPANS) - 1 + max(rules.reach, rules.memory + lateness_slots(monitor))
+    return max(2 * monitor.timesteps - 2 + rules.memory + lateness_slots(monitor), _scored_again(monitor))
+
+
+def error_slots(monitor: MonitorSection) -> int:
+    """Slots whose errors are kept: smoothing, decisions, late samples; never fewer than those with values."""
+    return max(max(score.SPANS) - 1 + _scored_again(monitor), value_slots(monitor))
+
+
+def _scored_again(monitor: MonitorSection) -> int:
+    """Newest slots whose scores are needed to go on: for alerts that are open, for decisions and late samples."""
+    rules = scoring.decision_rules(monitor)
+    return max(1, rules.reach, rules.memory + lateness_slots(monitor))
 
 
 def lateness_slots(monitor: MonitorSection) -> int:
@@ -155,24 +182,50 @@ def recall(monitor: MonitorSection, source: Source, store: Store, model: ModelVe
         cursor = earliest
     rules = scoring.decision_rules(monitor)
     alerts = store.alerts_since(monitor.name, cursor - max(rules.reopen_slots, *score.SPANS) * step)
-    start = cursor - memory_slots(monitor) * step
-    read = reading.read_history(monitor, source, start, cursor, lambda _done, _what: None)
-    entities = _entities(read, read.entities, model, [alert.entity for alert in alerts])
-    history = read if entities == read.entities else grid.cover(read, entities=entities, start=start, end=cursor)
-    blank = np.full(history.values.shape[:2], np.nan, dtype=np.float32)
-    first = monitor.timesteps - 1
-    scored = _errors_in_blocks(monitor, model, history, first)
-    errors = blank.copy()
-    errors[:, first:] = scored.errors
-    first += max(score.SPANS) - 1
-    by_span, settled = _by_span(monitor, model, history, errors, first)
-    scores = blank
-    scores[:, first:] = threshold.worst(by_span)
-    states = _states(monitor, model, entities, alerts, history, by_span, settled, first)
-    newest = _untold(by_span, states, history)
-    snapshot = _snapshot(history, newest, states, _silent(entities, alerts), scored)
-    past = (Checkpoint.of(cursor, entities, states),)
-    return Memory(model, stored, history, errors, scores, states, past, snapshot)
+    told = {alert.entity for alert in alerts}
+    memory = _nothing(monitor, model, stored, sorted(told), cursor - memory_slots(monitor) * step)
+    first_error = cursor - error_slots(monitor) * step
+    while (begin := memory.history.end) < cursor:  # in pieces: what is read is many times what is kept
+        slots = min((cursor - begin) // step, _chunk_slots(memory.history))
+        end = begin + slots * step
+        samples = source.read(begin, end)
+        entities = _entities(memory, samples.entities, told)
+        found = reading.gridded(monitor, samples, entities, begin, slots)
+        del samples  # many times what remains of them
+        unscored = min(slots, max(0, first_error - begin) // step)  # the windows of these have not been read
+        extended = _extend(monitor, memory, entities, found, end, slots=slots, unscored=unscored)
+        memory, scored = _newest_part(monitor, extended.memory), extended.scored
+    entities, again = memory.history.entities, _scored_again(monitor)
+    for rows in _blocks(len(entities)):
+        by_span, _ = _by_span(monitor, memory, again, rows)
+        memory.scores[rows, -again:] = threshold.worst(by_span)
+    states = _states(monitor, memory, alerts)
+    by_span, _ = _by_span(monitor, memory, 1)
+    newest = _untold(by_span, states, memory.history)
+    snapshot = _snapshot(memory.history, newest, states, _silent(entities, alerts), scored)
+    return replace(memory, states=states, past=(Checkpoint.of(cursor, entities, states),), snapshot=snapshot)
+
+
+def _nothing(
+    monitor: MonitorSection, model: ModelVersion, cursor: int | None, others: Iterable[str], start: int
+) -> Memory:
+    """A memory of no slots, of the entities the model knows and some others."""
+    known = set(model.entities)
+    entities = (*model.entities, *(name for name in others if name not in known))
+    count, metrics = len(entities), len(monitor.metrics)
+    share = np.empty((count, metrics), dtype=np.float32)
+    states = AlertStates.none_open(count)
+    return Memory(
+        model=model,
+        cursor=cursor,
+        history=History(entities, start, monitor.step_ms, np.empty((count, 0, metrics), dtype=np.float32)),
+        rows=scoring.model_rows(model, entities),
+        errors=np.empty((count, 0), dtype=np.float32),
+        scores=np.empty((count, 0), dtype=np.float32),
+        states=states,
+        past=(),
+        snapshot=Snapshot(entities, share[:, 0], np.empty(count, np.int8), states, states.is_open, share),
+    )
 
 
 def tick(
@@ -200,11 +253,13 @@ def tick(
     samples = windows = 0
     opened: list[Severity] = []
     snapshot = memory.snapshot
+    late_slots = lateness_slots(monitor)
     while memory.history.end < complete and not should_stop():
         end = min(complete, memory.history.end + step * _chunk_slots(memory.history))
-        if newest is not None and newest < memory.history.end:
+        if newest is not None and newest < memory.history.end - step * late_slots:
             end = complete  # nothing more to come: all slots up to now are empty
-        memory, part = _chunk(monitor, source, store, memory, end, now, notifiers)
+        memory, part = _chunk(monitor, source, store, memory, end, now, notifiers, late_slots=late_slots)
+        late_slots = 0  # what comes before the next chunk has just been read
         samples, windows, snapshot = samples + part.samples, windows + part.windows, part.snapshot
         opened.extend(part.opened)
         newest = max(newest or 0, part.newest_sample or 0) or None
@@ -212,47 +267,52 @@ def tick(
 
 
 def _chunk(
-    monitor: MonitorSection, source: Source, store: Store, memory: Memory, end: int, now: int, notifiers: Sequence[str]
+    monitor: MonitorSection,
+    source: Source,
+    store: Store,
+    memory: Memory,
+    end: int,
+    now: int,
+    notifiers: Sequence[str],
+    *,
+    late_slots: int,
 ) -> tuple[Memory, Report]:
-    """Takes the monitor from its cursor to `end` in one transaction."""
-    step, model = monitor.step_ms, memory.model
-    begin = memory.history.end
-    # a jump over empty slots may leave everything remembered behind
-    start = end - step * (memory_slots(monitor) + min((end - begin) // step, _chunk_slots(memory.history)))
-    read_from = max(begin - step * lateness_slots(monitor), start)
-    samples = source.read(read_from, end)
-    is_open = memory.states.is_open
-    still_open = [name for name, open_ in zip(memory.history.entities, is_open.tolist(), strict=True) if open_]
-    entities = _entities(memory.history, samples.entities, model, still_open)
-    before = _follow(memory, entities, start, end)
+    """Takes the monitor from its cursor to `end` in one transaction.
 
-    history, errors, scores = before.history, before.errors, before.scores  # copies: may be written into
-    new = memory_slots(monitor)  # index of the first slot not committed yet
-    read_slots = (end - read_from) // step
-    first_read = history.values.shape[1] - read_slots
-    was = history.values[:, first_read:new].copy()
-    history.values[:, first_read:] = reading.gridded(monitor, samples, entities, read_from, read_slots)
-    scored = _errors(monitor, model, history, np.arange(len(entities)), new)
-    errors[:, new:] = scored.errors
-    late, late_from = _late(was, history.values[:, first_read:new], first_read)
+    late_slots: slots before the cursor that are read again
+    """
+    step, model = monitor.step_ms, memory.model
+    # a jump over empty slots is longer, and leaves those behind that nothing needs
+    new = min((end - memory.history.end) // step, _chunk_slots(memory.history))
+    read_from = end - step * (new + late_slots)
+    samples = source.read(read_from, end)
+    still_open = [memory.history.entities[row] for row in np.flatnonzero(memory.states.is_open).tolist()]
+    entities = _entities(memory, samples.entities, still_open)
+    found = reading.gridded(monitor, samples, entities, read_from, new + late_slots)
+    newest_sample, sample_count = _newest(samples), len(samples)
+    del samples  # many times what remains of them
+
+    extended = _extend(monitor, memory, entities, found, end, slots=new)
+    before, scored, late, late_slots = extended.memory, extended.scored, extended.late, extended.late_slots
+    history, scores = before.history, before.scores
+    corrected = slice(-new - late_slots, -new)
     revisions: list[AlertChange] = []
     past = memory.past
     if late.size:
-        errors[late, late_from:new] = _errors(monitor, model, history, late, late_from).errors[:, : new - late_from]
-        late_by_span, _ = _by_span(monitor, model, history, errors, late_from, late)
-        scores[late, late_from:new] = threshold.worst(late_by_span[:, : new - late_from])
-        past, revisions = _redecide(monitor, store, before, errors, scores, late, late_from, new, now)
+        late_by_span, _ = _by_span(monitor, before, new + late_slots, late)
+        scores[late, corrected] = threshold.worst(late_by_span[:, :late_slots])
+        past, revisions = _redecide(monitor, store, before, late, late_slots, new, now)
 
-    looked_at = new - scoring.decision_rules(monitor).memory
-    by_span, settled = _by_span(monitor, model, history, errors, looked_at)
-    scores[:, new:] = threshold.worst(by_span[:, new - looked_at :])
-    slots = history.slots[new:]
-    decided = _for_decisions(model, history.values[:, looked_at:], by_span)
+    recent = slice(-new - scoring.decision_rules(monitor).memory, None)
+    by_span, settled = _by_span(monitor, before, -recent.start)
+    scores[:, -new:] = threshold.worst(by_span[:, -new:])
+    slots = history.slots[-new:]
+    decided = _for_decisions(model, history.values[:, recent], by_span)
     states, events, checkpoints = _decide(monitor, entities, before.states, decided, settled, slots)
 
     excluded = store.exclusions(monitor.name)
     stored = store.alerts_since(monitor.name, end) if before.states.is_open.any() or revisions else []
-    explanations = _explanations(monitor, model, history, scores, states, events, by_span, looked_at, new)
+    explanations = _explanations(monitor, before, states, events, by_span, int(slots[0]))
     changes = [
         *revisions,
         *_unmuted(monitor, excluded, stored, states, entities, int(slots[-1])),
@@ -265,8 +325,8 @@ def _chunk(
         cursor=end,
         now=now,
         model_version=model.version,
-        scores=_score_rows(entities, history.slots, scores, np.arange(len(entities)), new, None),
-        replaced=_score_rows(entities, history.slots, scores, late, late_from, new),
+        scores=_score_rows(entities, slots, _stored(monitor, scores[:, -new:])),
+        replaced=_replaced(monitor, entities, history.slots[corrected], scores[:, corrected], late),
         changes=changes,
         notifiers=notifiers,
         incident_span=monitor.decision.incident_slots * step,
@@ -275,12 +335,10 @@ def _chunk(
 
     silent = _silent(entities, store.alerts_since(monitor.name, end)) if states.is_open.any() else ~states.is_open
     snapshot = _snapshot(history, _untold(by_span, states, history), states, silent & states.is_open, scored)
-    kept = slice(-memory_slots(monitor), None)  # views: the next tick copies what it goes on with
-    remembered = replace(history, start=end - memory_slots(monitor) * step, values=history.values[:, kept])
     past = (*past, *checkpoints)[-lateness_slots(monitor) - 1 :]
-    after = Memory(model, end, remembered, errors[:, kept], scores[:, kept], states, past, snapshot)
+    after = replace(_newest_part(monitor, before), cursor=end, states=states, past=past, snapshot=snapshot)
     opened = tuple(event.severity for event in events if event.change is Change.OPENED)
-    return after, Report(end, _newest(samples), len(samples), scored.windows, opened, snapshot)
+    return after, Report(end, newest_sample, sample_count, scored.windows, opened, snapshot)
 
 
 def _decide(
@@ -317,37 +375,35 @@ def _redecide(
     monitor: MonitorSection,
     store: Store,
     before: Memory,
-    errors: Float32,
-    scores: Float32,
     late: Int64,
-    late_from: int,
-    new: int,
+    late_slots: int,
+    slots: int,
     now: int,
 ) -> tuple[tuple[Checkpoint, ...], list[AlertChange]]:
     """Decides again what late samples changed, before the new slots: checkpoints and what becomes of stored alerts.
 
-    late: rows of the entities whose slots from index `late_from` on have other scores now; their states before the
-    slot at index `new` are written into `before`.
+    late: rows of the entities with other scores in the `late_slots` before the new ones
+    slots: how many are new; the states before them are written into `before`
     """
     history, model, step = before.history, before.model, monitor.step_ms
     memory = scoring.decision_rules(monitor).memory
-    earliest = history.start + step * (max(score.SPANS) - 1 + memory)
-    usable = [c for c in before.past if earliest <= c.slot < history.slots[0] + step * new]
+    new = history.values.shape[1] - slots  # index of the first new slot
+    usable = [c for c in before.past if history.slots[memory] <= c.slot < history.slots[new]]
     if not usable:
         return before.past, []
-    earlier = [c for c in usable if c.slot <= history.slots[late_from]]
+    earlier = [c for c in usable if c.slot <= history.slots[new - late_slots]]
     checkpoint = earlier[-1] if earlier else usable[0]
     first = (checkpoint.slot - history.start) // step
     names = [history.entities[row] for row in late.tolist()]
-    by_span, settled = _by_span(monitor, model, history, errors, first - memory, late)
+    by_span, settled = _by_span(monitor, before, history.values.shape[1] - first + memory, late)
     begin = slice(0, new - first + memory)
     decided = _for_decisions(model, history.values[late, first - memory : new], by_span[:, begin])
-    slots = history.slots[first:new]
+    again = history.slots[first:new]
     start = checkpoint.at(names)
-    states, events, checkpoints = _decide(monitor, names, start, decided, settled[:, begin], slots)
+    states, events, checkpoints = _decide(monitor, names, start, decided, settled[:, begin], again)
     before.states.put(late, states)
-    again = {point.slot: point.at(names) for point in checkpoints}
-    past = tuple(c.with_states(names, again[c.slot]) if c.slot in again else c for c in before.past)
+    corrected = {point.slot: point.at(names) for point in checkpoints}
+    past = tuple(c.with_states(names, corrected[c.slot]) if c.slot in corrected else c for c in before.past)
 
     stored: dict[str, list[StoredAlert]] = {}
     for alert in store.alerts_since(monitor.name, checkpoint.slot - step * monitor.decision.reopen_slots):
@@ -356,16 +412,18 @@ def _redecide(
         (row, change)
         for k, (row, name) in enumerate(zip(late.tolist(), names, strict=True))
         for change in _revisions(
-            name, stored.get(name, []), revise.episodes(start, events, states, k), checkpoint.slot, int(slots[-1]), now
+            name, stored.get(name, []), revise.episodes(start, events, states, k), checkpoint.slot, int(again[-1]), now
         )
     ]
+    # of peaks further back there is no whole window any more, and their explanations stay
+    earliest = max(history.slots[model.timesteps - 1], history.end - step * (before.errors.shape[1] - max(score.SPANS)))
     explanations = explaining.explain(
         monitor,
         model,
         history,
         [(row, change.peak_slot) for row, change in found if change.peak_slot >= earliest],
-        scores,
-        lambda row, slot: _parts_at(monitor, model, history, errors, row, slot),
+        _scores_of_history(before),
+        lambda row, slot: _parts_at(monitor, before, row, slot),
     )
     changes = [replace(change, explanation=explanations.get((row, change.peak_slot))) for row, change in found]
     order = {Change.WITHDRAWN: 0, Change.CLOSED: 1}  # an entity has one open alert at most, at any time
@@ -420,109 +478,143 @@ def _chunk_slots(history: History) -> int:
     return reading.slots_at_a_time(entities, metrics)
 
 
-def _entities(
-    history: History, sampled: Iterable[str], model: ModelVersion, still_open: Iterable[str]
-) -> tuple[str, ...]:
+def _entities(memory: Memory, sampled: Iterable[str], needed: Iterable[str]) -> tuple[str, ...]:
     """Who is watched: whoever the model knows, has recent data or an open alert; those already there first."""
-    has_data: Bool = np.any(~np.isnan(history.values), axis=(1, 2))
-    alive = {*model.entities, *sampled, *still_open}
-    alive.update(name for name, has in zip(history.entities, has_data.tolist(), strict=True) if has)
-    staying = [name for name in history.entities if name in alive]
-    return tuple(staying) + tuple(sorted(alive.difference(staying)))
+    here = memory.history.entities
+    alive = {*memory.model.entities, *sampled, *needed}
+    silent = sorted(set(here).difference(alive))
+    if silent:
+        rows = grid.positions(silent, here)
+        has_values = ~np.all(np.isnan(memory.history.values[rows]), axis=(1, 2))
+        is_known: Bool = has_values | ~np.all(np.isnan(memory.errors[rows]), axis=1)
+        alive.update(name for name, known in zip(silent, is_known.tolist(), strict=True) if known)
+    staying = tuple(filter(alive.__contains__, here))
+    return staying + tuple(sorted(alive.difference(staying)))
 
 
-def _follow(memory: Memory, entities: tuple[str, ...], start: int, end: int) -> Memory:
-    """The same memory for other entities and another span; copies, so that the caller may write into it."""
-    old = memory.history
-    history = grid.cover(old, entities=entities, start=start, end=end)
+def _extend(
+    monitor: MonitorSection,
+    memory: Memory,
+    entities: tuple[str, ...],
+    found: Float32,
+    end: int,
+    *,
+    slots: int,
+    unscored: int = 0,
+) -> _Extended:
+    """Takes over gridded values (E, R, F) that go up to `end`, and makes the errors they change.
 
-    def moved(values: Float32) -> Float32:
-        as_history = History(old.entities, old.start, old.step, values[:, :, None])
-        return grid.cover(as_history, entities=entities, start=start, end=end).values[:, :, 0]
-
-    states = memory.states.copy()
-    if entities != old.entities:
-        row = {name: index for index, name in enumerate(old.entities)}
-        source = np.array([row.get(name, -1) for name in entities], dtype=np.int64)
-        states = AlertStates.none_open(len(entities))
-        known = source >= 0
-        states.put(known, memory.states.rows(source[known]))
-    return replace(memory, history=history, errors=moved(memory.errors), scores=moved(memory.scores), states=states)
-
-
-def _late(before: Float32, after: Float32, first: int) -> tuple[Int64, int]:
-    """Entities with committed slots (E, K, F) that late samples changed, and the index of the first such slot.
-
-    first: index of the first of the K slots; what is returned if nothing changed is the index behind the last
+    slots: the newest K of the R; those before are committed already
+    unscored: slots, the first of the K, without errors
     """
+    after = _follow(monitor, memory, entities, end, slots)
+    values, errors = after.history.values, after.errors
+    again = slice(values.shape[1] - found.shape[1], values.shape[1] - slots)
+    late, late_slots = _late(values[:, again], found[:, :-slots])
+    values[:, again.start :] = found
+    scored = _errors(monitor, after, np.arange(len(entities)), slots - unscored)
+    errors[:, errors.shape[1] - slots + unscored :] = scored.errors
+    if late.size:
+        changed = _errors(monitor, after, late, slots + late_slots).errors
+        errors[late, -slots - late_slots : -slots] = changed[:, :late_slots]
+    return _Extended(after, scored, late, late_slots)
+
+
+def _follow(monitor: MonitorSection, memory: Memory, entities: tuple[str, ...], end: int, slots: int) -> Memory:
+    """The same memory for other entities and up to `end`, with room for some slots beside what is kept; a copy."""
+    old, step = memory.history, memory.history.step
+
+    def moved(values: Float32, length: int) -> History:
+        start = old.end - step * values.shape[1]
+        return grid.cover(
+            History(old.entities, start, step, values), entities=entities, start=end - step * length, end=end
+        )
+
+    errors, scores = (
+        moved(values[:, :, None], error_slots(monitor) + slots).values[:, :, 0]
+        for values in (memory.errors, memory.scores)
+    )
+    history = moved(old.values, value_slots(monitor) + slots)
+    if entities == old.entities:
+        return replace(memory, history=history, errors=errors, scores=scores, states=memory.states.copy())
+    before = grid.positions(entities, old.entities)
+    known = before >= 0
+    states = AlertStates.none_open(len(entities))
+    states.put(known, memory.states.rows(before[known]))
+    rows = scoring.model_rows(memory.model, entities)
+    return replace(memory, history=history, rows=rows, errors=errors, scores=scores, states=states)
+
+
+def _newest_part(monitor: MonitorSection, memory: Memory) -> Memory:
+    """What is kept of a memory; views, since the next tick copies what it goes on with."""
+    old, errors = memory.history, slice(-error_slots(monitor), None)
+    kept = value_slots(monitor)
+    history = replace(old, start=old.end - kept * old.step, values=old.values[:, -kept:])
+    return replace(memory, history=history, errors=memory.errors[:, errors], scores=memory.scores[:, errors])
+
+
+def _late(before: Float32, after: Float32) -> tuple[Int64, int]:
+    """Entities with committed slots (E, K, F) that late samples changed, and how many slots back the first such is."""
     differs = (before != after) & ~(np.isnan(before) & np.isnan(after))
     changed = differs.any(axis=2)  # (E, K)
     rows = np.flatnonzero(changed.any(axis=1))
-    return rows, first + (int(np.flatnonzero(changed.any(axis=0))[0]) if rows.size else before.shape[1])
+    return rows, before.shape[1] - int(changed.any(axis=0).argmax()) if rows.size else 0
 
 
-def _errors(monitor: MonitorSection, model: ModelVersion, history: History, rows: Int64, first: int) -> _Scored:
-    """Combined residual of each slot from index `first` on, for some entities."""
-    begin = first - model.timesteps + 1
-    values = history.values[rows, begin:]
-    rules = scoring.metric_rules(monitor)
-    reason = window.reasons(values, model.timesteps, max_missing=monitor.max_missing)  # (E, K)
-    errors, share = scoring.errors(
-        model,
-        rules,
-        values=values,
-        rows=scoring.model_rows(model, [history.entities[row] for row in rows.tolist()]),
-        slots=history.slots[begin:],
-        chosen=reason == Reason.KNOWN,
-    )
+def _errors(monitor: MonitorSection, memory: Memory, rows: Int64, slots: int) -> _Scored:
+    """Combined residual of the newest K slots of some entities, some thousand entities at a time."""
+    model, history, rules = memory.model, memory.history, scoring.metric_rules(monitor)
+    metrics = history.values.shape[2]
+    begin = history.values.shape[1] - slots - model.timesteps + 1
+    errors = np.empty((len(rows), slots), dtype=np.float32)
+    reason = np.empty((len(rows), slots), dtype=np.int8)
+    share = np.empty((len(rows), slots, metrics), dtype=np.float32)
+    for part in _blocks(len(rows) if slots else 0):
+        values = history.values[rows[part], begin:]
+        reason[part] = window.reasons(values, model.timesteps, max_missing=monitor.max_missing)
+        errors[part], share[part] = scoring.errors(
+            model,
+            rules,
+            values=values,
+            rows=memory.rows[rows[part]],
+            slots=history.slots[begin:],
+            chosen=reason[part] == Reason.KNOWN,
+        )
+        is_invalid = rules.outside(values[:, model.timesteps - 1 :])  # (B, K, F)
+        if is_invalid.any():
+            count = is_invalid.sum(axis=2, keepdims=True)
+            share[part] = np.where(count > 0, is_invalid / np.maximum(count, 1), share[part])
     windows = int((reason == Reason.KNOWN).sum())
-    is_invalid = rules.outside(values[:, model.timesteps - 1 :])  # (E, K, F)
-    if is_invalid.any():
-        count = is_invalid.sum(axis=2, keepdims=True)
-        share = np.where(count > 0, is_invalid / np.maximum(count, 1), share).astype(np.float32)
     if model.version == NO_MODEL:
         reason[reason != Reason.NO_DATA] = Reason.NO_MODEL
     return _Scored(errors, reason, share, windows)
 
 
-def _errors_in_blocks(monitor: MonitorSection, model: ModelVersion, history: History, first: int) -> _Scored:
-    """As `_errors` of all entities, with reason and share of the newest slot alone: those of all slots are too many."""
-    count = len(history.entities)
-    blocks = [np.arange(begin, min(begin + _BLOCK, count)) for begin in range(0, max(count, 1), _BLOCK)]
-    parts = []
-    for rows in blocks:
-        part = _errors(monitor, model, history, rows, first)
-        parts.append(replace(part, reason=part.reason[:, -1:].copy(), share=part.share[:, -1:].copy()))
-    arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ("errors", "reason", "share")}
-    return _Scored(**arrays, windows=sum(part.windows for part in parts))
-
-
-def _by_span(
-    monitor: MonitorSection,
-    model: ModelVersion,
-    history: History,
-    errors: Float32,
-    first: int,
-    some: Int64 | None = None,
-) -> tuple[Float32, Bool]:
-    """Scores by span (E, K, S) of slots from index `first` on, and where they are ordinary again (E, K).
+def _by_span(monitor: MonitorSection, memory: Memory, slots: int, some: Int64 | None = None) -> tuple[Float32, Bool]:
+    """Scores by span (E, K, S) of the newest K slots, and where they are ordinary again (E, K).
 
     some: rows of the entities wanted [all]
 
     A value that is never valid needs no model to be critical.
     """
-    rows = scoring.model_rows(model, history.entities)
-    back = first - max(score.SPANS) + 1
-    if some is None:
-        seen, values = errors[:, back:], history.values[:, first:]
-    else:
-        rows, seen, values = rows[some], errors[some, back:], history.values[some, first:]
-    smoothed = model.calibration.smoothed(seen, rows)
-    scores, settled = model.calibration.by_span(smoothed, rows), model.calibration.settled(smoothed, rows)
-    is_invalid = scoring.metric_rules(monitor).outside(values).any(axis=2)
-    invalid_score = max(monitor.decision.critical_at, monitor.decision.open_at_once)
-    scores[is_invalid] = np.fmax(scores[is_invalid], np.float32(invalid_score))
-    return scores, settled & ~is_invalid
+    calibration, rules = memory.model.calibration, scoring.metric_rules(monitor)
+    invalid_score = np.float32(max(monitor.decision.critical_at, monitor.decision.open_at_once))
+    wanted = np.arange(len(memory.rows)) if some is None else some
+    scores = np.empty((len(wanted), slots, len(score.SPANS)), dtype=np.float32)
+    settled = np.empty((len(wanted), slots), dtype=np.bool_)
+    for block in _blocks(len(wanted)):
+        rows, at = memory.rows[wanted[block]], wanted[block]
+        smoothed = calibration.smoothed(memory.errors[at, -slots - max(score.SPANS) + 1 :], rows)
+        by_span = calibration.by_span(smoothed, rows)
+        is_invalid = rules.outside(memory.history.values[at, -slots:]).any(axis=2)
+        by_span[is_invalid] = np.fmax(by_span[is_invalid], invalid_score)
+        scores[block], settled[block] = by_span, calibration.settled(smoothed, rows) & ~is_invalid
+    return scores, settled
+
+
+def _blocks(count: int) -> list[Int64]:
+    """So many rows, some thousand at a time."""
+    return [np.arange(begin, min(begin + _BLOCK, count)) for begin in range(0, count, _BLOCK)]
 
 
 def _for_decisions(model: ModelVersion, values: Float32, by_span: Float32) -> Float32:
@@ -540,17 +632,9 @@ def _untold(by_span: Float32, states: AlertStates, history: History) -> Float32:
     return decide.untold(by_span[:, -1:], states.closed_slot, newest, spans=score.SPANS, step=step)[:, 0]
 
 
-def _states(
-    monitor: MonitorSection,
-    model: ModelVersion,
-    entities: tuple[str, ...],
-    alerts: Sequence[StoredAlert],
-    history: History,
-    by_span: Float32,
-    settled: Bool,
-    first: int,
-) -> AlertStates:
-    """States as stored, and as scores by span (E, K, S) of the slots from index `first` on tell for how long."""
+def _states(monitor: MonitorSection, memory: Memory, alerts: Sequence[StoredAlert]) -> AlertStates:
+    """States as stored, and for how long they are so as the newest scores tell."""
+    entities, history = memory.history.entities, memory.history
     states = AlertStates.none_open(len(entities))
     row = {name: index for index, name in enumerate(entities)}
     for alert in alerts:  # oldest first: the last one counts
@@ -564,10 +648,12 @@ def _states(
             states.closed_slot[index] = alert.closed_slot
     rows = np.flatnonzero(states.is_open)
     if rows.size:
-        slots = history.slots[first:]
-        decided = _for_decisions(model, history.values[rows, first:], by_span[rows])
+        again = _scored_again(monitor)
+        by_span, settled = _by_span(monitor, memory, again, rows)
+        slots = history.slots[-again:]
+        decided = _for_decisions(memory.model, history.values[rows, -again:], by_span)
         told = decide.untold(decided, states.closed_slot[rows], slots, spans=score.SPANS, step=history.step)
-        is_restless = ~((told < monitor.decision.close_below) | settled[rows])
+        is_restless = ~((told < monitor.decision.close_below) | settled)
         earliest = np.maximum(states.decided_slot[rows], slots[0] - history.step)
         for column, seen in ((states.restless_slot, is_restless), (states.known_slot, ~np.isnan(told))):
             last = np.where(seen, slots, LONG_AGO).max(axis=1)
@@ -581,48 +667,62 @@ def _silent(entities: Sequence[str], alerts: Sequence[StoredAlert]) -> Bool:
     return np.array([name in silent for name in entities], dtype=np.bool_)
 
 
-def _score_rows(
-    entities: tuple[str, ...], slots: Int64, scores: Float32, rows: Int64, first: int, last: int | None
-) -> ScoreRows:
-    """The known scores of some entities in [first, last) as columns, slot after slot."""
-    part = scores[rows, first:last].T  # (K, E)
-    slot, entity = np.nonzero(~np.isnan(part))
+def _stored(monitor: MonitorSection, scores: Float32) -> Float32:
+    """Scores without those that are not stored, which are NaN."""
+    least = {"all": -np.inf, "anomalous": decide.THRESHOLD, "none": np.inf}[monitor.store_scores]
+    return np.where(scores >= least, scores, np.float32(np.nan))
+
+
+def _score_rows(entities: tuple[str, ...], slots: Int64, scores: Float32) -> ScoreRows:
+    """The known scores (E, K) as columns, slot after slot."""
+    slot, row = np.nonzero(~np.isnan(scores.T))
     return ScoreRows(
-        entity=[entities[row] for row in rows[entity].tolist()],
-        slot=slots[first:last][slot].tolist(),
-        score=part[slot, entity].astype(np.float64).tolist(),
+        entity=[entities[index] for index in row.tolist()],
+        slot=slots[slot].tolist(),
+        score=scores[row, slot].astype(np.float64).tolist(),
     )
+
+
+def _replaced(
+    monitor: MonitorSection, entities: tuple[str, ...], slots: Int64, scores: Float32, rows: Int64
+) -> ScoreRows:
+    """The known scores of some entities, NaN where they are no longer stored."""
+    found = _score_rows(tuple(entities[row] for row in rows.tolist()), slots, scores[rows])
+    return replace(found, score=_stored(monitor, np.array(found.score, dtype=np.float32)).astype(np.float64).tolist())
 
 
 def _explanations(
     monitor: MonitorSection,
-    model: ModelVersion,
-    history: History,
-    scores: Float32,
+    memory: Memory,
     states: AlertStates,
     events: Sequence[Event],
     by_span: Float32,
-    looked_at: int,
-    new: int,
+    first: int,
 ) -> dict[tuple[int, int], str]:
-    """Explanations of new peaks by row and slot."""
-    first = int(history.slots[new])
+    """Explanations of new peaks by row and slot.
+
+    by_span: (E, K, S) of the newest slots; first: the first new one, epoch milliseconds
+    """
+    history = memory.history
     raised = np.flatnonzero(states.is_open & (states.peak_slot >= first)).tolist()
     wanted = [(row, int(states.peak_slot[row])) for row in raised]
     wanted += [(event.entity, event.peak_slot) for event in events if event.peak_slot >= first]
-    begin = int(history.slots[looked_at])
 
     def parts(row: int, slot: int) -> Float32:
-        return np.asarray(by_span[row, (slot - begin) // history.step], dtype=np.float32)
+        return np.asarray(by_span[row, (slot - history.end) // history.step], dtype=np.float32)
 
-    return explaining.explain(monitor, model, history, list(dict.fromkeys(wanted)), scores, parts)
+    scores = _scores_of_history(memory)
+    return explaining.explain(monitor, memory.model, history, list(dict.fromkeys(wanted)), scores, parts)
 
 
-def _parts_at(
-    monitor: MonitorSection, model: ModelVersion, history: History, errors: Float32, row: int, slot: int
-) -> Float32:
-    index = (slot - history.start) // history.step
-    by_span, _ = _by_span(monitor, model, history, errors, index, np.array([row]))
+def _scores_of_history(memory: Memory) -> Float32:
+    """Scores (E, V) of the slots whose values are kept."""
+    return memory.scores[:, -memory.history.values.shape[1] :]
+
+
+def _parts_at(monitor: MonitorSection, memory: Memory, row: int, slot: int) -> Float32:
+    slots = (memory.history.end - slot) // memory.history.step
+    by_span, _ = _by_span(monitor, memory, slots, np.array([row]))
     return np.asarray(by_span[0, 0], dtype=np.float32)
 
 

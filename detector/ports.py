@@ -107,7 +107,7 @@ class Commit:
     now: int
     model_version: int
     scores: ScoreRows
-    replaced: ScoreRows  # scores of slots already committed, changed by late samples
+    replaced: ScoreRows  # scores of slots already committed, changed by late samples; NaN: no longer stored
     changes: Sequence[AlertChange]
     notifiers: Sequence[str] = ()  # who is told of the changes
     incident_span: int = 0  # alerts that open within so many milliseconds of each other are one incident

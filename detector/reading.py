@@ -20,8 +20,8 @@ _FIRST_SLOTS = 10  # while it is not known how many entities there are
 
 
 def slots_at_a_time(entities: int, metrics: int) -> int:
-    """How many slots of so many entities are read at a time."""
-    return max(1, min(_MOST_SLOTS, _CELLS // max(1, entities * metrics)))
+    """How many slots of so many entities are read at a time; 0 entities: it is not known how many there are."""
+    return _FIRST_SLOTS if entities == 0 else max(1, min(_MOST_SLOTS, _CELLS // (entities * metrics)))
 
 
 def gridded(monitor: MonitorSection, samples: Samples, entities: tuple[str, ...], start: int, slots: int) -> Float32:
@@ -48,8 +48,7 @@ def read_history(monitor: MonitorSection, source: Source, start: int, end: int, 
     history = History((), start, step, np.empty((0, slots, metrics), dtype=np.float32))
     first = 0
     while first < slots:
-        known = len(history.entities)
-        count = min(slots_at_a_time(known, metrics) if known else _FIRST_SLOTS, slots - first)
+        count = min(slots_at_a_time(len(history.entities), metrics), slots - first)
         begin = start + first * step
         history = _with(monitor, history, source.read(begin, begin + count * step), first, count)
         first += count

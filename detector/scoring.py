@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from detector.config import MonitorSection
-from detector.core import scaling, score, window
+from detector.core import grid, scaling, score, window
 from detector.core.decide import Rules
 from detector.core.rules import MetricRules
 from detector.core.scaling import Scaling
@@ -93,8 +93,7 @@ def errors(
 
 def model_rows(model: ModelVersion, entities: Sequence[str]) -> Int64:
     """Row of each entity in the model's per-entity arrays, −1 for one the model has not seen."""
-    index = {name: row for row, name in enumerate(model.entities)}
-    return np.array([index.get(name, -1) for name in entities], dtype=np.int64)
+    return grid.positions(entities, model.entities)
 
 
 def expectations(

@@ -351,7 +351,7 @@ class HostCollector:
 
 def worker(parts: Parts, config_path: Path, exporter: Exporter, clock: Callable[[], float] = time.time) -> Worker:
     """The daemon of a configuration, not yet running; clock in epoch seconds."""
-    from detector.store import alerts
+    from detector.store import alerts, scores
     from detector.worker import Services, Worker
 
     engine = parts.engine
@@ -366,6 +366,7 @@ def worker(parts: Parts, config_path: Path, exporter: Exporter, clock: Callable[
         collectors=dict(collectors),
         live_version=lambda monitor: model_store.live_version(engine, monitor.name),
         live_model=lambda monitor: live_model(engine, monitor),
+        prune=lambda monitor, before: scores.prune(engine, monitor, before),
         alert_counts=lambda monitor, since: alerts.counts(engine, monitor, since),
         ping=lambda: database.ping(engine),
         config_path=config_path,

@@ -23,7 +23,7 @@ from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
 from detector import pipeline, training
-from detector.config import Config, MonitorSection
+from detector.config import Config, MonitorSection, milliseconds
 from detector.core import grid
 from detector.errors import DetectorError, StaleState
 from detector.export.http import Endpoint
@@ -38,8 +38,10 @@ STOP_SECONDS = 4.0
 _WEEK_MS = 7 * 24 * 3_600_000
 _RETRY_TRAINING = timedelta(minutes=10)
 _STUCK = timedelta(minutes=10)
+_PRUNE_EVERY = timedelta(hours=1)
+_PRUNE_PAUSE = 0.05  # seconds in which others get at the database
 
-Task = Literal["tick", "collect", "retrain", "recalibrate"]
+Task = Literal["tick", "collect", "retrain", "recalibrate", "prune"]
 
 
 class Outcome(Exception):
@@ -66,6 +68,7 @@ class Services:
     collectors: dict[str, Collector]
     live_version: Callable[[MonitorSection], int | None]
     live_model: Callable[[MonitorSection], tuple[ModelVersion, int] | None]
+    prune: Callable[[str, int], int]  # some scores of a monitor from before a time; 0: none is left
     alert_counts: Callable[[str, int], tuple[dict[str, int], int]]
     ping: Callable[[], None]
     config_path: Path
@@ -171,6 +174,7 @@ class Worker:
         for run in self._runs.values():
             monitor = run.section
             self._add(scheduler, "tick", run, self.tick, monitor.score_interval, monitor.delay, now)
+            self._add(scheduler, "prune", run, self.prune, _PRUNE_EVERY, timedelta(0), None)
             if monitor.name in self._services.collectors:
                 self._add(scheduler, "collect", run, self.collect, monitor.step, timedelta(0), None)
             tasks: dict[Task, tuple[str, Callable[[MonitorRun], None]]] = {
@@ -342,6 +346,15 @@ class Worker:
         at = self._clock()
         step = run.section.step_ms
         self._services.collectors[run.section.name].collect(grid.floor(int(at * 1000) - step // 2, step), at)
+
+    def prune(self, run: MonitorRun) -> None:
+        """Removes scores that are no longer kept, a little at a time."""
+        monitor = run.section
+        before, removed = round(self._clock() * 1000) - milliseconds(monitor.keep_scores), 0
+        while (rows := self._services.prune(monitor.name, before)) and not self._stop.wait(_PRUNE_PAUSE):
+            removed += rows
+        if removed:
+            logger.info("event=scores_pruned monitor=%s rows=%d", monitor.name, removed)
 
     def _train_if_ready(self, run: MonitorRun, now: int) -> None:
         """Starts a first training as soon as there is enough history; says how far it is otherwise.

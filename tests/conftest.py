@@ -27,7 +27,14 @@ START_SECONDS = 60.0
 
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
-    """A PostgreSQL server where databases may be created: $DETECTOR_TEST_PG_URL, Debian's or the bundled one."""
+    """A PostgreSQL server where databases may be created."""
+    with postgres_server() as url:
+        yield url
+
+
+@contextmanager
+def postgres_server() -> Iterator[str]:
+    """URL of a PostgreSQL server: $DETECTOR_TEST_PG_URL, Debian's or the bundled one."""
     if os.environ.get("DETECTOR_TEST_PG_URL"):
         yield os.environ["DETECTOR_TEST_PG_URL"]
     elif binaries := _debian_postgres():

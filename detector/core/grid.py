@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import repeat
 from typing import Literal
 
 import numpy as np
 
-from detector.core.series import Float32, Float64, History, Int64, Samples
+from detector.core.series import Bool, Float32, Float64, History, Int64, Samples
 
 Aggregate = Literal["mean", "last", "min", "max", "sum", "count"]
 
 _LARGEST = float(np.finfo(np.float32).max)
+_MOST_INT32 = int(np.iinfo(np.int32).max)
+_BLOCK = 4096  # entities moved at a time
 
 
 def floor(time: int, step: int) -> int:
@@ -39,18 +42,41 @@ def grid(
     Samples outside [start, start + slots·step), of entities not named, and values that are NaN, infinite or beyond
     float32 are left out. Of samples with the same entity, metric and time the one read last counts.
     """
-    index = {entity: row for row, entity in enumerate(entities)}
-    row_of = np.array([index.get(entity, -1) for entity in samples.entities], dtype=np.int64)
+    row_of = positions(samples.entities, entities)
     row = row_of[samples.entity] if len(samples) else np.empty(0, dtype=np.int64)
     slot = (samples.time - start) // step
     keep = (row >= 0) & (slot >= 0) & (slot < slots) & (np.abs(samples.value) <= _LARGEST)  # NaN compares False
     cell = ((row * slots + slot) * metrics + samples.metric)[keep]
 
+    del row, slot
+    value = samples.value[keep]
     result = np.full(len(entities) * slots * metrics, np.nan, dtype=np.float32)
-    if cell.size:
-        cells, values = _aggregate(cell, samples.time[keep], samples.value[keep], aggregate)
+    result[cell] = value if aggregate != "count" else 1.0
+    # mostly a cell has one sample; only where there are more they have to be put in order
+    crowded = _crowded(cell, result.size)
+    if crowded.any():
+        cells, values = _aggregate(cell[crowded], samples.time[keep][crowded], value[crowded], aggregate)
         result[cells] = values
     return result.reshape(len(entities), slots, metrics)
+
+
+def positions(names: Sequence[str], among: Sequence[str]) -> Int64:
+    """Where each name stands in the other sequence, −1 for one that does not."""
+    index = dict(zip(among, range(len(among)), strict=True))
+    return np.fromiter(map(index.get, names, repeat(-1)), np.int64, len(names))
+
+
+def _crowded(cell: Int64, cells: int) -> Bool:
+    """Which samples share their cell with another, (N,)."""
+    last = np.empty(cells, dtype=np.int32 if len(cell) < _MOST_INT32 else np.int64)
+    order = np.arange(len(cell), dtype=last.dtype)
+    last[cell] = order
+    is_overwritten: Bool = last[cell] != order
+    if not is_overwritten.any():
+        return is_overwritten
+    shared = np.zeros(cells, dtype=np.bool_)
+    shared[cell[is_overwritten]] = True
+    return shared[cell]
 
 
 def _aggregate(cell: Int64, time: Int64, value: Float64, aggregate: Aggregate) -> tuple[Int64, Float64]:
@@ -81,17 +107,21 @@ def cover(history: History, *, entities: Iterable[str], start: int, end: int) ->
     """The same history over exactly [start, end) and these entities: known values kept, the rest NaN."""
     names = tuple(entities)
     slots = (end - start) // history.step
-    values = np.full((len(names), slots, history.values.shape[2]), np.nan, dtype=np.float32)
+    values = np.empty((len(names), slots, history.values.shape[2]), dtype=np.float32)
     overlap_start, overlap_end = max(start, history.start), min(end, history.end)
     if overlap_start < overlap_end:
         old = slice((overlap_start - history.start) // history.step, (overlap_end - history.start) // history.step)
         new = slice((overlap_start - start) // history.step, (overlap_end - start) // history.step)
+        values[:, : new.start] = values[:, new.stop :] = np.nan
         if names == history.entities:
             values[:, new] = history.values[:, old]
         else:
-            before = {entity: row for row, entity in enumerate(history.entities)}
-            pairs = [(row, before[entity]) for row, entity in enumerate(names) if entity in before]
-            if pairs:
-                to, source = np.array(pairs).T
-                values[to, new] = history.values[source, old]
+            before = positions(names, history.entities)
+            for block in range(0, len(names), _BLOCK):
+                row = before[block : block + _BLOCK]
+                known = np.flatnonzero(row >= 0)
+                values[block : block + _BLOCK, new] = np.nan
+                values[block + known, new] = history.values[row[known], old]
+    else:
+        values[...] = np.nan
     return History(entities=names, start=start, step=history.step, values=values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ CLIP = 1000.0
 """Scaled values beyond this say no more than "far out"."""
 
 _IQR_TO_SIGMA = 1.349  # interquartile range of the standard normal distribution
+_CELLS = 1_000_000  # values sorted at a time
 _P98_TO_SIGMA = 4.653  # distance between its 1st and 99th percentile
 
 
@@ -34,7 +36,7 @@ def fit(values: Float32) -> Scaling:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a metric with no value at all: NaN, replaced below
-        low, q1, center, q3, high = np.nanquantile(values, [0.01, 0.25, 0.5, 0.75, 0.99], axis=1)  # (E, F) each
+        low, q1, center, q3, high = _quantiles(values, [0.01, 0.25, 0.5, 0.75, 0.99])  # (E, F) each
         spread = np.nanstd(values.astype(np.float64), axis=1)
         scale = np.maximum((q3 - q1) / _IQR_TO_SIGMA, 0.5 * (high - low) / _P98_TO_SIGMA)
         scale = np.where(scale > _tiny(center), scale, spread)
@@ -47,6 +49,29 @@ def fit(values: Float32) -> Scaling:
         scale=np.where(np.isnan(scale), fleet, scale).astype(np.float32),
         fleet_scale=fleet.astype(np.float32),
     )
+
+
+def _quantiles(values: Float32, shares: Sequence[float]) -> Float64:
+    """Quantiles over the slots of (E, L, F) with NaN, (shares, E, F); NaN where there is no value.
+
+    What np.nanquantile says, which takes each entity and metric by itself: fifteen times as long for windows.
+    """
+    entities, slots, metrics = values.shape
+    result = np.empty((len(shares), entities, metrics))
+    at_a_time = max(1, _CELLS // max(1, slots * metrics))
+    for block in range(0, entities, at_a_time):
+        ordered = np.sort(values[block : block + at_a_time].transpose(0, 2, 1), axis=2)  # (B, F, L), NaN last
+        last = slots - 1 - np.isnan(ordered).sum(axis=2)  # (B, F)
+        for n, share in enumerate(shares):
+            position = share * np.maximum(last, 0)
+            below = position.astype(np.int64)
+            above = np.minimum(below + 1, np.maximum(last, 0))
+            low, high = (np.take_along_axis(ordered, at[..., None], axis=2)[..., 0] for at in (below, above))
+            between, difference = position - below, high - low
+            # from the nearer of the two, as NumPy does
+            near_low, near_high = low + difference * between, high - difference * (1.0 - between)
+            result[n, block : block + at_a_time] = np.where(between < 0.5, near_low, near_high)
+    return result
 
 
 def _tiny(center: Float64) -> Float64:

@@ -39,16 +39,17 @@ def smooth(errors: Float32, span: int) -> Float32:
     """
     if span == 1:
         return errors
-    known = ~np.isnan(errors)  # (E, L)
-    filled = np.where(known, errors, np.float32(0.0))
+    known = np.ascontiguousarray(~np.isnan(errors).T)  # (L, E): whole slots lie side by side
+    filled = np.where(known, errors.T, np.float32(0.0))
     slots = errors.shape[1] - span + 1
-    total, count = np.zeros((2, len(errors), slots))
+    total = np.zeros((slots, len(errors)))
+    count = np.zeros((slots, len(errors)), dtype=np.int32)
     # slot by slot and not by cumulative sums, whose rounding would depend on where the errors begin
     for offset in range(span):
-        total += filled[:, offset : offset + slots]
-        count += known[:, offset : offset + slots]
-    mean = total / np.maximum(count, 1.0)
-    return np.where(known[:, span - 1 :] & (2 * count >= span), mean, np.nan).astype(np.float32)
+        total += filled[offset : offset + slots]
+        count += known[offset : offset + slots]
+    mean = total / np.maximum(count, 1)
+    return np.where(known[span - 1 :] & (2 * count >= span), mean, np.nan).astype(np.float32).T
 
 
 def smoothed(errors: Float32, limits: Float32 | None = None) -> Float32:
@@ -58,4 +59,5 @@ def smoothed(errors: Float32, limits: Float32 | None = None) -> Float32:
     """
     slots = errors.shape[1] - max(SPANS) + 1
     limited = errors if limits is None else np.minimum(errors, limits[:, None])
-    return np.stack([smooth(limited if span > 1 else errors, span)[:, -slots:] for span in SPANS], axis=2)
+    newest = {span: (errors if span == 1 else limited)[:, errors.shape[1] - slots - span + 1 :] for span in SPANS}
+    return np.stack([smooth(seen, span) for span, seen in newest.items()], axis=2)

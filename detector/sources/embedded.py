@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from itertools import compress
+from typing import Any
 
 import numpy as np
-from sqlalchemy import ColumnElement, Engine, Select, and_, func, insert, select
+from sqlalchemy import ColumnElement, Engine, ScalarSelect, Select, UnaryExpression, and_, func, insert, select
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from detector import database
-from detector.core.series import Samples
+from detector.core.series import Float64, Int64, Samples
 from detector.errors import SourceError, SourceUnavailable
 from detector.sources import rows
 from detector.tables import sample, series
+
+_CHUNK = 10_000  # rows; more at a time only give the garbage collector more to look through
 
 _UPSERT = {
     "sqlite": "INSERT OR REPLACE INTO detector_sample (series_id, ts, value) VALUES (?, ?, ?)",
@@ -26,6 +31,49 @@ _UPSERT = {
 }
 
 
+@dataclass(frozen=True)
+class _Known:
+    """The series of a monitor, so that a million of them need not be read again with every tick."""
+
+    ids: Int64  # (N,) rising
+    entity: rows.Int32  # (N,)
+    metric: rows.Int32  # (N,)
+    entities: tuple[str, ...]
+
+    @staticmethod
+    def of(found: Iterable[Sequence[Any]], metrics: tuple[str, ...]) -> _Known:
+        """From ids, entities and metrics, rising by id."""
+        ids, entities, named = list(zip(*found, strict=True)) or [(), (), ()]
+        names = rows.Names()
+        return _Known(
+            ids=np.array(ids, dtype=np.int64),
+            entity=names.rows(entities),
+            metric=np.fromiter(map(metrics.index, named), np.int32, len(named)),
+            entities=names.entities,
+        )
+
+    def rows(self, ids: Int64) -> Int64:
+        """The row of each id, −1 for one that is not known."""
+        if not self.ids.size:
+            return np.full(len(ids), -1, dtype=np.int64)
+        row = np.minimum(np.searchsorted(self.ids, ids), len(self.ids) - 1)
+        return np.where(self.ids[row] == ids, row, -1)
+
+    def samples(self, parts: Sequence[tuple[Int64, Int64, Float64]]) -> Samples:
+        """From ids, times and values; those of series that are not known are left out."""
+        columns = []
+        for ids, time, value in parts:
+            row = self.rows(ids)
+            keep = row >= 0
+            columns.append((self.entity[row[keep]], self.metric[row[keep]], time[keep], value[keep]))
+        found = rows.samples(self.entities, columns)
+        is_here = np.zeros(len(self.entities), dtype=np.bool_)
+        is_here[found.entity] = True
+        number = np.cumsum(is_here, dtype=np.int32) - 1
+        entities = tuple(compress(self.entities, is_here.tolist()))
+        return replace(found, entities=entities, entity=number[found.entity].astype(np.int32))
+
+
 class EmbeddedSource:
     """The samples of one monitor in the detector's database; a sample written again replaces the old one."""
 
@@ -34,47 +82,47 @@ class EmbeddedSource:
         self._monitor = monitor
         self._metrics = metrics
         self._timeout = timedelta(seconds=30)
+        self._known = _Known.of([], metrics)
 
     def read(self, start: int, end: int) -> Samples:
         """All samples with start ≤ time < end, both in epoch milliseconds.
 
         Raises: SourceUnavailable if the database does not answer.
         """
-        parts = []
+        # by primary key on SQLite, by the block range index on PostgreSQL: neither looks at older samples
+        query = (
+            select(sample.c.series_id, sample.c.ts, sample.c.value)
+            .join_from(series, sample, sample.c.series_id == series.c.id)
+            .where(self._is_mine(), sample.c.ts >= start, sample.c.ts < end)
+        )
+        parts: list[tuple[Int64, Int64, Float64]] = []
         with self._translated(), database.reading(self._engine, self._timeout) as connection:
-            wanted: dict[int, tuple[str, int]] = {
-                row.id: (row.entity, self._metrics.index(row.metric)) for row in connection.execute(self._series())
-            }
-            # by primary key on SQLite, by the block range index on PostgreSQL: neither looks at older samples
-            query = (
-                select(sample.c.series_id, sample.c.ts, sample.c.value)
-                .join_from(series, sample, sample.c.series_id == series.c.id)
-                .where(self._is_mine(), sample.c.ts >= start, sample.c.ts < end)
-                .execution_options(stream_results=True)
-            )
-            with connection.execute(query) as result:
-                for part in result.partitions(50_000):
-                    known = [row for row in part if row[0] in wanted]  # a series may have been added just now
-                    if known:
-                        identity, time, value = zip(*known, strict=True)
-                        names, metric = zip(*map(wanted.__getitem__, identity), strict=True)
-                        times, values = np.array(time, dtype=np.int64), rows.to_values(value)
-                        parts.append(rows.samples(names, np.array(metric, dtype=np.int32), times, values))
-        return rows.concatenate(parts)
+            with database.streaming(connection).execute(query) as result:
+                for part in result.partitions(_CHUNK):
+                    identity, time, value = zip(*part, strict=True)
+                    parts.append((np.array(identity, np.int64), np.array(time, np.int64), rows.to_values(value)))
+            if any((self._known.rows(identity) < 0).any() for identity, _, _ in parts):
+                self._known = _Known.of(connection.execute(self._series()), self._metrics)
+        return self._known.samples(parts)
 
     def extent(self) -> tuple[int, int] | None:
         """Times of the oldest and the newest sample, None if there is none."""
+
+        def end(order: UnaryExpression[int]) -> ScalarSelect[int]:
+            """A seek into the primary key for each series, where a plain MIN over the join would scan it all."""
+            return (
+                select(sample.c.ts)
+                .where(sample.c.series_id == series.c.id)
+                .order_by(order)
+                .limit(1)
+                .correlate(series)
+                .scalar_subquery()
+            )
+
+        query = select(func.min(end(sample.c.ts.asc())), func.max(end(sample.c.ts.desc()))).where(self._is_mine())
         with self._translated(), database.reading(self._engine, self._timeout) as connection:
-            ids = [row[0] for row in connection.execute(self._series())]
-            # one seek into the primary key per series, where a plain MIN over the join would scan it all
-            ends = [
-                connection.execute(
-                    select(func.min(sample.c.ts), func.max(sample.c.ts)).where(sample.c.series_id == identity)
-                ).one()
-                for identity in ids
-            ]
-        known = [(first, last) for first, last in ends if first is not None]
-        return (min(first for first, _ in known), max(last for _, last in known)) if known else None
+            first, last = connection.execute(query).one()
+        return None if first is None else (int(first), int(last))
 
     def write(self, entity: Sequence[str], metric: Sequence[str], time: Sequence[int], value: Sequence[float]) -> None:
         """Stores samples given as columns; NaN and infinities are stored as NULL.
@@ -95,7 +143,7 @@ class EmbeddedSource:
         return and_(series.c.monitor == self._monitor, series.c.metric.in_(self._metrics))
 
     def _series(self) -> Select[tuple[int, str, str]]:
-        return select(series.c.id, series.c.entity, series.c.metric).where(self._is_mine())
+        return select(series.c.id, series.c.entity, series.c.metric).where(self._is_mine()).order_by(series.c.id)
 
     def _ids(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], int]:
         """Ids of (entity, metric) pairs; pairs not seen before are added."""

@@ -4,48 +4,63 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import count, repeat
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import numpy as np
+from numpy.typing import NDArray
 
 from detector.core.series import Float64, Int64, Samples
+
+Int32 = NDArray[np.int32]
 
 BAD_TIME = np.iinfo(np.int64).min
 """Stands for a time that cannot be read; its row is left out."""
 
 
-def samples(
-    entity: Sequence[str | None],
-    metric: np.ndarray[tuple[int], np.dtype[np.int32]],
-    time: Int64,
-    value: Float64,
-) -> Samples:
-    """Columns of equal length as `Samples`; rows with no entity, metric −1 or `BAD_TIME` are left out."""
-    index: dict[str, int] = {}
-    row = np.fromiter(
-        (-1 if name is None else index.setdefault(name, len(index)) for name in entity), np.int32, len(entity)
-    )
-    keep = (row >= 0) & (metric >= 0) & (time != BAD_TIME)
-    return Samples(tuple(index), row[keep], metric[keep], time[keep], value[keep])
+Part = tuple[Int32, Int32, Int64, Float64]
+"""Some rows as columns: entity (row in the names, −1 = none), metric (−1 = none of the monitor's), time, value."""
 
 
-def concatenate(parts: Sequence[Samples]) -> Samples:
-    """Several readings as one, in order."""
-    index: dict[str, int] = {}
-    rows = []
-    for part in parts:
-        map_ = np.array([index.setdefault(name, len(index)) for name in part.entities], dtype=np.int32)
-        rows.append(map_[part.entity] if len(part) else part.entity)
-    if not parts:
-        return samples([], np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, np.float64))
+class Names:
+    """Numbers the entities of a reading in the order they come in."""
+
+    def __init__(self) -> None:
+        self._index: dict[str, int] = {}
+
+    def rows(self, names: Sequence[str | None]) -> Int32:
+        """Each name's number, −1 for none, (N,)."""
+        index = self._index
+        try:
+            return np.fromiter(map(index.__getitem__, names), np.int32, len(names))  # type: ignore[arg-type]  # None: KeyError
+        except KeyError:  # some are new
+            new = [name for name in dict.fromkeys(names) if name is not None and name not in index]
+            index.update(zip(new, count(len(index)), strict=False))
+            return np.fromiter(map(index.get, names, repeat(-1)), np.int32, len(names))  # type: ignore[arg-type]
+
+    @property
+    def entities(self) -> tuple[str, ...]:
+        """All names there have been, by number."""
+        return tuple(self._index)
+
+
+def samples(entities: tuple[str, ...], parts: Sequence[Part]) -> Samples:
+    """Parts of a reading as one; rows without entity, metric or time are left out."""
+    kept = [_known(*part) for part in parts]
+    if not kept:
+        return Samples((), np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, np.float64))
+    entity, metric, time, value = zip(*kept, strict=True)
     return Samples(
-        tuple(index),
-        np.concatenate(rows),
-        np.concatenate([part.metric for part in parts]),
-        np.concatenate([part.time for part in parts]),
-        np.concatenate([part.value for part in parts]),
+        entities, np.concatenate(entity), np.concatenate(metric), np.concatenate(time), np.concatenate(value)
     )
+
+
+def _known(entity: Int32, metric: Int32, time: Int64, value: Float64) -> Part:
+    keep = (entity >= 0) & (metric >= 0) & (time != BAD_TIME)
+    if keep.all():
+        return entity, metric, time, value
+    return entity[keep], metric[keep], time[keep], value[keep]
 
 
 def to_values(column: Sequence[Any]) -> Float64:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import repeat
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -17,7 +18,7 @@ from detector.core.series import Samples
 from detector.errors import SourceError, SourceUnavailable
 from detector.sources import rows
 
-_CHUNK = 50_000
+_CHUNK = 10_000  # rows; more at a time only give the garbage collector more to look through
 _WIDEST_DST_CHANGE = timedelta(hours=1)
 _WIDEST_OFFSET = timedelta(hours=26)  # from UTC−12 to UTC+14
 
@@ -55,16 +56,17 @@ class SqlSource:
 
         Raises: SourceUnavailable if the database does not answer in time, SourceError if it refuses the question.
         """
+        names = rows.Names()
         try:
             with database.reading(self._engine, self._spec.timeout) as connection:
                 bounds = {"start": self._bound(connection, start, -1), "end": self._bound(connection, end, 1)}
-                with connection.execution_options(stream_results=True).execute(self._statement(), bounds) as result:
-                    names = {name: position for position, name in enumerate(result.keys())}
-                    positions = [self._position(names, name) for name in self._columns]
-                    parts = [self._samples(part, positions) for part in result.partitions(_CHUNK)]
+                with database.streaming(connection).execute(self._statement(), bounds) as result:
+                    returned = {name: position for position, name in enumerate(result.keys())}
+                    positions = [self._position(returned, name) for name in self._columns]
+                    parts = [self._part(part, positions, names) for part in result.partitions(_CHUNK)]
         except SQLAlchemyError as exc:
             raise self._translated(exc) from exc
-        return _between(rows.concatenate(parts), start, end)
+        return _between(rows.samples(names.entities, parts), start, end)
 
     def extent(self) -> tuple[int, int] | None:
         """Times of the oldest and the newest sample, None if there is none; a query is asked for its last 30 days."""
@@ -126,25 +128,21 @@ class SqlSource:
             msg = f"the query must return a column {name!r}; received {', '.join(names)}"
             raise SourceError(msg) from None
 
-    def _samples(self, part: Sequence[Any], positions: list[int]) -> Samples:
+    def _part(self, part: Sequence[Any], positions: list[int], names: rows.Names) -> rows.Part:
         columns = list(zip(*part, strict=True))
         ordered = [columns[position] for position in positions]
         spec = self._spec
         width = len(spec.entity)
-        entity = _join(ordered[:width]) if width else [spec.only_entity] * len(part)
+        entity = names.rows(_join(ordered[:width]) if width else [spec.only_entity] * len(part))
         time = rows.to_milliseconds(ordered[width], spec.time_format, self._zone)
         if spec.metric:
             known = {name: index for index, name in enumerate(spec.metrics)}
-            metric = np.array([known.get(str(name), -1) for name in ordered[width + 1]], dtype=np.int32)
-            return rows.samples(entity, metric, time, rows.to_values(ordered[width + 2]))
+            metric = np.fromiter(map(known.get, map(str, ordered[width + 1]), repeat(-1)), np.int32, len(part))
+            return entity, metric, time, rows.to_values(ordered[width + 2])
         metrics = len(spec.metrics)
         values = np.stack([rows.to_values(values) for values in ordered[width + 1 :]], axis=1)  # (N, F)
-        return rows.samples(
-            [name for name in entity for _ in range(metrics)],
-            np.tile(np.arange(metrics, dtype=np.int32), len(part)),
-            np.repeat(time, metrics),
-            values.ravel(),
-        )
+        metric = np.tile(np.arange(metrics, dtype=np.int32), len(part))
+        return np.repeat(entity, metrics), metric, np.repeat(time, metrics), values.ravel()
 
     def _translated(self, exc: SQLAlchemyError) -> SourceError:
         where = database.redacted(self._engine.url)

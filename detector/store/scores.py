@@ -1,13 +1,16 @@
-"""Stored scores, read back."""
+"""Stored scores: read back, and removed when they are old."""
 
 from __future__ import annotations
 
 import numpy as np
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, and_, delete, or_, select
 
 from detector.core.series import Float64, Int64
 from detector.store.state import translated
 from detector.tables import score
+
+PRUNED = 10_000
+"""Rows removed in one transaction: what waits for it waits for some hundredths of a second."""
 
 
 def by_entity(engine: Engine, monitor: str) -> dict[str, tuple[Int64, Float64]]:
@@ -23,3 +26,18 @@ def by_entity(engine: Engine, monitor: str) -> dict[str, tuple[Int64, Float64]]:
         entity: (np.array(slots, dtype=np.int64), np.array(values, dtype=np.float64))
         for entity, (slots, values) in found.items()
     }
+
+
+def prune(engine: Engine, monitor: str, before: int) -> int:
+    """Removes some of a monitor's scores of slots before a time, epoch milliseconds; how many: 0 once none is left.
+
+    Oldest first, some thousand at a time, so that no one waits long for the database; call it until it returns 0.
+    """
+    is_old = and_(score.c.monitor == monitor, score.c.slot < before)
+    key = (score.c.slot, score.c.entity)
+    with translated(engine), engine.begin() as connection:
+        end = connection.execute(select(*key).where(is_old).order_by(*key).offset(PRUNED).limit(1)).first()
+        if end is not None:  # the first row that stays; said so that the primary key finds what comes before it
+            slot, entity = end
+            is_old = and_(is_old, score.c.slot <= slot, or_(score.c.slot < slot, score.c.entity < entity))
+        return connection.execute(delete(score).where(is_old)).rowcount

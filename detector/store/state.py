@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -25,7 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from detector.core.decide import Change, Severity
-from detector.database import reason, redacted
+from detector.database import insert_rows, reason, redacted
 from detector.errors import StaleState, StoreError
 from detector.ports import AlertChange, Commit, Exclusion, ScoreRows, StoredAlert
 from detector.tables import alert, alert_event, cursor, delivery, exclusion, score
@@ -122,18 +123,10 @@ def _move_cursor(connection: Connection, commit: Commit) -> None:
 
 
 def _insert_scores(connection: Connection, commit: Commit, rows: ScoreRows) -> None:
-    values = [
-        {
-            "monitor": commit.monitor,
-            "slot": slot,
-            "entity": entity,
-            "score": value,
-            "model_version": commit.model_version,
-        }
-        for entity, slot, value in zip(rows.entity, rows.slot, rows.score, strict=True)
-    ]
-    if values:
-        connection.execute(insert(score), values)
+    columns = ("monitor", "slot", "entity", "score", "model_version")
+    known = zip(rows.slot, rows.entity, rows.score, strict=True)
+    values = [(commit.monitor, *row, commit.model_version) for row in known if not math.isnan(row[2])]
+    insert_rows(connection, score, columns, values)
 
 
 def _replace_scores(connection: Connection, commit: Commit) -> None:

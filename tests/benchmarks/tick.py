@@ -1,15 +1,18 @@
-"""Seconds of a tick by stage and size of the fleet: read, grid, windows, network, decide, commit, export.
+"""Seconds of a tick by stage and size of the fleet: read, grid, windows, network, score, decide, commit, export.
 
-    python tests/benchmarks/tick.py --entities 1000 10000 --out tick.json
-    python tests/benchmarks/tick.py --databases postgresql+psycopg://user@localhost/bench
+    python tests/benchmarks/tick.py --entities 1000 10000 125000 --out tick.json
+    python tests/benchmarks/tick.py --databases sqlite postgresql
+    python tests/benchmarks/tick.py --parts start catch-up fleet
 
-Rows and the detector's own tables lie in one database, whose tables are dropped before: one wide row for each entity
-and minute, eight metrics. A network of 64 units with random weights reads windows of 60 slots. Each run is a process of
-its own that recalls its memory, ticks once to warm up, then `--ticks` times; medians are told. Without `--databases`, a
-new SQLite file. Prints JSON, progress goes to stderr.
+Rows and the detector's own tables lie in one database: a new SQLite file, the PostgreSQL server the tests would use, or
+one named by its URL, whose tables are dropped before. One wide row for each entity and minute, eight metrics, found by
+an index over the time. A network of 64 units with random weights reads windows of 60 slots; `lateness` is five minutes,
+so that a tick reads six slots. Each run is a process of its own, seconds are wall-clock and CPU of that process.
 
-Only the rows of one window are there before the first tick, so `recall_seconds` is what a young fleet takes to start;
-with all that scores look back on, each entity has 130 windows more to score.
+Parts: `tick` recalls a memory of which only one window was recorded, ticks once to warm up, then `--ticks` times;
+medians are told. `start` recalls a memory of which everything was recorded. `catch-up` is the tick after an hour of
+downtime. `fleet` moves what is remembered on by one slot: as usual, and while ten thousand entities join or leave.
+Prints JSON, progress goes to stderr.
 """
 
 from __future__ import annotations
@@ -25,10 +28,14 @@ import time
 from argparse import Namespace
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import conftest
 import numpy as np
 from prometheus_client import generate_latest
 from sqlalchemy import Engine, MetaData
@@ -41,7 +48,7 @@ from detector.core.threshold import Calibration
 from detector.export.prometheus import Exporter, MonitorView
 from detector.models.artifact import NetworkSpec
 from detector.models.lstm import NumpyAutoencoder, weight_shapes
-from detector.ports import ModelVersion
+from detector.ports import ModelVersion, Source
 from detector.store import schema
 from detector.store.state import StateStore
 
@@ -59,6 +66,7 @@ FILL = {
         FROM generate_series(0::bigint, {slots} - 1) slot, generate_series(0, {entities} - 1) host""",
 }
 RANDOM = {"sqlite": "random() / 9.3e18", "postgresql": "random()"}
+DOWNTIME = 60  # slots
 OPEN_ENDED = 3650  # days that may be caught up
 
 
@@ -99,7 +107,7 @@ def settings(url: str) -> config.Config:
     return config.Config.model_validate({"database": {"url": url}, "monitors": [monitor]})
 
 
-def fill(engine: Engine, entities: int, slots: int) -> None:
+def fill(engine: Engine, entities: int, slots: int, begin: int = BEGIN) -> None:
     """The table of measured values, made anew by the database itself; no table of the detector is left."""
     existing = MetaData()
     existing.reflect(engine)
@@ -107,7 +115,7 @@ def fill(engine: Engine, entities: int, slots: int) -> None:
     dialect = engine.dialect.name
     columns = ", ".join(f"{name} double precision" for name in NAMES)
     values = ", ".join([RANDOM[dialect]] * METRICS)
-    rows = FILL[dialect].format(slots=slots, entities=entities, begin=BEGIN, step=STEP, values=values)
+    rows = FILL[dialect].format(slots=slots, entities=entities, begin=begin, step=STEP, values=values)
     with engine.begin() as connection:
         connection.exec_driver_sql(f"CREATE TABLE measured (ts bigint, host text, {columns})")
         connection.exec_driver_sql(rows)
@@ -140,43 +148,67 @@ def model(entities: int, until: int) -> ModelVersion:
     )
 
 
-def run(url: str, entities: int, ticks: int) -> dict[str, Any]:
-    """One fleet on one database, in this process."""
-    parts, clock = settings(url), Clock()
-    monitor = parts.monitors[0]
-    engine = database.connect(url)
+@dataclass
+class Fleet:
+    """A monitor over a database, and what it remembers."""
+
+    monitor: config.MonitorSection
+    engine: Engine
+    source: Source
+    store: StateStore
+    model: ModelVersion
+    memory: pipeline.Memory
+    recalled: float
+
+    def tick(self, slots: int) -> pipeline.Report:
+        """The tick so many slots after the begin of the first window."""
+        now = BEGIN + slots * STEP + config.milliseconds(self.monitor.delay)
+        self.memory, report = pipeline.tick(self.monitor, self.source, self.store, self.memory, now)
+        return report
+
+
+def start(url: str, entities: int, slots: int, history: int = TIMESTEPS) -> Fleet:
+    """A fleet of which some slots up to the first tick are recorded, and some more from then on."""
+    parts = settings(url)
+    monitor, engine = parts.monitors[0], database.connect(url)
     told(f"{engine.dialect.name}, {entities} entities: filling")
-    fill(engine, entities, TIMESTEPS + ticks + 1)
+    fill(engine, entities, history + slots, BEGIN + (TIMESTEPS - history) * STEP)
     schema.upgrade(engine)
     source, store = wiring.source(parts, monitor, engine), StateStore(engine)
-    fleet = model(entities, BEGIN + TIMESTEPS * STEP)
-    delay = config.milliseconds(monitor.delay)
-
+    until = BEGIN + TIMESTEPS * STEP
+    fleet = model(entities, until)
     began = time.perf_counter()
-    memory = pipeline.recall(monitor, source, store, fleet, BEGIN + TIMESTEPS * STEP + delay)
+    memory = pipeline.recall(monitor, source, store, fleet, until + config.milliseconds(monitor.delay))
     recalled = time.perf_counter() - began
-    exporter = Exporter(10_000)
-    exporter.show(MonitorView(monitor.name, monitor.metrics, STEP, 1.0))
     told(f"recalled in {recalled:.1f} s")
+    return Fleet(monitor, engine, source, store, fleet, memory, recalled)
+
+
+def usual(url: str, entities: int, ticks: int) -> dict[str, Any]:
+    """Ticks one after the other."""
+    fleet, clock, exporter = start(url, entities, ticks + 1), Clock(), Exporter(10_000)
+    exporter.show(MonitorView(fleet.monitor.name, fleet.monitor.metrics, STEP, 1.0))
     walls, cpus, stages, rows = [], [], [], 0
     with ExitStack() as stack:
         for stage, target, name in (
-            ("read", source, "read"),
+            ("read", fleet.source, "read"),
             ("grid", reading, "gridded"),
-            ("network", fleet.network, "residuals"),
+            ("network", fleet.model.network, "residuals"),
             ("windows", pipeline, "_errors"),
             ("score", pipeline, "_by_span"),
             ("decide", decide, "decide"),
-            ("commit", store, "commit"),
+            ("commit", fleet.store, "commit"),
         ):
             stack.enter_context(patch.object(target, name, clock.timed(stage, getattr(target, name))))
         for n in range(1, ticks + 2):
             clock.seconds.clear()
             began, began_cpu = time.perf_counter(), time.process_time()
-            memory, report = pipeline.tick(monitor, source, store, memory, BEGIN + (TIMESTEPS + n) * STEP + delay)
+            report = fleet.tick(TIMESTEPS + n)
             seen = report.snapshot
-            shown = {name: getattr(seen, name) for name in ("entities", "score", "reason", "states", "share")}
-            exporter.update(monitor.name, **shown)
+            shown = {
+                name: getattr(seen, name) for name in ("entities", "score", "reason", "states", "is_silent", "share")
+            }
+            exporter.update(fleet.monitor.name, **shown)
             walls.append(time.perf_counter() - began)
             cpus.append(time.process_time() - began_cpu)
             clock.timed("export", generate_latest)(exporter.registry)
@@ -187,39 +219,104 @@ def run(url: str, entities: int, ticks: int) -> dict[str, Any]:
             told(f"tick {walls[-1]:.2f} s { ({name: round(took, 2) for name, took in stages[-1].items()}) }")
     tick_seconds = statistics.median(walls[1:])
     return {
-        "database": engine.dialect.name,
-        "entities": entities,
         "tick_seconds": round(tick_seconds, 3),
         "cpu_seconds": round(statistics.median(cpus[1:]), 3),
-        "recall_seconds": round(recalled, 1),
+        "recall_seconds": round(fleet.recalled, 1),
         "values_per_second": round(rows / tick_seconds),
         "stages": {name: round(statistics.median(one[name] for one in stages[1:]), 3) for name in stages[0]},
-        "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "resident_mb": resident_mb(),
     }
+
+
+def started(url: str, entities: int, _ticks: int) -> dict[str, Any]:
+    """A start with everything there that scores look back on."""
+    slots = pipeline.memory_slots(settings(url).monitors[0])
+    fleet = start(url, entities, 1, history=slots)
+    return {"start_seconds": round(fleet.recalled, 1), "slots": slots, "resident_mb": resident_mb()}
+
+
+def caught_up(url: str, entities: int, _ticks: int) -> dict[str, Any]:
+    """A tick after an hour without any."""
+    fleet = start(url, entities, DOWNTIME)
+    began = time.perf_counter()
+    report = fleet.tick(TIMESTEPS + DOWNTIME)
+    assert report.windows == entities * DOWNTIME
+    return {"catch_up_seconds": round(time.perf_counter() - began, 2), "slots": DOWNTIME}
+
+
+def changing(url: str, entities: int, _ticks: int) -> dict[str, Any]:
+    """Ticks as usual, as some entities join and as these leave; what the change itself costs, in seconds."""
+    some = min(entities, 10_000)
+    fleet = start(url, entities, 3)
+    fleet.tick(TIMESTEPS + 1)
+    before = fleet.memory
+    names = before.history.entities
+    joined = tuple(f"new-{n:06d}" for n in range(some))
+    found: dict[str, Any] = {"changed": some}
+    end = before.history.end + STEP
+    for what, memory, entities_then in (
+        ("usual", before, names),
+        ("joining", before, (*names, *joined)),
+        ("leaving", before, names[some:]),
+    ):
+        seconds = []
+        for _ in range(3):
+            began = time.perf_counter()
+            pipeline._follow(fleet.monitor, memory, entities_then, end, 1)
+            seconds.append(time.perf_counter() - began)
+        found[f"{what}_seconds"] = round(statistics.median(seconds), 3)
+    fleet.memory = pipeline._follow(fleet.monitor, before, (*names, *joined), before.history.end, 0)
+    began = time.perf_counter()
+    chosen = pipeline._entities(fleet.memory, names, ())
+    found["choosing_seconds"] = round(time.perf_counter() - began, 3)
+    assert chosen == names
+    return found
+
+
+PARTS = {"tick": usual, "start": started, "catch-up": caught_up, "fleet": changing}
+
+
+def resident_mb() -> int:
+    """What this process holds now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return round(pages * resource.getpagesize() / 2**20)
+
+
+def one(part: str, url: str, entities: int, ticks: int) -> dict[str, Any]:
+    """One part over one database, in this process."""
+    found = PARTS[part](url, entities, ticks)
+    peak = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    database_name = database.parse(url).get_backend_name()
+    return {"part": part, "database": database_name, "entities": entities} | found | {"peak_mb": peak}
 
 
 def measured(asked: Namespace) -> dict[str, Any]:
     """All runs, each in a process of its own."""
     runs = []
-    with tempfile.TemporaryDirectory() as folder:
-        for url in asked.databases or [f"sqlite:///{folder}/bench.db"]:
-            for entities in asked.entities:
-                command = [sys.executable, __file__, "--one", url, "--entities", str(entities)]
-                done = subprocess.run([*command, "--ticks", str(asked.ticks)], stdout=subprocess.PIPE, check=True)
-                runs.append(json.loads(done.stdout))
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        for name in asked.databases:
+            url = {"sqlite": f"sqlite:///{folder}/bench.db"}.get(name, name)
+            if name == "postgresql":
+                url = stack.enter_context(conftest.postgres_server())
+            for part in asked.parts:
+                for entities in asked.entities:
+                    command = [sys.executable, __file__, "--one", url, "--parts", part, "--entities", str(entities)]
+                    done = subprocess.run([*command, "--ticks", str(asked.ticks)], stdout=subprocess.PIPE, check=True)
+                    runs.append(json.loads(done.stdout))
     return {"runs": runs}
 
 
 def main() -> None:
     """Reads the command line, measures, prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--databases", nargs="+", metavar="URL")
+    parser.add_argument("--databases", nargs="+", default=["sqlite"], metavar="sqlite|postgresql|URL")
+    parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=["tick"])
     parser.add_argument("--entities", nargs="+", type=int, default=(1_000, 10_000))
     parser.add_argument("--ticks", type=int, default=3)
     parser.add_argument("--one", metavar="URL", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
-    found = run(asked.one, asked.entities[0], asked.ticks) if asked.one else measured(asked)
+    found = one(asked.parts[0], asked.one, asked.entities[0], asked.ticks) if asked.one else measured(asked)
     result = json.dumps(found, indent=1)
     if asked.out:
         asked.out.write_text(result)

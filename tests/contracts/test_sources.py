@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -594,3 +594,102 @@ def test_the_store_holds_each_series_once(engine: Engine, embedded: EmbeddedSour
         assert connection.execute(series.select()).rowcount in (-1, 2)
         assert len(connection.execute(series.select()).all()) == 2
         assert len(connection.execute(sample.select()).all()) == 2
+
+
+# what a read looks at
+
+HISTORY = 20_000  # slots stored
+
+
+def _plan(engine: Engine, ask: Callable[[], object]) -> str:
+    """How the database goes about the statement that reads samples, which must have found some."""
+    asked: list[tuple[str, Any]] = []
+
+    def note(_connection: Connection, _cursor: object, statement: str, parameters: Any, *_rest: object) -> None:
+        asked.append((statement, parameters))
+
+    event.listen(engine, "before_cursor_execute", note)
+    found = ask()
+    event.remove(engine, "before_cursor_execute", note)
+    assert isinstance(found, Samples)
+    assert len(found) == 2
+    statement, parameters = next(ask for ask in asked if "ts >=" in ask[0])
+    explain = {"sqlite": "EXPLAIN QUERY PLAN ", "postgresql": "EXPLAIN "}
+    word = explain.get(engine.dialect.name, "EXPLAIN FORMAT=JSON ")
+    with engine.connect() as connection:
+        return "\n".join(str(row[-1]) for row in connection.exec_driver_sql(word + statement, parameters))
+
+
+def _analyze(engine: Engine, table: str) -> None:
+    statement = "ANALYZE TABLE " if engine.dialect.name in {"mysql", "mariadb"} else "ANALYZE "
+    with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+        connection.exec_driver_sql(statement + table)
+
+
+@pytest.mark.parametrize("is_analyzed", [False, True], ids=["unknown table", "analyzed"])
+def test_the_store_finds_a_window_without_looking_at_its_history(
+    engine: Engine, embedded: EmbeddedSource, is_analyzed: bool
+) -> None:
+    for entity in ("a", "b"):
+        embedded.write(
+            [entity] * HISTORY, ["cpu"] * HISTORY, [T0 + MINUTE * n for n in range(HISTORY)], [1.0] * HISTORY
+        )
+    if is_analyzed:
+        for table in ("detector_series", "detector_sample"):
+            _analyze(engine, table)
+    end = T0 + MINUTE * HISTORY
+
+    plan = _plan(engine, lambda: embedded.read(end - MINUTE, end))
+
+    match engine.dialect.name:
+        case "sqlite":
+            assert "SEARCH detector_sample USING PRIMARY KEY (series_id=? AND ts>? AND ts<?)" in plan
+            assert "SCAN detector_sample" not in plan
+        case "postgresql":
+            assert "Seq Scan on detector_sample" not in plan
+            assert "on ix_detector_sample_ts" in plan or "Index Cond: ((series_id = detector_series.id)" in plan
+        case _:
+            assert '"access_type": "ALL"' not in plan
+
+
+@pytest.mark.parametrize(
+    ("kind", "dialects"),
+    [
+        ("TIMESTAMP", {"sqlite", "postgresql", "mysql", "mariadb"}),
+        ("TIMESTAMPTZ", {"postgresql"}),
+        ("BIGINT", {"sqlite", "postgresql", "mysql", "mariadb"}),
+    ],
+)
+@pytest.mark.parametrize("index", ["(ts)", "(ts, host)", "USING brin (ts)"])
+def test_a_table_with_the_index_asked_for_is_not_looked_at_in_full(
+    engine: Engine, kind: str, dialects: set[str], index: str
+) -> None:
+    dialect = engine.dialect.name
+    if dialect not in dialects or ("brin" in index and dialect != "postgresql"):
+        pytest.skip(f"{dialect} has no such column or index")
+    is_number = kind == "BIGINT"
+    kind = "DATETIME" if kind == "TIMESTAMP" and dialect in {"mysql", "mariadb"} else kind
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"CREATE TABLE measured (ts {kind}, host VARCHAR(20), cpu DOUBLE PRECISION)")
+        rows = [
+            {"ts": T0 + n * MINUTE if is_number else _minute(n), "host": host, "cpu": 1.0}
+            for n in range(HISTORY)
+            for host in ("a", "b")
+        ]
+        columns = Column("ts", BigInteger if is_number else DateTime), Column("host", String(20)), Column("cpu", Float)
+        connection.execute(insert(Table("measured", MetaData(), *columns)), rows)
+        connection.exec_driver_sql(f"CREATE INDEX measured_ts ON measured {index}")
+    _analyze(engine, "measured")
+    time_format = "epoch_milliseconds" if is_number else "timestamp"
+    spec = TableSpec(metrics=("cpu",), table="measured", entity=("host",), time="ts", time_format=time_format)
+    end = T0 + MINUTE * HISTORY
+
+    plan = _plan(engine, lambda: SqlSource(engine, spec).read(end - MINUTE, end))
+
+    match dialect:
+        case "sqlite":
+            assert "SEARCH measured USING INDEX measured_ts (ts>? AND ts<?)" in plan
+        case "postgresql":
+            assert "Scan on measured_ts" in plan or "Index Scan using measured_ts" in plan
+        case _:
+            assert '"access_type": "range"' in plan

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -302,12 +303,76 @@ def test_a_replacement_leaves_the_scores_of_other_monitors(store: StateStore, mi
     assert [row[2] for row in _scores(migrated)] == [0.1, 0.9]
 
 
+def test_a_replaced_score_that_is_not_known_is_only_removed(store: StateStore, migrated: Engine) -> None:
+    store.commit(_commit(scores=ScoreRows(["a", "b"], [T0, T0], [1.5, 1.6])))
+
+    store.commit(_commit(expected_cursor=T0, replaced=ScoreRows(["a", "b", "c"], [T0] * 3, [math.nan, 1.7, math.nan])))
+
+    assert _scores(migrated) == [("b", 0, 1.7, 7)]
+
+
+def _prune(engine: Engine, monitor: str, before: int) -> list[int]:
+    """Rows removed by each call, up to the first that found none."""
+    removed = []
+    while rows := scores.prune(engine, monitor, before):
+        removed.append(rows)
+    return removed
+
+
+@pytest.mark.parametrize("at_a_time", [1, 2, 3, 5, 6, 1000])
+def test_old_scores_are_removed_a_few_at_a_time(
+    store: StateStore, migrated: Engine, monkeypatch: pytest.MonkeyPatch, at_a_time: int
+) -> None:
+    monkeypatch.setattr(scores, "PRUNED", at_a_time)
+    entities, slots = ["a", "b", "c"] * 3, [T0 + STEP * n for n in range(3) for _ in range(3)]
+    for monitor in ("web", "db"):
+        changes = [_change(Change.OPENED)]
+        store.commit(_commit(monitor=monitor, scores=ScoreRows(entities, slots, [0.5] * 9), changes=changes))
+
+    removed = _prune(migrated, "web", T0 + 2 * STEP)
+
+    assert sum(removed) == 6
+    assert max(removed) <= at_a_time
+    assert _scores(migrated) == sorted(
+        [(e, 2 * STEP, 0.5, 7) for e in "abc"] + [(e, s - T0, 0.5, 7) for e, s in zip(entities, slots, strict=True)]
+    )
+    assert len(store.alerts_since("web", T0)) == 1
+
+
+def test_where_no_score_is_old_none_is_removed(store: StateStore, migrated: Engine) -> None:
+    store.commit(_commit(scores=ScoreRows(["a"], [T0], [0.5])))
+
+    assert _prune(migrated, "web", T0) == []
+    assert _prune(migrated, "nobody", T0 + STEP) == []
+    assert len(_scores(migrated)) == 1
+
+
 def test_many_scores_go_into_one_commit(store: StateStore, migrated: Engine) -> None:
     entities = [f"host-{index}" for index in range(5000)]
 
     store.commit(_commit(scores=ScoreRows(entities, [T0] * 5000, [0.5] * 5000)))
 
     assert _count(migrated)["detector_score"] == 5000
+
+
+def test_scores_come_back_to_the_last_bit_whatever_the_entity_is_called(store: StateStore, migrated: Engine) -> None:
+    values = [0.1, 1 / 3, 1e-300, 1.7976931348623157e308, 2.0**-40, 0.0]
+    names = ["tab\tnew\nline", "back\\slash", "\\N", "日本", "quote'\"", "a,b;c"]
+
+    store.commit(_commit(scores=ScoreRows(names, [T0] * 6, values)))
+
+    assert {(entity, value) for entity, _, value, _ in _scores(migrated)} == set(zip(names, values, strict=True))
+
+
+def test_a_score_that_is_there_already_is_refused_and_nothing_is_stored(store: StateStore, migrated: Engine) -> None:
+    store.commit(_commit(scores=ScoreRows(["a"], [T0], [0.5])))
+
+    with pytest.raises(StoreError) as caught:
+        store.commit(_commit(expected_cursor=T0, cursor=T0 + STEP, scores=ScoreRows(["b", "a"], [T0, T0], [0.1, 0.2])))
+
+    assert len(str(caught.value).splitlines()) == 1
+    assert store.cursor("web") == T0
+    assert _scores(migrated) == [("a", 0, 0.5, 7)]
 
 
 @pytest.mark.parametrize("pair", [("A", "a"), ("ä", "a"), ("x", " x")], ids=["case", "accent", "space"])

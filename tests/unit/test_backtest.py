@@ -407,6 +407,10 @@ def test_without_a_configuration_nothing_is_late_and_nothing_is_trained_again() 
     assert found.timesteps == 30
 
 
+def test_a_backtest_stores_every_score_whatever_is_set() -> None:
+    assert backtest.settings(None, ["store_scores=none"], ["cpu"]).store_scores == "all"
+
+
 def test_a_delay_moves_the_alerts_but_not_the_scores(run: Callable[..., Run], data: Path) -> None:
     at_once = run(data)
     late = run(data, "--set", "delay=5m", "--set", "lateness=10m", out="late")

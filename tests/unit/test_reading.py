@@ -67,7 +67,7 @@ def test_no_span_is_no_history_and_asks_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("entities", "metrics", "slots"), [(0, 8, 1440), (10, 8, 1440), (10_000, 8, 50), (10_000_000, 8, 1)]
+    ("entities", "metrics", "slots"), [(0, 8, 10), (10, 8, 1440), (10_000, 8, 50), (10_000_000, 8, 1)]
 )
 def test_the_more_entities_the_fewer_slots_at_a_time(entities: int, metrics: int, slots: int) -> None:
     assert reading.slots_at_a_time(entities, metrics) == slots

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -208,3 +209,20 @@ def test_scaled_values_stay_within_the_clip_and_missing_where_they_were(
 
     np.testing.assert_array_equal(np.isnan(scaled), np.isnan(windows))
     assert (np.abs(scaled[~np.isnan(scaled)]) <= CLIP).all()
+
+
+@pytest.mark.parametrize("cells", [1, 100, 1_000_000])
+@pytest.mark.parametrize("slots", [1, 2, 3, 60, 101])
+def test_quantiles_are_those_of_numpy(slots: int, cells: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scaling, "_CELLS", cells)
+    rng = np.random.default_rng(slots)
+    values = rng.normal(size=(5, slots, 3)).astype(np.float32)
+    values[rng.random(values.shape) < 0.3] = NAN
+    values[2, :, 1] = NAN
+    shares = [0.01, 0.25, 0.5, 0.75, 0.99]
+
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = np.nanquantile(values, shares, axis=1)
+
+    np.testing.assert_array_equal(scaling._quantiles(values, shares), expected)
