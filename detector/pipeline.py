@@ -445,8 +445,8 @@ def _revisions(
             lone, change = (episode, Change.OPENED) if index is None else (stored[index], Change.WITHDRAWN)
             if lone is not None and (lone.closed_slot is None or lone.closed_slot >= since):
                 changes.append(_revision(change, entity, lone, identity, last, now))
-        elif change := revise.change(stored[index], episode):
-            changes.append(_revision(change, entity, episode, identity, last, now))
+        elif (differs := revise.change(stored[index], episode)) is not None:
+            changes.append(_revision(differs, entity, episode, identity, last, now))
     return changes
 
 
