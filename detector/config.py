@@ -272,6 +272,7 @@ class MonitorSection(Section):
     retrain: str = "0 3 * * sun"
     recalibrate: str = "30 2 * * *"
     max_catch_up: Duration = timedelta(days=7)
+    no_data_alert_after: Duration | None = None
     store_scores: Literal["all", "anomalous", "none"] = "all"
     keep_scores: Duration = timedelta(days=30)
     model: ModelSection = ModelSection()
@@ -296,6 +297,14 @@ class MonitorSection(Section):
             msg = "must not be negative"
             raise ValueError(msg)
         return value
+
+    @model_validator(mode="after")
+    def _silence_is_remembered(self) -> MonitorSection:
+        if self.no_data_alert_after is not None and not 1 <= self.no_data_slots <= 500:
+            most = 500 * self.step
+            msg = f"`no_data_alert_after` must be at least a step and at most 500 ({most})"
+            raise ValueError(msg)
+        return self
 
     @field_validator("retrain", "recalibrate")
     @classmethod
@@ -349,6 +358,11 @@ class MonitorSection(Section):
     def step_ms(self) -> int:
         """Grid spacing in milliseconds."""
         return milliseconds(self.step)
+
+    @property
+    def no_data_slots(self) -> int:
+        """Slots without any data that open an alert, 0: none do."""
+        return 0 if self.no_data_alert_after is None else -(-milliseconds(self.no_data_alert_after) // self.step_ms)
 
     @property
     def score_interval(self) -> timedelta:

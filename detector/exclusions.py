@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 from zoneinfo import ZoneInfo
@@ -12,6 +13,8 @@ from dateutil.rrule import rruleset, rrulestr
 
 from detector.core.series import Bool, History
 from detector.ports import Exclusion
+
+Spans = Mapping[str, Sequence[tuple[int, int]]]
 
 _MUTED_SHARE = 0.5  # of the score, on excluded metrics, that mutes an alert
 
@@ -83,6 +86,21 @@ def mutes(exclusions: Sequence[Exclusion], entity: str, share: Mapping[str, floa
         muted.update(name for name in share if fnmatchcase(name, exclusion.metric))
     total = sum(share.values()) if share else 0.0
     return bool(share and muted and sum(share[name] for name in muted) >= _MUTED_SHARE * total)
+
+
+def without(history: History, metrics: Sequence[str], exclusions: Sequence[Exclusion], real: Spans) -> History:
+    """History to train and calibrate on: what is masked, and the real incidents of each entity, is missing.
+
+    real: spans of each entity, [start, end) in epoch milliseconds
+    """
+    hidden = masked(exclusions, history, metrics)
+    slots = history.slots
+    for row, name in enumerate(history.entities):
+        for begin, end in real.get(name, ()):
+            hidden[row, (slots + history.step > begin) & (slots < end)] = True
+    if not hidden.any():
+        return history
+    return replace(history, values=np.where(hidden, np.float32(np.nan), history.values))
 
 
 def masked(exclusions: Sequence[Exclusion], history: History, metrics: Sequence[str]) -> Bool:

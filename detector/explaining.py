@@ -6,14 +6,15 @@ import base64
 import json
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from detector import scoring
 from detector.config import MonitorSection
-from detector.core import score, window
-from detector.core.series import Float32, History, Int64, Reason
+from detector.core import frozen, score, window
+from detector.core.series import Bool, Float32, History, Int64, Reason
 from detector.ports import ModelVersion
 
 _TOP_METRICS = 5  # named in an explanation
@@ -50,14 +51,15 @@ def explain(
     return result
 
 
+@dataclass(frozen=True)
 class _Seen:
     """What was observed and expected in some entities' last K slots."""
 
-    def __init__(self, observed: Float32, expected: Float32, band: Float32, size: Float32) -> None:
-        self.observed = observed  # (R, K, F), own units
-        self.expected = expected  # (R, K, F), NaN where nothing could be expected
-        self.band = band  # (R, K, F) usual deviation, own units
-        self.size = size  # (R, K, F) deviations that count, in usual ones
+    observed: Float32  # (R, K, F), own units
+    expected: Float32  # (R, K, F), NaN where nothing could be expected
+    band: Float32  # (R, K, F) usual deviation, own units
+    size: Float32  # (R, K, F) deviations that count, in usual ones
+    is_frozen: Bool  # (R, F) in the newest slot
 
 
 def _look(monitor: MonitorSection, model: ModelVersion, history: History, rows: Int64, index: int, slots: int) -> _Seen:
@@ -71,15 +73,20 @@ def _look(monitor: MonitorSection, model: ModelVersion, history: History, rows: 
     noise = np.asarray(np.where((known < 0)[:, None], model.fleet_noise, model.noise[known])[:, None], np.float32)
     observed = values[:, model.timesteps - 1 :]
     size = np.asarray(np.abs(deviation) / noise, dtype=np.float32)
-    return _Seen(observed, expected, noise * scale, size)
+    is_frozen = frozen.is_frozen(history.values[rows, : index + 1], scoring.rests(model, known), 1)[:, 0]
+    return _Seen(observed, expected, noise * scale, size, is_frozen)
 
 
 def _tell(monitor: MonitorSection, seen: _Seen, k: int, slot: int, scores: Float32, parts: Float32) -> dict[str, Any]:
     metrics = monitor.metrics
     outside = scoring.metric_rules(monitor).outside(seen.observed[k, -1])
     span = score.SPANS[int(np.nanargmax(parts))] if not np.isnan(parts).all() else 1
-    if outside.any():
+    if np.isnan(seen.observed[k, -1]).all():
+        fired, share = {"kind": "no_data", "slots": monitor.no_data_slots}, np.zeros(len(metrics))
+    elif outside.any():
         fired, share = {"kind": "range", "slots": 1}, outside / outside.sum()
+    elif seen.is_frozen[k].any() and np.nanmax(parts) <= monitor.decision.open_at_once:
+        fired, share = {"kind": "frozen", "slots": 1}, seen.is_frozen[k] / seen.is_frozen[k].sum()
     else:
         fired = {"kind": "spike" if span == 1 else "drift", "slots": span}
         with np.errstate(invalid="ignore"):

@@ -14,7 +14,7 @@ import numpy as np
 
 from detector import exclusions, explaining, reading, scoring
 from detector.config import MonitorSection, milliseconds
-from detector.core import decide, grid, revise, score, threshold, window
+from detector.core import decide, frozen, grid, revise, score, threshold, window
 from detector.core.decide import LONG_AGO, AlertStates, Change, Event, Severity
 from detector.core.revise import Checkpoint, Episode
 from detector.core.scaling import Scaling
@@ -98,7 +98,9 @@ def memory_slots(monitor: MonitorSection) -> int:
 def value_slots(monitor: MonitorSection) -> int:
     """Slots whose values are kept: two windows back from the oldest slot that is decided on or corrected again."""
     rules = scoring.decision_rules(monitor)
-    return max(2 * monitor.timesteps - 2 + rules.memory + lateness_slots(monitor), _scored_again(monitor))
+    decided_again = rules.memory + lateness_slots(monitor)
+    silent = monitor.no_data_slots + decided_again + 1 if monitor.no_data_slots else 0
+    return max(2 * monitor.timesteps - 2 + decided_again, silent, _scored_again(monitor))
 
 
 def error_slots(monitor: MonitorSection) -> int:
@@ -197,10 +199,10 @@ def recall(monitor: MonitorSection, source: Source, store: Store, model: ModelVe
         memory, scored = _newest_part(monitor, extended.memory), extended.scored
     entities, again = memory.history.entities, _scored_again(monitor)
     for rows in _blocks(len(entities)):
-        by_span, _ = _by_span(monitor, memory, again, rows)
+        by_span, _ = scores_by_span(monitor, memory, again, rows)
         memory.scores[rows, -again:] = threshold.worst(by_span)
     states = _states(monitor, memory, alerts)
-    by_span, _ = _by_span(monitor, memory, 1)
+    by_span, _ = scores_by_span(monitor, memory, 1)
     newest = _untold(by_span, states, memory.history)
     snapshot = _snapshot(memory.history, newest, states, _silent(entities, alerts), scored)
     return replace(memory, states=states, past=(Checkpoint.of(cursor, entities, states),), snapshot=snapshot)
@@ -299,15 +301,15 @@ def _chunk(
     revisions: list[AlertChange] = []
     past = memory.past
     if late.size:
-        late_by_span, _ = _by_span(monitor, before, new + late_slots, late)
+        late_by_span, _ = scores_by_span(monitor, before, new + late_slots, late)
         scores[late, corrected] = threshold.worst(late_by_span[:, :late_slots])
         past, revisions = _redecide(monitor, store, before, late, late_slots, new, now)
 
     recent = slice(-new - scoring.decision_rules(monitor).memory, None)
-    by_span, settled = _by_span(monitor, before, -recent.start)
+    by_span, settled = scores_by_span(monitor, before, -recent.start)
     scores[:, -new:] = threshold.worst(by_span[:, -new:])
     slots = history.slots[-new:]
-    decided = _for_decisions(model, history.values[:, recent], by_span)
+    decided = _for_decisions(monitor, model, history.values, before.states.is_open, by_span)
     states, events, checkpoints = _decide(monitor, entities, before.states, decided, settled, slots)
 
     excluded = store.exclusions(monitor.name)
@@ -395,11 +397,11 @@ def _redecide(
     checkpoint = earlier[-1] if earlier else usable[0]
     first = (checkpoint.slot - history.start) // step
     names = [history.entities[row] for row in late.tolist()]
-    by_span, settled = _by_span(monitor, before, history.values.shape[1] - first + memory, late)
+    by_span, settled = scores_by_span(monitor, before, history.values.shape[1] - first + memory, late)
     begin = slice(0, new - first + memory)
-    decided = _for_decisions(model, history.values[late, first - memory : new], by_span[:, begin])
     again = history.slots[first:new]
     start = checkpoint.at(names)
+    decided = _for_decisions(monitor, model, history.values[late, :new], start.is_open, by_span[:, begin])
     states, events, checkpoints = _decide(monitor, names, start, decided, settled[:, begin], again)
     before.states.put(late, states)
     corrected = {point.slot: point.at(names) for point in checkpoints}
@@ -422,7 +424,7 @@ def _redecide(
         model,
         history,
         [(row, change.peak_slot) for row, change in found if change.peak_slot >= earliest],
-        _scores_of_history(before),
+        scores_of_history(before),
         lambda row, slot: _parts_at(monitor, before, row, slot),
     )
     changes = [replace(change, explanation=explanations.get((row, change.peak_slot))) for row, change in found]
@@ -590,12 +592,14 @@ def _errors(monitor: MonitorSection, memory: Memory, rows: Int64, slots: int) ->
     return _Scored(errors, reason, share, windows)
 
 
-def _by_span(monitor: MonitorSection, memory: Memory, slots: int, some: Int64 | None = None) -> tuple[Float32, Bool]:
+def scores_by_span(
+    monitor: MonitorSection, memory: Memory, slots: int, some: Int64 | None = None
+) -> tuple[Float32, Bool]:
     """Scores by span (E, K, S) of the newest K slots, and where they are ordinary again (E, K).
 
     some: rows of the entities wanted [all]
 
-    A value that is never valid needs no model to be critical.
+    A value that is never valid needs no model to be critical; one that stays the same for too long opens an alert.
     """
     calibration, rules = memory.model.calibration, scoring.metric_rules(monitor)
     invalid_score = np.float32(max(monitor.decision.critical_at, monitor.decision.open_at_once))
@@ -606,9 +610,13 @@ def _by_span(monitor: MonitorSection, memory: Memory, slots: int, some: Int64 | 
         rows, at = memory.rows[wanted[block]], wanted[block]
         smoothed = calibration.smoothed(memory.errors[at, -slots - max(score.SPANS) + 1 :], rows)
         by_span = calibration.by_span(smoothed, rows)
-        is_invalid = rules.outside(memory.history.values[at, -slots:]).any(axis=2)
+        values = memory.history.values[at]
+        is_invalid = rules.outside(values[:, -slots:]).any(axis=2)
         by_span[is_invalid] = np.fmax(by_span[is_invalid], invalid_score)
-        scores[block], settled[block] = by_span, calibration.settled(smoothed, rows) & ~is_invalid
+        is_frozen = frozen.is_frozen(values, scoring.rests(memory.model, rows), slots).any(axis=2)
+        by_span[is_frozen] = np.fmax(by_span[is_frozen], np.float32(monitor.decision.open_at_once))
+        scores[block] = by_span
+        settled[block] = calibration.settled(smoothed, rows) & ~is_invalid & ~is_frozen
     return scores, settled
 
 
@@ -617,12 +625,24 @@ def _blocks(count: int) -> list[Int64]:
     return [np.arange(begin, min(begin + _BLOCK, count)) for begin in range(0, count, _BLOCK)]
 
 
-def _for_decisions(model: ModelVersion, values: Float32, by_span: Float32) -> Float32:
-    """Scores (E, K, S) as alerts see them: without a model, a slot (E, K, F) that has data lets an alert close."""
-    if model.version != NO_MODEL:
-        return by_span
-    has_data: Bool = np.any(~np.isnan(values), axis=2)
-    return np.where(np.isnan(by_span) & has_data[..., None], np.float32(0.0), by_span)
+def _for_decisions(
+    monitor: MonitorSection, model: ModelVersion, values: Float32, is_open: Bool, by_span: Float32
+) -> Float32:
+    """Scores (E, K, S) as alerts see them, of the newest K of values (E, L, F).
+
+    Without a model, a slot that has data lets an alert close. If so configured, an entity that had data and falls
+    silent opens one, which lasts (is_open) until it has data again.
+    """
+    slots = by_span.shape[1]
+    if model.version == NO_MODEL:
+        has_data: Bool = np.any(~np.isnan(values[:, -slots:]), axis=2)
+        by_span = np.where(np.isnan(by_span) & has_data[..., None], np.float32(0.0), by_span)
+    if monitor.no_data_slots:
+        is_silent = window.silent(values, monitor.no_data_slots)[:, -slots:]  # (E, K)
+        had_data = ~np.all(np.isnan(values), axis=(1, 2)) | is_open
+        by_span = by_span.copy()
+        by_span[is_silent & had_data[:, None], 0] = monitor.decision.open_at_once
+    return by_span
 
 
 def _untold(by_span: Float32, states: AlertStates, history: History) -> Float32:
@@ -649,9 +669,9 @@ def _states(monitor: MonitorSection, memory: Memory, alerts: Sequence[StoredAler
     rows = np.flatnonzero(states.is_open)
     if rows.size:
         again = _scored_again(monitor)
-        by_span, settled = _by_span(monitor, memory, again, rows)
+        by_span, settled = scores_by_span(monitor, memory, again, rows)
         slots = history.slots[-again:]
-        decided = _for_decisions(memory.model, history.values[rows, -again:], by_span)
+        decided = _for_decisions(monitor, memory.model, history.values[rows], states.is_open[rows], by_span)
         told = decide.untold(decided, states.closed_slot[rows], slots, spans=score.SPANS, step=history.step)
         is_restless = ~((told < monitor.decision.close_below) | settled)
         earliest = np.maximum(states.decided_slot[rows], slots[0] - history.step)
@@ -711,18 +731,18 @@ def _explanations(
     def parts(row: int, slot: int) -> Float32:
         return np.asarray(by_span[row, (slot - history.end) // history.step], dtype=np.float32)
 
-    scores = _scores_of_history(memory)
+    scores = scores_of_history(memory)
     return explaining.explain(monitor, memory.model, history, list(dict.fromkeys(wanted)), scores, parts)
 
 
-def _scores_of_history(memory: Memory) -> Float32:
+def scores_of_history(memory: Memory) -> Float32:
     """Scores (E, V) of the slots whose values are kept."""
     return memory.scores[:, -memory.history.values.shape[1] :]
 
 
 def _parts_at(monitor: MonitorSection, memory: Memory, row: int, slot: int) -> Float32:
     slots = (memory.history.end - slot) // memory.history.step
-    by_span, _ = _by_span(monitor, memory, slots, np.array([row]))
+    by_span, _ = scores_by_span(monitor, memory, slots, np.array([row]))
     return np.asarray(by_span[0, 0], dtype=np.float32)
 
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from detector.core.decide import Change, Ended, Severity
 from detector.core.scaling import Scaling
-from detector.core.series import Float32, Samples, Windows
+from detector.core.series import Float32, Int64, Samples, Windows
 from detector.core.threshold import Calibration
 
 
@@ -147,5 +147,6 @@ class ModelVersion:
     noise: Float32  # (E, F)
     fleet_noise: Float32  # (F,)
     calibration: Calibration
+    rest: Int64 | None = None  # (E, F) slots a metric must stay the same for to count as frozen; None: none ever does
     drift: float | None = None  # usual errors at the last recalibration against those at training
     detectability: Mapping[str, float] = field(default_factory=dict)  # share of injected faults found, by model kind

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from detector import scoring
 from detector.config import MonitorSection, milliseconds
-from detector.core import faults, grid, scaling, score, threshold, window
+from detector.core import faults, frozen, grid, scaling, score, threshold, window
 from detector.core.faults import Fault
 from detector.core.scaling import Scaling
 from detector.core.series import Bool, Float32, History, Int64, Reason, Windows
@@ -217,6 +217,7 @@ def _calibrated(data: _Data, fitted: Fitted) -> tuple[ModelVersion, Fitted]:
         noise=noise,
         fleet_noise=fleet_noise,
         calibration=calibration,
+        rest=frozen.limits(history.values),
     )
     return model, fitted
 

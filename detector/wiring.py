@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sqlalchemy import Engine
 
-from detector import __version__, database
+from detector import __version__, database, exclusions
 from detector import config as configuration
 from detector.config import Config, MonitorSection
 from detector.errors import ArtifactError, ModelError
@@ -29,8 +29,11 @@ from detector.store.state import StateStore
 if TYPE_CHECKING:
     from detector.backtest import Alert, Outcome
     from detector.core.series import Bool, History, Windows
+    from detector.core.threshold import Calibration
     from detector.dataset import Recording
+    from detector.exclusions import Spans
     from detector.export.prometheus import Exporter
+    from detector.lookback import Answer
     from detector.models.artifact import Artifact
     from detector.ports import Model
     from detector.reading import Progress
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _ALL = 1 << 30  # rows
+_ALWAYS = 1 << 62  # epoch milliseconds after everything
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,7 @@ def live_model(engine: Engine, monitor: MonitorSection) -> tuple[ModelVersion, i
         noise=artifact.noise,
         fleet_noise=artifact.fleet_noise,
         calibration=artifact.calibration,
+        rest=artifact.rest,
         drift=artifact.provenance.get("drift"),
         detectability={kind: shares["all"] for kind, shares in artifact.provenance["detectability"].items()},
     )
@@ -196,6 +201,8 @@ def retrain(
         reader = parts.sources[monitor.name]
         first, last = training.span(monitor, reader, now, start, end)
         history = reading.read_history(monitor, reader, first, last, lambda done, what: progress(0.1 * done, what))
+        real, _ = _marked(parts.engine, monitor)
+        history = exclusions.without(history, monitor.metrics, parts.store.exclusions(monitor.name), real)
         trained = training.train(
             monitor,
             history,
@@ -234,9 +241,40 @@ def recalibrate(parts: Parts, monitor: MonitorSection, now: int, progress: Progr
 
 
 def _recalibrate(parts: Parts, monitor: MonitorSection, now: int, progress: Progress) -> tuple[int, float]:
+    from detector.models import artifact as artifacts
+
+    fresh = _fresh_calibration(parts, monitor, now, progress)
+    provenance = {
+        **fresh.artifact.provenance,
+        "recalibrated_from": fresh.trained,
+        "recalibrated_at": now,
+        "calibrated_from": fresh.start,
+        "calibrated_until": fresh.end,
+        "drift": round(fresh.drift, 4),
+    }
+    stored = artifacts.dump(replace(fresh.artifact, calibration=fresh.calibration, provenance=provenance))
+    version = model_store.save(parts.engine, monitor=monitor.name, artifact=stored, header=provenance, now=now)
+    if fresh.trained != fresh.live.version:
+        model_store.delete(parts.engine, fresh.live.version)  # one recalibration of a network is kept, and the network
+    return version, fresh.drift
+
+
+@dataclass(frozen=True)
+class _Fresh:
+    """A calibration to recent data, of the model version that training made."""
+
+    live: ModelVersion
+    trained: int
+    artifact: Artifact
+    calibration: Calibration
+    drift: float
+    start: int  # the data it comes from, epoch milliseconds
+    end: int
+
+
+def _fresh_calibration(parts: Parts, monitor: MonitorSection, now: int, progress: Progress) -> _Fresh:
     from detector import reading, training
     from detector.models import artifact as artifacts
-    from detector.store import alerts
 
     live = live_model(parts.engine, monitor)
     if live is None:
@@ -247,29 +285,74 @@ def _recalibrate(parts: Parts, monitor: MonitorSection, now: int, progress: Prog
     span = round(configuration.milliseconds(monitor.training.span) * monitor.training.holdout)
     first, last = training.span(monitor, reader, now, None, None)
     history = reading.read_history(monitor, reader, max(first, last - span), last, progress)
-    alerted: dict[str, list[tuple[int, int]]] = {}
-    for alert in alerts.listing(parts.engine, monitor=monitor.name, most=_ALL):
-        alerted.setdefault(alert.entity, []).append((alert.opened_slot, alert.closed_slot or last))
-    live_artifact = artifacts.load(model_store.load(parts.engine, model.version))
+    history = exclusions.without(history, monitor.metrics, parts.store.exclusions(monitor.name), {})
     # always against what training found, or small drifts would add up day by day
-    trained = int(live_artifact.provenance.get("recalibrated_from", model.version))
+    provenance = artifacts.load(model_store.load(parts.engine, model.version)).provenance
+    trained = int(provenance.get("recalibrated_from", model.version))
     artifact = artifacts.load(model_store.load(parts.engine, trained))
-    calibration, drift = training.recalibrated(
-        monitor, replace(model, calibration=artifact.calibration), history, alerted
-    )
-    provenance = {
-        **artifact.provenance,
-        "recalibrated_from": trained,
-        "recalibrated_at": now,
-        "calibrated_from": history.start,
-        "calibrated_until": history.end,
-        "drift": round(drift, 4),
-    }
-    stored = artifacts.dump(replace(artifact, calibration=calibration, provenance=provenance))
-    version = model_store.save(parts.engine, monitor=monitor.name, artifact=stored, header=provenance, now=now)
-    if trained != model.version:
-        model_store.delete(parts.engine, model.version)  # one recalibration of a network is kept, and the network
-    return version, drift
+    trained_model = replace(model, calibration=artifact.calibration)
+    calibration, drift = training.recalibrated(monitor, trained_model, history, _marked(parts.engine, monitor)[1])
+    return _Fresh(model, trained, artifact, calibration, drift, history.start, history.end)
+
+
+def _marked(engine: Engine, monitor: MonitorSection) -> tuple[Spans, Spans]:
+    """Spans of real incidents, and of all alerts that are not known to be false; of each entity, epoch milliseconds."""
+    from detector.store import alerts
+
+    real: dict[str, list[tuple[int, int]]] = {}
+    not_normal: dict[str, list[tuple[int, int]]] = {}
+    for alert in alerts.listing(engine, monitor=monitor.name, most=_ALL):
+        if alert.verdict == "false" or alert.state == "withdrawn":
+            continue
+        span = (alert.opened_slot, _ALWAYS if alert.closed_slot is None else alert.closed_slot)
+        not_normal.setdefault(alert.entity, []).append(span)
+        if alert.verdict == "real":
+            real.setdefault(alert.entity, []).append(span)
+    return real, not_normal
+
+
+def reconsidered(
+    parts: Parts, monitor: MonitorSection, now: int, since: int, progress: Progress
+) -> list[tuple[AlertRow, float]]:
+    """Alerts since a time in epoch milliseconds with the peak score the next recalibration would give them.
+
+    Those of other models than the live one are left out: nothing can be said of them without their data.
+
+    Raises: ModelError as `recalibrate`.
+    """
+    from detector.core import threshold
+    from detector.store import alerts
+
+    fresh = _fresh_calibration(parts, monitor, now, progress)
+    row_of = {name: row for row, name in enumerate(fresh.live.entities)}
+    found = []
+    for alert in alerts.listing(parts.engine, monitor=monitor.name, since=since, most=_ALL):
+        by_span = alert.explanation.get("part", {}).get("scores")
+        if alert.model_version != fresh.live.version or not by_span or alert.state == "withdrawn":
+            continue
+        scores = np.array([[[np.nan if value is None else value for value in by_span.values()]]], dtype=np.float32)
+        row = np.array([row_of.get(alert.entity, -1)])
+        again = threshold.worst(threshold.rescored(scores, row, fresh.live.calibration, fresh.calibration))
+        found.append((alert, float(again[0, 0])))
+    return found
+
+
+def explain(parts: Parts, monitor: MonitorSection, entity: str, at: int) -> Answer:
+    """What the live model makes of an entity at a time in epoch milliseconds.
+
+    Raises: ModelError if there is no model or no data.
+    """
+    from detector import lookback
+    from detector.store import alerts
+
+    live = live_model(parts.engine, monitor)
+    if live is None:
+        msg = f"monitor {monitor.name!r} has no model yet; see: detector check"
+        raise ModelError(msg)
+    known = alerts.listing(parts.engine, monitor=monitor.name, entity=entity, until=at + 1, most=100)
+    spans = [(row.id, row.opened_slot, row.closed_slot) for row in known if row.state != "withdrawn"]
+    excluded = parts.store.exclusions(monitor.name)
+    return lookback.look(monitor, parts.sources[monitor.name], live[0], entity, at, excluded=excluded, alerts=spans)
 
 
 def _save(engine: Engine, monitor: MonitorSection, trained: Trained, facts: dict[str, Any], now: int) -> int:
@@ -285,6 +368,7 @@ def _save(engine: Engine, monitor: MonitorSection, trained: Trained, facts: dict
         noise=model.noise,
         fleet_noise=model.fleet_noise,
         calibration=model.calibration,
+        rest=np.zeros((0, 0), dtype=np.int64) if model.rest is None else model.rest,
         provenance=provenance,
     )
     return model_store.save(engine, monitor=monitor.name, artifact=artifacts.dump(artifact), header=provenance, now=now)

@@ -32,6 +32,14 @@ def reasons(values: Float32, timesteps: int, *, max_missing: float) -> Int8:
     return result
 
 
+def silent(values: Float32, slots: int) -> Bool:
+    """Where the newest `slots` hold nothing at all: (E, L, F) -> (E, L), False before there are so many."""
+    empty: Bool = np.all(np.isnan(values), axis=2)
+    position = np.arange(values.shape[1])[None, :]
+    last = np.maximum.accumulate(np.where(empty, -1, position), axis=1)  # (E, L) newest slot with data
+    return np.asarray((position - last >= slots) & (position >= slots - 1), dtype=np.bool_)
+
+
 def _rolling_mean(values: np.ndarray[tuple[int, int], np.dtype[np.float64]], length: int) -> Float32:
     sums = np.cumsum(values, axis=1)
     sums = np.concatenate([np.zeros((len(values), 1)), sums], axis=1)

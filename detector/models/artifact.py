@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.scaling import Scaling
-from detector.core.series import Float32
+from detector.core.series import Float32, Int64
 from detector.core.threshold import Calibration
 from detector.errors import ArtifactError
 
 Cell = Literal["lstm", "gru"]
 
-FORMAT = 2
+FORMAT = 3
 """Raised whenever bytes written by older versions could not be read any more."""
 
 
@@ -71,6 +71,7 @@ class Artifact:
     noise: Float32  # (E, F) usual residual of each metric, scaled units
     fleet_noise: Float32  # (F,)
     calibration: Calibration
+    rest: Int64  # (E, F) slots a metric must stay the same for to count as frozen
     provenance: Mapping[str, Any]  # JSON: fingerprint, data range, seed, versions, evaluation
 
 
@@ -85,7 +86,7 @@ def dump(artifact: Artifact) -> bytes:
         "provenance": dict(artifact.provenance),
     }
     arrays: dict[str, Any] = {f"weights/{name}": array for name, array in artifact.weights.items()}
-    arrays |= {"noise": artifact.noise, "fleet_noise": artifact.fleet_noise}
+    arrays |= {"noise": artifact.noise, "fleet_noise": artifact.fleet_noise, "rest": artifact.rest}
     arrays |= {f"scaling/{name}": getattr(artifact.scaling, name) for name in _fields(Scaling)}
     arrays |= {f"calibration/{name}": getattr(artifact.calibration, name) for name in _fields(Calibration)}
     buffer = io.BytesIO()
@@ -115,6 +116,7 @@ def load(data: bytes) -> Artifact:
             calibration=Calibration(
                 **{name: arrays[f"calibration/{name}"] for name in _fields(Calibration)}, level=header["level"]
             ),
+            rest=arrays["rest"],
             provenance=header["provenance"],
         )
     except (ValueError, KeyError, TypeError, EOFError, OSError, zipfile.BadZipFile) as exc:
