@@ -18,7 +18,7 @@ import typer
 from detector.errors import ConfigError, DetectorError
 
 if TYPE_CHECKING:
-    from detector.config import Config
+    from detector.config import Config, MonitorSection
     from detector.wiring import Parts
 
 app = typer.Typer(
@@ -291,16 +291,64 @@ def _short(value: float | None) -> float | str | None:
 
 @app.command()
 def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Dry run: validates, connects, counts, and says what the daemon would do."""
+    """Dry run: validates, connects, counts, measures, and says what the daemon would do."""
     path, settings = _load(config)
     from detector import checking
 
-    rows = checking.check(settings)
+    rows, too_much = checking.check(settings)
     if not as_json:
         print(f"{path}: valid, {len(settings.monitors)} monitors; /metrics on http://{settings.export.listen}/metrics")
     _print(rows, as_json=as_json, empty="", vertical=True)
+    if too_much is not None:
+        raise too_much
     if any(row.get("problem") for row in rows):
         raise typer.Exit(1)
+
+
+@app.command()
+def bench(
+    config: ConfigOption = None,
+    monitor: Annotated[str | None, typer.Option("--monitor", help="Whose settings [the first monitor].")] = None,
+    entities: Annotated[int, typer.Option(min=1, help="Entities of the synthetic fleet, at most.")] = 10_000,
+    metrics: Annotated[int | None, typer.Option(min=1, help="Metrics of each [the monitor's, or 8].")] = None,
+    timesteps: Annotated[int | None, typer.Option(min=2, help="Slots in a window [the monitor's].")] = None,
+    units: Annotated[int | None, typer.Option(min=1, help="Units of the network [the monitor's].")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Cost card: what a monitor takes on this machine, and how many entities it can watch here."""
+    section = _monitor_to_measure(config, monitor)
+    from detector import config as configuration
+
+    table = section.model_dump(exclude_unset=True)
+    if metrics is not None:
+        table |= {"metrics": tuple(f"m{n}" for n in range(metrics)), "rules": ()}
+    asked = {"timesteps": timesteps, "model.units": units}
+    changes = [f"{key}={value}" for key, value in asked.items() if value is not None]
+    section = configuration.monitor(table, changes)
+    from detector import capacity
+    from detector.progress import shown
+
+    with shown("bench") as progress:
+        found = capacity.card(section, entities, progress)
+    if not as_json:
+        found = {name: f"{value:,}" if isinstance(value, int | float) else value for name, value in found.items()}
+    _print([found], as_json=as_json, vertical=True)
+
+
+def _monitor_to_measure(config: Path | None, monitor: str | None) -> MonitorSection:
+    """A monitor of the configuration; without one, a monitor of defaults with eight metrics."""
+    from detector import config as configuration
+
+    try:
+        configuration.find(config)
+    except ConfigError:
+        if config is not None or monitor is not None:
+            raise
+        _log_to_stderr("info")
+        table = {"name": "defaults", "source": {"type": "embedded"}, "metrics": tuple(f"m{n}" for n in range(8))}
+        return configuration.monitor(table)
+    _, settings = _load(config)
+    return settings.monitors[0] if monitor is None else settings.monitor(monitor)
 
 
 @app.command("import")

@@ -56,11 +56,14 @@ ALLOWED: dict[str, set[str]] = {
         ),
         *("pipeline", "reading", "training", "dataset", "backtest", "worker"),
     },
-    "checking": {"errors", "core", "config", "database", "store", "training", "wiring"},
+    "capacity": {"core", "ports", "config", "database", "models", "store", "pipeline", "reading", "wiring"},
+    "checking": {
+        *("errors", "core", "ports", "config", "database", "store", "pipeline", "training", "wiring", "capacity"),
+    },
     "demo": {"errors", "core", "config", "importing", "store", "export", "worker", "wiring"},  # the daemon, on show
     "cli": {
         *("detector", "errors", "core", "config", "database", "store", "pipeline", "importing", "progress"),
-        *("dataset", "backtest", "judging", "wiring", "checking", "demo"),
+        *("dataset", "backtest", "judging", "wiring", "capacity", "checking", "demo"),
     },
     "__main__": {"cli"},
     "detector": set(),  # detector/__init__.py: the version
