@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import resource
 import statistics
 import sys
@@ -28,7 +27,7 @@ from detector.core.series import Float32, Samples, Windows
 from detector.core.threshold import Calibration
 from detector.models import artifact as artifacts
 from detector.models.artifact import Artifact, BaselineSpec, NetworkSpec
-from detector.models.lstm import NumpyAutoencoder, weight_shapes
+from detector.models.lstm import NumpyAutoencoder, cores, weight_shapes
 from detector.ports import Source
 from detector.reading import Progress
 from detector.store import models as model_store
@@ -332,7 +331,7 @@ def _train(monitor: MonitorSection) -> float:
 def card(monitor: MonitorSection, entities: int, progress: Progress) -> dict[str, Any]:
     """What a monitor costs; each figure is named with its unit."""
     cost = tick_cost(monitor, entities, lambda done, what: progress(0.6 * done, what))
-    every, cores = interval(monitor), len(os.sched_getaffinity(0))
+    every, count = interval(monitor), cores()
     by_time = cost.fleet((1.0 - HEADROOM) * every)
     by_memory = int((1.0 - HEADROOM) * psutil.virtual_memory().total / max(1, cost.bytes_per_entity))
     shape = monitor.model
@@ -342,7 +341,7 @@ def card(monitor: MonitorSection, entities: int, progress: Progress) -> dict[str
         "monitor": monitor.name,
         "model": "baseline" if shape.kind == "baseline" else network,
         "window": f"{monitor.timesteps} slots of {len(monitor.metrics)} metrics",
-        "cores": cores,
+        "cores": count,
         "entities": cost.entities,
         "tick_seconds": cost.seconds,
         "tick_every_seconds": every,
@@ -357,7 +356,7 @@ def card(monitor: MonitorSection, entities: int, progress: Progress) -> dict[str
         peak, rate, flops = matrix_peak(), scoring_rate(monitor), flops_of_newest(_spec(monitor))
         result |= {
             "windows_per_second": rate,
-            "windows_per_second_and_core": rate / cores,
+            "windows_per_second_and_core": rate / count,
             "matrix_peak_gflops": peak / 1e9,
             "share_of_matrix_peak": rate * flops / peak,
         }

@@ -6,6 +6,7 @@ Runs in the child process of `detector retrain`: importing it costs seconds and 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import os
 import time
@@ -20,10 +21,11 @@ from detector.core import window
 from detector.core.series import Float32, Int64, Windows
 from detector.errors import ModelError
 from detector.models.artifact import NetworkSpec
-from detector.models.lstm import network_input
+from detector.models.lstm import cores, network_input
 
 # Both are read when Keras and TensorFlow are imported, so they must stand before.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")  # one core for each part of a batch, see `SideBySide`
 os.environ["KERAS_BACKEND"] = "tensorflow"
 
 
@@ -42,11 +44,13 @@ def _quiet_stderr() -> Iterator[None]:
 
 with _quiet_stderr():
     import keras
+    import tensorflow as tf
 
 Progress = Callable[[float, str], None]
 """Told the fraction done, 0..1, and a short text."""
 
 _PREDICTED = 1024  # windows rebuilt at a time to find the worst
+_PART = 32  # windows of a batch that are worth a core of their own
 
 REPORT_SECONDS = 1.0
 """Least time between two reports within an epoch."""
@@ -105,8 +109,63 @@ def _encoder_layer(spec: NetworkSpec, n: int, dropout: float) -> keras.Layer:
 
 
 def _recurrent(spec: NetworkSpec, name: str, dropout: float, *, return_sequences: bool) -> keras.Layer:
-    kind = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU}[spec.cell]
+    kind = {"lstm": FusedLSTM, "gru": keras.layers.GRU}[spec.cell]
     return kind(spec.units, dropout=dropout, return_sequences=return_sequences, use_cudnn=False, name=name)
+
+
+@keras.saving.register_keras_serializable("detector")  # Bidirectional copies it by name
+class FusedLSTM(keras.layers.LSTM):  # type: ignore[misc]  # Keras has no types
+    """Keras's LSTM whose loop over the slots is one operation of TensorFlow instead of some thirty for each slot."""
+
+    def inner_loop(
+        self, sequences: Any, initial_state: Any, mask: Any, training: bool = False
+    ) -> tuple[Any, Any, list[Any]]:
+        """Last output, outputs and last states of (B, T, D), as keras.layers.RNN wants them; without masks."""
+        del mask
+        if training and self.dropout:
+            sequences *= keras.ops.expand_dims(self.cell.get_dropout_mask(sequences[:, 0]), 1)
+        x = keras.ops.transpose(sequences, (1, 0, 2))
+        h, c = initial_state
+        no_peephole = keras.ops.zeros(self.units)
+        done = tf.raw_ops.BlockLSTM(
+            seq_len_max=tf.constant(x.shape[0], tf.int64),
+            x=keras.ops.flip(x, 0) if self.go_backwards else x,
+            cs_prev=c,
+            h_prev=h,
+            w=_as_icfo(keras.ops.concatenate([self.cell.kernel, self.cell.recurrent_kernel])),
+            wci=no_peephole,
+            wcf=no_peephole,
+            wco=no_peephole,
+            b=_as_icfo(self.cell.bias),
+            forget_bias=0.0,  # Keras has it in the bias
+            cell_clip=-1.0,  # none
+        )
+        return done.h[-1], keras.ops.transpose(done.h, (1, 0, 2)), [done.h[-1], done.cs[-1]]
+
+
+def _as_icfo(columns: Any) -> Any:
+    """Keras's columns i, f, C̃, o in the order i, C̃, f, o."""
+    i, f, candidate, o = keras.ops.split(columns, 4, axis=-1)
+    return keras.ops.concatenate([i, candidate, f, o], axis=-1)
+
+
+class SideBySide(keras.Model):  # type: ignore[misc]  # Keras has no types
+    """A network that trains on equal parts of each batch, one on each core; the gradient is that of the whole batch.
+
+    A step of one window after the other leaves cores idle: its operations are too small to share.
+    """
+
+    def __init__(self, network: keras.Model, parts: int) -> None:
+        super().__init__()
+        self._network = network
+        self._parts = parts
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        """(B, T − 1, channels) -> (B, T, F)."""
+        count = keras.ops.shape(inputs)[0]
+        bounds = [n * count // self._parts for n in range(self._parts + 1)]
+        parts = [inputs[begin:end] for begin, end in itertools.pairwise(bounds)]
+        return keras.ops.concatenate([self._network(part, training=training) for part in parts])
 
 
 def train(
@@ -130,11 +189,12 @@ def train(
     _require_windows(windows, "training")
     _require_windows(validation, "validation")
     keras.utils.set_random_seed(seed)
-    model = build(spec, settings.dropout, settings.input_noise)
+    network = build(spec, settings.dropout, settings.input_noise)
+    model = SideBySide(network, min(cores(), max(1, settings.batch_size // _PART)))
     model.compile(
         optimizer=keras.optimizers.Adam(settings.learning_rate, clipnorm=settings.clipnorm),
         loss=loss,
-        jit_compile=False,  # XLA reaches the same loss no faster on two cores and compiles for seconds first
+        jit_compile=False,  # XLA takes twice as long for the same loop, and compiles for seconds first
     )
     best = keras.callbacks.EarlyStopping(patience=settings.patience, restore_best_weights=True)
     slower = keras.callbacks.ReduceLROnPlateau(factor=0.5, patience=1)
@@ -149,7 +209,7 @@ def train(
         callbacks=[best, slower, _StopOnNaN(), trim, report],
         verbose=0,
     ).history
-    return _result(model, history)
+    return _result(network, history)
 
 
 def _require_windows(windows: Windows, purpose: str) -> None:

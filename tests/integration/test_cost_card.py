@@ -83,4 +83,3 @@ def test_bench_measures_every_figure_of_a_small_monitor(config: Path) -> None:
     assert min(figures.values()) > 0, figures
     assert card["windows_per_second_and_core"] * card["cores"] == pytest.approx(card["windows_per_second"], rel=0.01)
     assert card["share_of_matrix_peak"] < 1.0
-    assert done.peak_megabytes < 400.0  # TensorFlow trains in a process of its own
