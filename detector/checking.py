@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -33,7 +34,7 @@ def check(config: Config) -> tuple[list[dict[str, Any]], ConfigError | None]:
             schema.check(engine)
     except DetectorError as exc:
         return [rows[0] | {"problem": str(exc)}], None
-    loads: list[_Load] = []
+    loads: list[Load] = []
     for monitor in config.monitors:
         try:
             row, load = _monitor(config, monitor, engine, has_schema=found is not None)
@@ -41,12 +42,12 @@ def check(config: Config) -> tuple[list[dict[str, Any]], ConfigError | None]:
             row, load = {"monitor": monitor.name, "problem": str(exc)}, None
         rows.append(row)
         loads += [] if load is None else [load]
-    return rows, _too_much(loads)
+    return rows, too_much(loads)
 
 
 def _monitor(
     config: Config, monitor: MonitorSection, engine: Any, *, has_schema: bool
-) -> tuple[dict[str, Any], _Load | None]:
+) -> tuple[dict[str, Any], Load | None]:
     named = ", ".join(monitor.metrics[:_NAMED])
     row: dict[str, Any] = {
         "monitor": monitor.name,
@@ -78,7 +79,7 @@ def _monitor(
 
 
 @dataclass(frozen=True)
-class _Load:
+class Load:
     """What a tick of a monitor is expected to take."""
 
     monitor: MonitorSection
@@ -91,16 +92,16 @@ class _Load:
         return self.seconds / capacity.interval(self.monitor)
 
 
-def _load(monitor: MonitorSection, source: Source, end: int, entities: int) -> _Load:
+def _load(monitor: MonitorSection, source: Source, end: int, entities: int) -> Load:
     """Measured: the source with what a tick reads of it, all else with synthetic entities. end: epoch milliseconds."""
     cost = capacity.tick_cost(monitor, min(entities, capacity.QUICK))
     slots = pipeline.lateness_slots(monitor) + capacity.slots_per_tick(monitor)
     began = time.perf_counter()
     source.read(end - slots * monitor.step_ms, end)
-    return _Load(monitor, entities, cost.of(entities, time.perf_counter() - began))
+    return Load(monitor, entities, cost.of(entities, time.perf_counter() - began))
 
 
-def _too_much(loads: list[_Load]) -> ConfigError | None:
+def too_much(loads: Sequence[Load]) -> ConfigError | None:
     """What to change if this machine cannot keep up with one monitor, or with all of them."""
     lines = []
     for load in loads:
