@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core import window
-from detector.core.series import Float32, Int64, Windows
+from detector.core.series import Int64, Windows
 from detector.errors import ModelError
 from detector.models.artifact import NetworkSpec
 from detector.models.lstm import cores, network_input
@@ -49,7 +49,7 @@ with _quiet_stderr():
 Progress = Callable[[float, str], None]
 """Told the fraction done, 0..1, and a short text."""
 
-_PREDICTED = 1024  # windows rebuilt at a time to find the worst
+_PREPARED = 1024  # windows read, or rebuilt to find the worst, at a time
 _PART = 32  # windows of a batch that are worth a core of their own
 
 REPORT_SECONDS = 1.0
@@ -202,11 +202,11 @@ def train(
     report = _Report(progress, settings.epochs, len(batches))
     trim = _Trim(batches, settings.trim, after=max(1, settings.epochs // 3))
     history = model.fit(
-        batches,
-        validation_data=_Batches(spec, validation, settings.batch_size),
+        batches.dataset(),
+        validation_data=_Batches(spec, validation, settings.batch_size).dataset(),
         epochs=settings.epochs,
-        shuffle=False,  # _Batches shuffles windows, not only whole batches
-        callbacks=[best, slower, _StopOnNaN(), trim, report],
+        shuffle=False,  # _Batches does it
+        callbacks=[best, slower, _StopOnNaN(), trim, _Shuffle(batches), report],
         verbose=0,
     ).history
     return _result(network, history)
@@ -266,47 +266,70 @@ def keras_version() -> str:
     return str(keras.__version__)
 
 
-class _Batches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has no types
-    """Batches made when they are needed, so that inputs and targets of all windows never stand in memory at once."""
+class _Batches:
+    """Windows as TensorFlow reads them: batches are gathered by its own threads, not made by Python meanwhile."""
 
     def __init__(self, spec: NetworkSpec, windows: Windows, batch_size: int, seed: int | None = None) -> None:
         """Shuffles the windows anew every epoch if a seed is given."""
-        super().__init__()
-        self._spec = spec
-        self._windows = windows
+        count = len(windows)
+        inputs = np.empty((count, spec.timesteps - 1, spec.channels), dtype=np.float32)
+        targets = np.empty((count, spec.timesteps, spec.metrics), dtype=np.float32)
+        for begin in range(0, count, _PREPARED):
+            block = windows[begin : begin + _PREPARED]
+            inputs[begin : begin + _PREPARED] = network_input(spec, block)
+            clip = window.INPUT_CLIP
+            np.clip(block.values[:, ::-1], -clip, clip, out=targets[begin : begin + _PREPARED])
+        self._inputs, self._targets = tf.constant(inputs), tf.constant(targets)
         self._batch_size = batch_size
         self._rng = None if seed is None else np.random.default_rng(seed)
-        self._order = np.arange(len(windows))
-        self.on_epoch_end()
+        self._order: Int64 = np.arange(count)
+        self._read = tf.Variable(self._order)  # the order of the epoch that runs
+        self.shuffle()
 
     def __len__(self) -> int:
         return math.ceil(len(self._order) / self._batch_size)
 
-    def __getitem__(self, n: int) -> tuple[Float32, Float32]:
-        """Inputs (B, T − 1, channels) and targets (B, T, F), newest slot first."""
-        return self._batch(self._order[n * self._batch_size : (n + 1) * self._batch_size])
+    def dataset(self) -> Any:
+        """Batches of inputs (B, T − 1, channels) and targets (B, T, F), newest slot first."""
 
-    def _batch(self, chosen: Int64) -> tuple[Float32, Float32]:
-        batch = self._windows[chosen]
-        return network_input(self._spec, batch), np.clip(batch.values[:, ::-1], -window.INPUT_CLIP, window.INPUT_CLIP)
+        def batch(n: Any) -> tuple[Any, Any]:
+            chosen = self._read[n * self._batch_size : (n + 1) * self._batch_size]
+            return tf.gather(self._inputs, chosen), tf.gather(self._targets, chosen)
+
+        return tf.data.Dataset.range(len(self)).map(batch).prefetch(2)
+
+    def shuffle(self) -> None:
+        """Puts the windows in the order of the next epoch."""
+        if self._rng is not None:
+            self._rng.shuffle(self._order)
+            self._read.assign(self._order)
 
     def leave_out_worst(self, model: keras.Model, share: float) -> None:
         """Trains no more on the share of the windows that the model rebuilds worst."""
         order = np.sort(self._order)
         errors = np.empty(len(order))
-        for start in range(0, len(order), _PREDICTED):
-            inputs, target = self._batch(order[start : start + _PREDICTED])
-            difference = np.abs(target - model.predict_on_batch(inputs))
-            errors[start : start + _PREDICTED] = np.nan_to_num(difference).mean(axis=(1, 2))
+        for start in range(0, len(order), _PREPARED):
+            chosen = order[start : start + _PREPARED]
+            difference = np.abs(
+                tf.gather(self._targets, chosen) - model.predict_on_batch(tf.gather(self._inputs, chosen))
+            )
+            errors[start : start + _PREPARED] = np.nan_to_num(difference).mean(axis=(1, 2))
         kept = order[np.argsort(errors, kind="stable")[: len(order) - int(share * len(order))]]
         if self._rng is not None:
             self._rng.shuffle(kept)  # so that those which come twice are any of them, not the best
         self._order = np.resize(kept, len(order))  # as many batches as before: Keras counts on it
-        self.on_epoch_end()
+        self.shuffle()
 
-    def on_epoch_end(self) -> None:
-        if self._rng is not None:
-            self._rng.shuffle(self._order)
+
+class _Shuffle(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
+    """Another order of the windows in each epoch."""
+
+    def __init__(self, batches: _Batches) -> None:
+        super().__init__()
+        self._batches = batches
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self._batches.shuffle()
 
 
 class _StopOnNaN(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types

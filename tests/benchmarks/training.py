@@ -6,8 +6,8 @@
 
 Prints JSON, progress goes to stderr. Keras trains as the daemon does, through `network.train`; PyTorch begins with
 weights drawn alike and has the same loss, Adam, clipped gradients, noise on the inputs, and the learning rate halved
-after each epoch that was no better. Each training is a process of its own, in turns; medians are told. Windows are
-noisy waves whose period, phase and height differ, so that there is something to learn.
+after each epoch that was no better. Each training is a process of its own, in turns, each turn with another seed;
+medians are told. Windows are noisy waves whose period, phase and height differ, so that there is something to learn.
 
     windows_per_second   of an epoch, validation included, after the first
     start_seconds        from the first import to the first batch that counts, beyond what the batches of an epoch take
@@ -68,7 +68,7 @@ def waves(count: int, spec: NetworkSpec, seed: int) -> Float32:
     return (height * np.sin(angle) + rng.normal(0.0, 0.2, angle.shape)).astype(np.float32)
 
 
-def keras(spec: NetworkSpec, training: Float32, validation: Float32, epochs: int) -> Epochs:
+def keras(spec: NetworkSpec, training: Float32, validation: Float32, epochs: int, seed: int) -> Epochs:
     """As the daemon trains."""
     from detector.models import network
 
@@ -91,11 +91,11 @@ def keras(spec: NetworkSpec, training: Float32, validation: Float32, epochs: int
         epochs=epochs,
         patience=epochs,
     )
-    network.train(spec, windows(training), windows(validation), settings=settings, seed=0, progress=progress)
+    network.train(spec, windows(training), windows(validation), settings=settings, seed=seed, progress=progress)
     return noted
 
 
-def pytorch(spec: NetworkSpec, training: Float32, validation: Float32, epochs: int) -> Epochs:
+def pytorch(spec: NetworkSpec, training: Float32, validation: Float32, epochs: int, seed: int) -> Epochs:
     """The same in PyTorch."""
     import torch
     from torch import nn
@@ -111,6 +111,7 @@ def pytorch(spec: NetworkSpec, training: Float32, validation: Float32, epochs: i
                     nn.init.zeros_(array)
                     if "_ih_" in name:
                         nn.init.ones_(array[spec.units : 2 * spec.units])
+                    array.requires_grad_("_hh_" not in name)  # Keras has one bias
                 elif "_hh_" in name:
                     nn.init.orthogonal_(array)
                 else:
@@ -127,22 +128,26 @@ def pytorch(spec: NetworkSpec, training: Float32, validation: Float32, epochs: i
     def loss(target: Any, rebuilt: Any) -> Any:
         return huber(target[:, :1], rebuilt[:, :1]) + huber(target[:, 1:], rebuilt[:, 1:])
 
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model = Autoencoder()
-    adam = torch.optim.Adam(model.parameters(), RATE, eps=1e-7)
-    slower = torch.optim.lr_scheduler.ReduceLROnPlateau(adam, factor=0.5, patience=0, threshold=1e-4)
+    learning = [array for array in model.parameters() if array.requires_grad]
+    adam = torch.optim.Adam(learning, RATE, eps=1e-7)
+    slower = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        adam, factor=0.5, patience=0, threshold=1e-4, threshold_mode="abs"
+    )
     data, held_out = (
         [torch.from_numpy(window.network_input(values)), torch.from_numpy(values[:, ::-1].copy())]
         for values in (training, validation)
     )
-    noted, rng = Epochs([], []), np.random.default_rng(0)
+    noted, rng = Epochs([], []), np.random.default_rng(seed)
     for _ in range(epochs):
         order = torch.from_numpy(rng.permutation(len(training)))
         for chosen in order.split(BATCH):
             inputs, target = (array[chosen] for array in data)
             adam.zero_grad()
             loss(target, model(inputs + NOISE * torch.randn_like(inputs))).backward()
-            nn.utils.clip_grad_norm_(model.parameters(), CLIPNORM)
+            for array in learning:
+                nn.utils.clip_grad_norm_(array, CLIPNORM)
             adam.step()
         with torch.inference_mode():
             parts = [
@@ -158,7 +163,7 @@ def one(engine: str, asked: Namespace) -> dict[str, Any]:
     """One training, in this process."""
     spec = NetworkSpec(asked.timesteps[0], asked.metrics[0], units=asked.units[0])
     training, validation = waves(asked.windows, spec, 1), waves(asked.windows // 5, spec, 2)
-    noted = {"keras": keras, "pytorch": pytorch}[engine](spec, training, validation, asked.epochs)
+    noted = {"keras": keras, "pytorch": pytorch}[engine](spec, training, validation, asked.epochs, asked.seed)
     return {"ended": noted.ended, "loss": noted.loss}
 
 
@@ -173,9 +178,9 @@ def shape(units: int, timesteps: int, metrics: int, asked: Namespace) -> dict[st
     numbers = {"units": units, "timesteps": timesteps, "metrics": metrics}
     numbers_asked = numbers | {"windows": asked.windows, "epochs": asked.epochs}
     options = [text for name, number in numbers_asked.items() for text in (f"--{name}", str(number))]
-    for _ in range(asked.repeats):
+    for seed in range(asked.repeats):
         for engine, found in runs.items():
-            command = [sys.executable, __file__, "--one", engine, *options]
+            command = [sys.executable, __file__, "--one", engine, "--seed", str(seed), *options]
             done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
             found.append(json.loads(done.stdout))
             told(f"{engine} {numbers}: {found[-1]['ended'][-1]:.1f} s, loss {min(found[-1]['loss']):.4f}")
@@ -204,9 +209,10 @@ def main() -> None:
     parser.add_argument("--units", nargs="+", type=int, default=(64,))
     parser.add_argument("--timesteps", nargs="+", type=int, default=(30, 60))
     parser.add_argument("--metrics", nargs="+", type=int, default=(8,))
-    parser.add_argument("--windows", type=int, default=10_000)
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--windows", type=int, default=20_000)
+    parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--one", choices=ENGINES, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()

@@ -147,7 +147,7 @@ def test_the_share_of_windows_that_is_rebuilt_worst_is_left_out() -> None:
 
     batches.leave_out_worst(_ForetellsZero(), share=0.25)
 
-    targets = np.concatenate([batches[n][1] for n in range(len(batches))])
+    targets = np.concatenate([targets for _, targets in batches.dataset()])
     assert set(targets[:, 0, 0].tolist()) == {1.0, 2.0, 3.0, 4.0, 5.0, 6.0}
     assert len(targets) == 8  # some twice, so that there are as many batches as before
 
