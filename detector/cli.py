@@ -18,7 +18,8 @@ import typer
 from detector.errors import ConfigError, DetectorError
 
 if TYPE_CHECKING:
-    from detector.config import Config
+    from detector.config import Config, MonitorSection
+    from detector.store.alerts import AlertRow
     from detector.wiring import Parts
 
 app = typer.Typer(
@@ -31,7 +32,9 @@ app = typer.Typer(
 alerts_app = typer.Typer(help="Stored alerts.", no_args_is_help=True)
 models_app = typer.Typer(help="Trained model versions.", no_args_is_help=True)
 db_app = typer.Typer(help="The detector's own tables.", no_args_is_help=True)
+exclude_app = typer.Typer(help="Times that mute alerts or are kept out of training.", no_args_is_help=True)
 app.add_typer(alerts_app, name="alerts")
+app.add_typer(exclude_app, name="exclude")
 app.add_typer(models_app, name="models")
 app.add_typer(db_app, name="db")
 
@@ -291,16 +294,64 @@ def _short(value: float | None) -> float | str | None:
 
 @app.command()
 def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Dry run: validates, connects, counts, and says what the daemon would do."""
+    """Dry run: validates, connects, counts, measures, and says what the daemon would do."""
     path, settings = _load(config)
     from detector import checking
 
-    rows = checking.check(settings)
+    rows, too_much = checking.check(settings)
     if not as_json:
         print(f"{path}: valid, {len(settings.monitors)} monitors; /metrics on http://{settings.export.listen}/metrics")
     _print(rows, as_json=as_json, empty="", vertical=True)
+    if too_much is not None:
+        raise too_much
     if any(row.get("problem") for row in rows):
         raise typer.Exit(1)
+
+
+@app.command()
+def bench(
+    config: ConfigOption = None,
+    monitor: Annotated[str | None, typer.Option("--monitor", help="Whose settings [the first monitor].")] = None,
+    entities: Annotated[int, typer.Option(min=1, help="Entities of the synthetic fleet, at most.")] = 10_000,
+    metrics: Annotated[int | None, typer.Option(min=1, help="Metrics of each [the monitor's, or 8].")] = None,
+    timesteps: Annotated[int | None, typer.Option(min=2, help="Slots in a window [the monitor's].")] = None,
+    units: Annotated[int | None, typer.Option(min=1, help="Units of the network [the monitor's].")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Cost card: what a monitor takes on this machine, and how many entities it can watch here."""
+    section = _monitor_to_measure(config, monitor)
+    from detector import config as configuration
+
+    table = section.model_dump(exclude_unset=True)
+    if metrics is not None:
+        table |= {"metrics": tuple(f"m{n}" for n in range(metrics)), "rules": ()}
+    asked = {"timesteps": timesteps, "model.units": units}
+    changes = [f"{key}={value}" for key, value in asked.items() if value is not None]
+    section = configuration.monitor(table, changes)
+    from detector import capacity
+    from detector.progress import shown
+
+    with shown("bench") as progress:
+        found = capacity.card(section, entities, progress)
+    if not as_json:
+        found = {name: f"{value:,}" if isinstance(value, int | float) else value for name, value in found.items()}
+    _print([found], as_json=as_json, vertical=True)
+
+
+def _monitor_to_measure(config: Path | None, monitor: str | None) -> MonitorSection:
+    """A monitor of the configuration; without one, a monitor of defaults with eight metrics."""
+    from detector import config as configuration
+
+    try:
+        configuration.find(config)
+    except ConfigError:
+        if config is not None or monitor is not None:
+            raise
+        _log_to_stderr("info")
+        table = {"name": "defaults", "source": {"type": "embedded"}, "metrics": tuple(f"m{n}" for n in range(8))}
+        return configuration.monitor(table)
+    _, settings = _load(config)
+    return settings.monitors[0] if monitor is None else settings.monitor(monitor)
 
 
 @app.command("import")
@@ -360,47 +411,361 @@ def import_(
 def alerts_list(
     config: ConfigOption = None,
     monitor: MonitorOption = None,
-    only_open: Annotated[bool, typer.Option("--open", help="Only open ones; exit status 3 if there are any.")] = False,
+    entity: Annotated[str | None, typer.Option(help="Only entities like this, with * and ?.")] = None,
+    state: Annotated[
+        str | None, typer.Option(help="Only those that are open, acknowledged, closed or withdrawn.")
+    ] = None,
+    severity: Annotated[str | None, typer.Option(help="Only those of this severity: warning, critical.")] = None,
+    only_open: Annotated[
+        bool, typer.Option("--open", help="Only open or acknowledged ones; exit status 3 if there are any.")
+    ] = False,
     since: Annotated[str | None, typer.Option(help="Opened since a time, or this long ago (24h, 7d).")] = None,
+    until: Annotated[str | None, typer.Option(help="Opened before a time, or this long ago.")] = None,
+    most: Annotated[int, typer.Option("--limit", min=1, help="At most so many, the newest.")] = 1000,
     as_json: JsonOption = False,
 ) -> None:
     """Alerts, newest first."""
     parts = _parts(config, monitor)
     from detector.store import alerts
 
-    earliest = _since(since)
-    found = alerts.listing(parts.engine, monitor=monitor, only_open=only_open, since=earliest)
+    _one_of("--state", state, ("open", "acknowledged", "closed", "withdrawn"))
+    _one_of("--severity", severity, ("warning", "critical"))
+    found = alerts.listing(
+        parts.engine,
+        monitor=monitor,
+        entity=entity,
+        state=state,
+        severity=severity,
+        only_open=only_open,
+        since=_since("--since", since),
+        until=_since("--until", until),
+        most=most,
+    )
     _print([_alert_row(row) for row in found], as_json=as_json, empty="no alerts")
     if only_open and found:
         raise typer.Exit(OPEN_ALERTS)
 
 
+AlertId = Annotated[int, typer.Argument(metavar="ID", help="Number of the alert; see: detector alerts list")]
+By = Annotated[str | None, typer.Option("--by", help="Who says so [the user at the keyboard].", show_default=False)]
+Comment = Annotated[str | None, typer.Option("--comment", help="Why, for those who read it later.")]
+
+
 @alerts_app.command("show")
-def alerts_show(
-    identity: Annotated[int, typer.Argument(metavar="ID")], config: ConfigOption = None, as_json: JsonOption = False
-) -> None:
-    """One alert with its metrics and its history."""
+def alerts_show(identity: AlertId, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """One alert in plain words: what, since when, how bad, why, and what became of it."""
     parts = _parts(config, None)
+    row, events = _alert(parts, identity)
+    from detector import words
+
+    shown = _alert_row(row) | {
+        "peak": _utc(row.peak_slot),
+        "model_version": row.model_version,
+        "metrics": row.explanation.get("metrics", []),
+        "part": row.explanation.get("part"),
+        "window": row.explanation.get("window"),
+        "events": [event | {"slot": _utc(event["slot"]), "created_at": _utc(event["created_at"])} for event in events],
+    }
+    if as_json:
+        print(json.dumps(shown, indent=2))
+        return
+    print(f"{row.entity} ({row.monitor}): {words.sentence(row.explanation)}\n")
+    hidden = {"metrics", "part", "window", "events", "top_metrics"}
+    _print([{k: v for k, v in shown.items() if k not in hidden and v not in (None, False, "")}], vertical=True)
+    if shown["metrics"]:
+        print("\nwhat is strange")
+        for metric in shown["metrics"]:
+            print(f"  {words.metric_line(metric)}")
+    print("\nhistory")
+    _print([{k: v for k, v in event.items() if k not in {"peak_score", "severity"}} for event in shown["events"]])
+
+
+@alerts_app.command("ack")
+def alerts_ack(identity: AlertId, config: ConfigOption = None, by: By = None, comment: Comment = None) -> None:
+    """Says that somebody looks after an alert; it stays open."""
+    parts = _parts(config, None)
+    row, _ = _alert(parts, identity)
+    if row.state != "open":
+        msg = f"alert {identity} is {row.state}; only an open one can be acknowledged"
+        raise ConfigError(msg)
+    from detector import wiring
+    from detector.store import alerts
+
+    told = wiring.notifiers_of(parts.config, row.monitor)
+    alerts.acknowledge(parts.engine, row, by=by or _user(), comment=comment, now=wiring.now_ms(), notifiers=told)
+    print(f"alert {identity} is acknowledged by {by or _user()}")
+
+
+@alerts_app.command("close")
+def alerts_close(identity: AlertId, config: ConfigOption = None, by: By = None, comment: Comment = None) -> None:
+    """Closes an alert; while its entity stays strange no other one opens."""
+    parts = _parts(config, None)
+    row, _ = _alert(parts, identity)
+    if row.state not in {"open", "acknowledged"}:
+        msg = f"alert {identity} is {row.state} already"
+        raise ConfigError(msg)
+    from detector import wiring
+    from detector.store import alerts
+
+    told = wiring.notifiers_of(parts.config, row.monitor)
+    alerts.close(parts.engine, row, by=by or _user(), comment=comment, now=wiring.now_ms(), notifiers=told)
+    print(f"alert {identity} is closed; a new one opens only after {row.entity} was normal again")
+
+
+def _alert(parts: Parts, identity: int) -> tuple[AlertRow, list[dict[str, Any]]]:
     from detector.store import alerts
 
     found = alerts.show(parts.engine, identity)
     if found is None:
         msg = f"no alert {identity}; see: detector alerts list"
         raise ConfigError(msg)
-    row, events = found
-    shown = _alert_row(row) | {
-        "metrics": row.explanation.get("metrics", []),
-        "model_version": row.model_version,
-        "events": [event | {"slot": _utc(event["slot"]), "created_at": _utc(event["created_at"])} for event in events],
-    }
-    if as_json:
-        print(json.dumps(shown, indent=2))
+    return found
+
+
+def _user() -> str:
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"user {os.getuid()}"
+
+
+def _one_of(option: str, value: str | None, allowed: Sequence[str]) -> None:
+    if value is not None and value not in allowed:
+        msg = f"{option} must be one of {', '.join(allowed)}. Received: {value!r}"
+        raise ConfigError(msg)
+
+
+@app.command()
+def incident(
+    identity: Annotated[int | None, typer.Argument(metavar="[ALERT]", help="The alert that is judged.")] = None,
+    config: ConfigOption = None,
+    verdict: Annotated[
+        bool | None, typer.Option("--real/--false", help="Was something wrong, or was the alert?")
+    ] = None,
+    monitor: MonitorOption = None,
+    entity: Annotated[str | None, typer.Option(help="With --from: only entities like this, with * and ?.")] = None,
+    from_: Annotated[str | None, typer.Option("--from", help="A real incident began at this time …")] = None,
+    to: Annotated[str | None, typer.Option("--to", help="… and ended at this time.")] = None,
+    by: By = None,
+    comment: Comment = None,
+) -> None:
+    """Says whether an alert was real, or when a real incident was: training and thresholds learn from it."""
+    if (identity is None) == (from_ is None or to is None) or (identity is not None and verdict is None):
+        msg = "name an ALERT and --real or --false, or a time range with --monitor, --from and --to"
+        raise ConfigError(msg)
+    parts = _parts(config, monitor)
+    from detector import wiring
+    from detector.store import alerts
+
+    now, who = wiring.now_ms(), by or _user()
+    if identity is not None:
+        row, _ = _alert(parts, identity)
+        word = "real" if verdict else "false"
+        alerts.judge(parts.engine, row, verdict=word, by=who, comment=comment, now=now)
+        what = "its time is kept out of training" if verdict else "its scores count as normal"
+        print(f"alert {identity} is marked {word}: {what} from the next calibration on")
+        section = parts.config.monitor(row.monitor)
+    else:
+        if monitor is None:
+            msg = "--from and --to need --monitor NAME: whose incident was it?"
+            raise ConfigError(msg)
+        section = parts.config.monitor(monitor)
+        start, end = _time("--from", from_), _time("--to", to)
+        _add_exclusion(parts, section, entity, None, start, end, "mask", None, comment or "real incident", who)
+        marked = [
+            row
+            for row in alerts.listing(parts.engine, monitor=monitor, entity=entity, until=end)
+            if row.state != "withdrawn" and (row.closed_slot is None or row.closed_slot >= (start or 0))
+        ]
+        for row in marked:
+            alerts.judge(parts.engine, row, verdict="real", by=who, comment=comment, now=now)
+        print(f"{_utc(start or 0)} to {_utc(end or 0)} is kept out of training; {len(marked)} alerts are marked real")
+    _print_reconsidered(parts, section, now)
+
+
+def _print_reconsidered(parts: Parts, section: MonitorSection, now: int) -> None:
+    """Which alerts of the last thirty days the next recalibration would see otherwise."""
+    from detector import wiring
+    from detector.errors import ModelError
+    from detector.progress import shown
+
+    try:
+        with shown(f"calibrate {section.name}") as progress:
+            since = now - int(timedelta(days=30).total_seconds() * 1000)
+            found = wiring.reconsidered(parts, section, now, since, progress)
+    except ModelError as exc:
+        print(f"what the next recalibration would change cannot be told: {exc}")
         return
-    _print([{k: v for k, v in shown.items() if k not in {"metrics", "events", "top_metrics"}}], vertical=True)
-    print("\nmetrics by share of the score")
-    _print([m | {"share": f"{m['share']:.0%}", "observed": f"{m['observed']:.6g}"} for m in shown["metrics"]])
-    print("\nhistory")
-    _print(shown["events"])
+    gone = [str(row.id) for row, peak in found if peak < 1.0]
+    print(f"with the next recalibration {len(gone)} of {len(found)} alerts of the last 30 days would not have opened")
+    if gone:
+        print(f"these are {', '.join(gone)}; to have it now: detector retrain --recalibrate {section.name}")
+
+
+@app.command()
+def explain(
+    monitor: Annotated[str, typer.Argument(help="The monitor.")],
+    entity: Annotated[str, typer.Argument(help="The entity.")],
+    at: Annotated[str, typer.Option("--at", help="The time, such as 2026-11-23T14:00, or this long ago (2h).")],
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Why there was an alert at a time, or none: score, parts, metrics and rules as the live model sees them."""
+    parts = _parts(config, monitor)
+    from detector import wiring, words
+
+    moment = _since("--at", at)
+    assert moment is not None
+    answer = wiring.explain(parts, parts.config.monitor(monitor), entity, moment)
+    if as_json:
+        print(json.dumps(asdict(answer) | {"slot": _utc(answer.slot)}, indent=2))
+        return
+    head = "unknown" if answer.score is None else f"score {answer.score:.2f}"
+    print(f"{entity} ({monitor}) at {_utc(answer.slot)}: {head}")
+    for why in answer.why:
+        print(f"  {why}")
+    metrics = answer.explanation.get("metrics", [])
+    if metrics and answer.score is not None:
+        print("\nmetrics by their share of the score")
+        for metric in metrics:
+            print(f"  {words.metric_line(metric)}")
+
+
+# -- exclusions -------------------------------------------------------------------------------------------------------
+
+
+@exclude_app.command("add")
+def exclude_add(
+    monitor: Annotated[str, typer.Option("--monitor", help="Whose alerts or data.")],
+    config: ConfigOption = None,
+    entity: Annotated[str | None, typer.Option(help="Only entities like this, with * and ?.")] = None,
+    metric: Annotated[str | None, typer.Option(help="Only metrics like this, with * and ?.")] = None,
+    from_: Annotated[str | None, typer.Option("--from", help="From this time on [now].", show_default=False)] = None,
+    to: Annotated[str | None, typer.Option("--to", help="Up to this time [open-ended].", show_default=False)] = None,
+    duration: Annotated[str | None, typer.Option("--for", help="In place of --to: for so long (2h).")] = None,
+    effect: Annotated[str, typer.Option(help="mute: no notifications; mask: kept out of training; both.")] = "mute",
+    rule: Annotated[
+        str | None, typer.Option(help="How it recurs, RFC 5545: FREQ=WEEKLY;BYDAY=SU. Needs --to or --for.")
+    ] = None,
+    time_zone: Annotated[
+        str | None, typer.Option(help="Whose clock the times and the rule follow [the monitor's].", show_default=False)
+    ] = None,
+    by: By = None,
+    comment: Comment = None,
+) -> None:
+    """Mutes alerts or keeps data out of training for a time, once or again and again."""
+    parts = _parts(config, monitor)
+    from detector import wiring
+    from detector.config import parse_duration
+
+    section = parts.config.monitor(monitor)
+    _one_of("--effect", effect, ("mute", "mask", "both"))
+    if to and duration:
+        msg = "--to and --for say the same; leave one out"
+        raise ConfigError(msg)
+    zone = time_zone or section.time_zone
+    start = wiring.now_ms() if from_ is None else _time("--from", from_, zone)
+    end = _time("--to", to, zone)
+    if duration is not None and start is not None:
+        try:
+            length = parse_duration(duration)
+        except ValueError as exc:
+            msg = f"--for {exc}. Received: {duration!r}"
+            raise ConfigError(msg) from exc
+        assert isinstance(length, timedelta)
+        end = start + int(length.total_seconds() * 1000)
+    number = _add_exclusion(parts, section, entity, metric, start, end, effect, rule, comment, by or _user(), zone)
+    print(f"exclusion {number} of monitor {monitor} is in force{_times(parts, section, number)}")
+
+
+def _add_exclusion(
+    parts: Parts,
+    section: MonitorSection,
+    entity: str | None,
+    metric: str | None,
+    start: int | None,
+    end: int | None,
+    effect: str,
+    rule: str | None,
+    comment: str | None,
+    by: str,
+    zone: str | None = None,
+) -> int:
+    from detector import exclusions, wiring
+    from detector.ports import Exclusion
+    from detector.store import exclusions as stored
+
+    new = Exclusion(
+        id=0,
+        monitor=section.name,
+        entity=entity,
+        metric=metric,
+        start=start or 0,
+        end=end,
+        effect=effect,
+        rule=rule,
+        time_zone=zone or section.time_zone,
+        comment=comment,
+        created_at=wiring.now_ms(),
+        created_by=by,
+    )
+    exclusions.check(new, section.metrics)
+    return stored.add(parts.engine, new)
+
+
+def _times(parts: Parts, section: MonitorSection, number: int) -> str:
+    """When an exclusion is next in force, in words."""
+    from detector import exclusions, wiring
+    from detector.store import exclusions as stored
+
+    found = next(e for e in stored.listing(parts.engine, [section.name]) if e.id == number)
+    now = wiring.now_ms()
+    if found.rule is None:
+        return f" from {_utc(found.start)} to {'whenever it is removed' if found.end is None else _utc(found.end)}"
+    begin, end = next(exclusions.ranges(found, now, now + 400 * 86_400_000), (None, None))
+    return "" if begin is None or end is None else f", next from {_utc(begin)} to {_utc(end)}"
+
+
+@exclude_app.command("list")
+def exclude_list(config: ConfigOption = None, monitor: MonitorOption = None, as_json: JsonOption = False) -> None:
+    """Exclusions, oldest first."""
+    parts = _parts(config, monitor)
+    from detector import exclusions, wiring
+    from detector.store import exclusions as stored
+
+    now = wiring.now_ms()
+    rows = [
+        {
+            "id": found.id,
+            "monitor": found.monitor,
+            "entity": found.entity or "*",
+            "metric": found.metric or "*",
+            "effect": found.effect,
+            "from": _utc(found.start),
+            "to": None if found.end is None else _utc(found.end),
+            "rule": found.rule,
+            "time_zone": found.time_zone,
+            "now": any(True for _ in exclusions.ranges(found, now, now + 1)),
+            "by": found.created_by,
+            "comment": found.comment,
+        }
+        for found in stored.listing(parts.engine, [monitor] if monitor else [m.name for m in parts.config.monitors])
+    ]
+    _print(rows, as_json=as_json, empty="no exclusions")
+
+
+@exclude_app.command("remove")
+def exclude_remove(identity: Annotated[int, typer.Argument(metavar="ID")], config: ConfigOption = None) -> None:
+    """Removes an exclusion; alerts it mutes that are still open are told of with the next tick."""
+    parts = _parts(config, None)
+    from detector.store import exclusions as stored
+
+    if not stored.remove(parts.engine, identity):
+        msg = f"no exclusion {identity}; see: detector exclude list"
+        raise ConfigError(msg)
+    print(f"exclusion {identity} is removed")
 
 
 @models_app.command("list")
@@ -525,19 +890,26 @@ def _log_to_stderr(level: str) -> None:
     logging.getLogger("apscheduler.executors").setLevel(logging.ERROR)
 
 
-def _time(option: str, written: str | None) -> int | None:
-    """Epoch milliseconds of an ISO 8601 time, UTC unless it says otherwise."""
+def _time(option: str, written: str | None, zone: str = "UTC") -> int | None:
+    """Epoch milliseconds of an ISO 8601 time, of the zone unless it names its own."""
     if written is None:
         return None
+    from zoneinfo import ZoneInfo
+
     try:
         moment = datetime.fromisoformat(written)
     except ValueError as exc:
         msg = f"{option} must be a time such as 2026-11-23T14:00 or 2026-11-23. Received: {written!r}"
         raise ConfigError(msg) from exc
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+    try:
+        return int((moment if moment.tzinfo else moment.replace(tzinfo=ZoneInfo(zone))).timestamp() * 1000)
+    except (KeyError, ValueError) as exc:
+        msg = f"the time zone must be one such as Europe/Berlin or UTC. Received: {zone!r}"
+        raise ConfigError(msg) from exc
 
 
-def _since(written: str | None) -> int | None:
+def _since(option: str, written: str | None) -> int | None:
+    """Epoch milliseconds of a time, or of so long ago."""
     if written is None:
         return None
     from detector.config import parse_duration
@@ -545,7 +917,7 @@ def _since(written: str | None) -> int | None:
     try:
         age = parse_duration(written)
     except ValueError:
-        return _time("--since", written)
+        return _time(option, written)
     return int((datetime.now(UTC) - age).timestamp() * 1000) if isinstance(age, timedelta) else None
 
 
@@ -553,7 +925,7 @@ def _utc(milliseconds: int) -> str:
     return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _alert_row(row: Any) -> dict[str, Any]:
+def _alert_row(row: AlertRow) -> dict[str, Any]:
     metrics = row.explanation.get("metrics", [])
     return {
         "id": row.id,
@@ -563,10 +935,20 @@ def _alert_row(row: Any) -> dict[str, Any]:
         "severity": row.severity,
         "opened": _utc(row.opened_slot),
         "detected": _utc(row.detected_at),
-        "closed": None if row.closed_slot is None else _utc(row.closed_slot),
+        "closed": _closed(row),
         "peak_score": round(row.peak_score, 2),
+        "incident": None if row.incident is None else f"{row.incident} ({row.incident_size})",
+        "reopened": row.reopenings,
+        "muted": row.is_muted,
+        "verdict": row.verdict,
         "top_metrics": [metric["metric"] for metric in metrics[:3]],
     }
+
+
+def _closed(row: AlertRow) -> str | None:
+    """When an alert closed, for people: by somebody's hand or by itself."""
+    closed = row.closed_slot if row.closed_at is None else row.closed_at
+    return None if closed is None else _utc(closed)
 
 
 def _print(rows: Sequence[dict[str, Any]], *, as_json: bool = False, empty: str = "", vertical: bool = False) -> None:

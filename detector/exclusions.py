@@ -12,6 +12,7 @@ import numpy as np
 from dateutil.rrule import rruleset, rrulestr
 
 from detector.core.series import Bool, History
+from detector.errors import ConfigError
 from detector.ports import Exclusion
 
 Spans = Mapping[str, Sequence[tuple[int, int]]]
@@ -118,3 +119,33 @@ def masked(exclusions: Sequence[Exclusion], history: History, metrics: Sequence[
             inside = np.flatnonzero((slots + history.step > begin) & (slots < end))
             result[np.ix_(rows, inside.tolist(), columns)] = True
     return result
+
+
+def check(exclusion: Exclusion, metrics: Sequence[str]) -> None:
+    """Returns if an exclusion makes sense for a monitor's metrics.
+
+    Raises: ConfigError saying what does not.
+    """
+    if exclusion.end is not None and exclusion.end <= exclusion.start:
+        msg = "an exclusion must end after it begins"
+        raise ConfigError(msg)
+    if exclusion.metric is not None and not any(fnmatchcase(name, exclusion.metric) for name in metrics):
+        msg = f"no metric of monitor {exclusion.monitor!r} is like {exclusion.metric!r}; there is: {', '.join(metrics)}"
+        raise ConfigError(msg)
+    try:
+        zone = ZoneInfo(exclusion.time_zone)
+    except (KeyError, ValueError, OSError) as exc:
+        msg = f"the time zone must be one such as Europe/Berlin or UTC. Received: {exclusion.time_zone!r}"
+        raise ConfigError(msg) from exc
+    if exclusion.rule is not None:
+        if exclusion.end is None:
+            msg = "a recurring exclusion needs an end: --to or --for says how long it takes each time"
+            raise ConfigError(msg)
+        try:
+            found = recurrence(exclusion.rule, _local(exclusion.start, zone))
+        except (ValueError, KeyError, TypeError) as exc:
+            msg = f"--rule must be an RFC 5545 rule such as FREQ=WEEKLY;BYDAY=SU ({exc}). Received: {exclusion.rule!r}"
+            raise ConfigError(msg) from exc
+        if next(iter(found), None) is None:
+            msg = f"--rule never happens. Received: {exclusion.rule!r}"
+            raise ConfigError(msg)

@@ -32,13 +32,16 @@ def _bar(task: str) -> Iterator[Callable[[float, str], None]]:
 
 
 def _log_lines(task: str) -> Callable[[float, str], None]:
-    began, decade = time.monotonic(), 0
+    told, share = time.monotonic(), 0.0
 
     def report(done: float, what: str) -> None:
-        nonlocal decade
-        if int(done * 10) > decade:
-            decade = int(done * 10)
-            left = (time.monotonic() - began) * (1.0 - done) / done
-            logger.info("event=progress task=%s percent=%d left_seconds=%.0f doing=%r", task, decade * 10, left, what)
+        nonlocal told, share
+        if int(done * 10) > int(share * 10):
+            now = time.monotonic()
+            # at the pace since the last line: reading goes at another than training
+            left = (now - told) / (done - share) * (1.0 - done)
+            percent = int(done * 10) * 10
+            logger.info("event=progress task=%s percent=%d left_seconds=%.0f doing=%r", task, percent, left, what)
+            told, share = now, done
 
     return report

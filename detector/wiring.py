@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from detector.exclusions import Spans
     from detector.export.prometheus import Exporter
     from detector.lookback import Answer
-    from detector.models.artifact import Artifact
+    from detector.models.artifact import Artifact, NetworkSpec
     from detector.ports import Model
     from detector.reading import Progress
     from detector.sources.embedded import EmbeddedSource
@@ -142,6 +142,21 @@ def _model(artifact: Artifact) -> Model:
     return SeasonalBaseline(artifact.spec, artifact.weights)
 
 
+def network_spec(monitor: MonitorSection, days: float) -> NetworkSpec:
+    """A monitor's network, which reads the calendar if that many days of history show its rhythm."""
+    from detector.models import calendar
+    from detector.models.artifact import NetworkSpec
+
+    return NetworkSpec(
+        monitor.timesteps,
+        len(monitor.metrics),
+        **monitor.model.model_dump(exclude={"kind"}),
+        calendar=calendar.channels_for(days),
+        time_zone=monitor.time_zone,
+        step=monitor.step_ms,
+    )
+
+
 class MonitorFit:
     """Fits the models of a monitor; imports TensorFlow for a network, so only in a training process."""
 
@@ -150,20 +165,11 @@ class MonitorFit:
 
     def network(self, windows: Windows, validation: Windows, *, days: float, seed: int, progress: Progress) -> Fitted:
         """A network trained with Keras, which reads the calendar if that many days show its rhythm."""
-        from detector.models import calendar, network
-        from detector.models.artifact import NetworkSpec
+        from detector.models import network
         from detector.models.lstm import NumpyAutoencoder
         from detector.training import Fitted
 
-        monitor = self._monitor
-        spec = NetworkSpec(
-            monitor.timesteps,
-            len(monitor.metrics),
-            **monitor.model.model_dump(exclude={"kind"}),
-            calendar=calendar.channels_for(days),
-            time_zone=monitor.time_zone,
-            step=monitor.step_ms,
-        )
+        monitor, spec = self._monitor, network_spec(self._monitor, days)
         names = network.TrainingSettings.__dataclass_fields__
         settings = network.TrainingSettings(**monitor.training.model_dump(include=set(names)))
         trained = network.train(spec, windows, validation, settings=settings, seed=seed, progress=progress)
@@ -335,6 +341,12 @@ def reconsidered(
         again = threshold.worst(threshold.rescored(scores, row, fresh.live.calibration, fresh.calibration))
         found.append((alert, float(again[0, 0])))
     return found
+
+
+def notifiers_of(config: Config, monitor: str) -> tuple[str, ...]:
+    """Names of those who are told of a monitor's alerts."""
+    del config, monitor
+    return ()
 
 
 def explain(parts: Parts, monitor: MonitorSection, entity: str, at: int) -> Answer:

@@ -30,8 +30,9 @@ ALLOWED: dict[str, set[str]] = {
     # use cases: ports, never adapters
     "scoring": {"errors", "core", "ports", "config"},
     "reading": {"core", "ports", "config"},
-    "exclusions": {"core", "ports"},
+    "exclusions": {"errors", "core", "ports"},
     "explaining": {"core", "ports", "config", "scoring"},
+    "words": set(),
     "lookback": {"errors", "core", "ports", "config", "scoring", "exclusions", "explaining", "pipeline"},
     "pipeline": {"errors", "core", "ports", "config", "reading", "scoring", "exclusions", "explaining"},
     "training": {"errors", "core", "ports", "config", "reading", "scoring"},
@@ -57,11 +58,15 @@ ALLOWED: dict[str, set[str]] = {
         ),
         *("pipeline", "reading", "training", "dataset", "backtest", "worker", "exclusions", "lookback"),
     },
-    "checking": {"errors", "core", "config", "database", "store", "training", "wiring"},
+    "capacity": {"core", "ports", "config", "database", "models", "store", "pipeline", "reading", "wiring"},
+    "checking": {
+        *("errors", "core", "ports", "config", "database", "store", "pipeline", "training", "wiring", "capacity"),
+    },
     "demo": {"errors", "core", "config", "importing", "store", "export", "worker", "wiring"},  # the daemon, on show
     "cli": {
         *("detector", "errors", "core", "config", "database", "store", "pipeline", "importing", "progress"),
-        *("dataset", "backtest", "judging", "wiring", "checking", "demo"),
+        *("dataset", "backtest", "judging", "wiring", "capacity", "checking", "demo"),
+        *("ports", "exclusions", "words"),
     },
     "__main__": {"cli"},
     "detector": set(),  # detector/__init__.py: the version

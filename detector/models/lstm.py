@@ -277,12 +277,12 @@ class NumpyAutoencoder:
 
         BLAS is held to one thread meanwhile, in the whole process: its own threads would fight ours for the cores.
         """
-        cores = _cores()
+        count = cores()
         most = max(1, BLOCK_STATES // self.spec.units)
-        rounds = -(-batch // (most * cores))
-        size = max(1, -(-batch // max(1, rounds * cores)))  # all cores finish together
+        rounds = -(-batch // (most * count))
+        size = max(1, -(-batch // max(1, rounds * count)))  # all cores finish together
         blocks = [slice(start, start + size) for start in range(0, batch, size)]
-        with self._blas.limit(limits=1), ThreadPoolExecutor(cores) as threads:
+        with self._blas.limit(limits=1), ThreadPoolExecutor(count) as threads:
             list(threads.map(work, blocks))  # list: raise what a block raised
 
     def _check_shape(self, array: Float32, expected: tuple[int, int]) -> None:
@@ -299,7 +299,7 @@ def network_input(spec: NetworkSpec, windows: Windows) -> Float32:
     return window.network_input(windows.values, read)
 
 
-def _cores() -> int:
+def cores() -> int:
     """Cores this process may run on, which in a container or under systemd may be fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

@@ -6,6 +6,7 @@ Runs in the child process of `detector retrain`: importing it costs seconds and 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import os
 import time
@@ -17,13 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core import window
-from detector.core.series import Float32, Int64, Windows
+from detector.core.series import Int64, Windows
 from detector.errors import ModelError
 from detector.models.artifact import NetworkSpec
-from detector.models.lstm import network_input
+from detector.models.lstm import cores, network_input
 
 # Both are read when Keras and TensorFlow are imported, so they must stand before.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")  # one core for each part of a batch, see `SideBySide`
 os.environ["KERAS_BACKEND"] = "tensorflow"
 
 
@@ -42,11 +44,13 @@ def _quiet_stderr() -> Iterator[None]:
 
 with _quiet_stderr():
     import keras
+    import tensorflow as tf
 
 Progress = Callable[[float, str], None]
 """Told the fraction done, 0..1, and a short text."""
 
-_PREDICTED = 1024  # windows rebuilt at a time to find the worst
+_PREPARED = 1024  # windows read, or rebuilt to find the worst, at a time
+_PART = 32  # windows of a batch that are worth a core of their own
 
 REPORT_SECONDS = 1.0
 """Least time between two reports within an epoch."""
@@ -105,8 +109,63 @@ def _encoder_layer(spec: NetworkSpec, n: int, dropout: float) -> keras.Layer:
 
 
 def _recurrent(spec: NetworkSpec, name: str, dropout: float, *, return_sequences: bool) -> keras.Layer:
-    kind = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU}[spec.cell]
+    kind = {"lstm": FusedLSTM, "gru": keras.layers.GRU}[spec.cell]
     return kind(spec.units, dropout=dropout, return_sequences=return_sequences, use_cudnn=False, name=name)
+
+
+@keras.saving.register_keras_serializable("detector")  # Bidirectional copies it by name
+class FusedLSTM(keras.layers.LSTM):  # type: ignore[misc]  # Keras has no types
+    """Keras's LSTM whose loop over the slots is one operation of TensorFlow instead of some thirty for each slot."""
+
+    def inner_loop(
+        self, sequences: Any, initial_state: Any, mask: Any, training: bool = False
+    ) -> tuple[Any, Any, list[Any]]:
+        """Last output, outputs and last states of (B, T, D), as keras.layers.RNN wants them; without masks."""
+        del mask
+        if training and self.dropout:
+            sequences *= keras.ops.expand_dims(self.cell.get_dropout_mask(sequences[:, 0]), 1)
+        x = keras.ops.transpose(sequences, (1, 0, 2))
+        h, c = initial_state
+        no_peephole = keras.ops.zeros(self.units)
+        done = tf.raw_ops.BlockLSTM(
+            seq_len_max=tf.constant(x.shape[0], tf.int64),
+            x=keras.ops.flip(x, 0) if self.go_backwards else x,
+            cs_prev=c,
+            h_prev=h,
+            w=_as_icfo(keras.ops.concatenate([self.cell.kernel, self.cell.recurrent_kernel])),
+            wci=no_peephole,
+            wcf=no_peephole,
+            wco=no_peephole,
+            b=_as_icfo(self.cell.bias),
+            forget_bias=0.0,  # Keras has it in the bias
+            cell_clip=-1.0,  # none
+        )
+        return done.h[-1], keras.ops.transpose(done.h, (1, 0, 2)), [done.h[-1], done.cs[-1]]
+
+
+def _as_icfo(columns: Any) -> Any:
+    """Keras's columns i, f, C̃, o in the order i, C̃, f, o."""
+    i, f, candidate, o = keras.ops.split(columns, 4, axis=-1)
+    return keras.ops.concatenate([i, candidate, f, o], axis=-1)
+
+
+class SideBySide(keras.Model):  # type: ignore[misc]  # Keras has no types
+    """A network that trains on equal parts of each batch, one on each core; the gradient is that of the whole batch.
+
+    A step of one window after the other leaves cores idle: its operations are too small to share.
+    """
+
+    def __init__(self, network: keras.Model, parts: int) -> None:
+        super().__init__()
+        self._network = network
+        self._parts = parts
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        """(B, T − 1, channels) -> (B, T, F)."""
+        count = keras.ops.shape(inputs)[0]
+        bounds = [n * count // self._parts for n in range(self._parts + 1)]
+        parts = [inputs[begin:end] for begin, end in itertools.pairwise(bounds)]
+        return keras.ops.concatenate([self._network(part, training=training) for part in parts])
 
 
 def train(
@@ -130,11 +189,12 @@ def train(
     _require_windows(windows, "training")
     _require_windows(validation, "validation")
     keras.utils.set_random_seed(seed)
-    model = build(spec, settings.dropout, settings.input_noise)
+    network = build(spec, settings.dropout, settings.input_noise)
+    model = SideBySide(network, min(cores(), max(1, settings.batch_size // _PART)))
     model.compile(
         optimizer=keras.optimizers.Adam(settings.learning_rate, clipnorm=settings.clipnorm),
         loss=loss,
-        jit_compile=False,  # XLA reaches the same loss no faster on two cores and compiles for seconds first
+        jit_compile=False,  # XLA takes twice as long for the same loop, and compiles for seconds first
     )
     best = keras.callbacks.EarlyStopping(patience=settings.patience, restore_best_weights=True)
     slower = keras.callbacks.ReduceLROnPlateau(factor=0.5, patience=1)
@@ -142,14 +202,14 @@ def train(
     report = _Report(progress, settings.epochs, len(batches))
     trim = _Trim(batches, settings.trim, after=max(1, settings.epochs // 3))
     history = model.fit(
-        batches,
-        validation_data=_Batches(spec, validation, settings.batch_size),
+        batches.dataset(),
+        validation_data=_Batches(spec, validation, settings.batch_size).dataset(),
         epochs=settings.epochs,
-        shuffle=False,  # _Batches shuffles windows, not only whole batches
-        callbacks=[best, slower, _StopOnNaN(), trim, report],
+        shuffle=False,  # _Batches does it
+        callbacks=[best, slower, _StopOnNaN(), trim, _Shuffle(batches), report],
         verbose=0,
     ).history
-    return _result(model, history)
+    return _result(network, history)
 
 
 def _require_windows(windows: Windows, purpose: str) -> None:
@@ -206,47 +266,70 @@ def keras_version() -> str:
     return str(keras.__version__)
 
 
-class _Batches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has no types
-    """Batches made when they are needed, so that inputs and targets of all windows never stand in memory at once."""
+class _Batches:
+    """Windows as TensorFlow reads them: batches are gathered by its own threads, not made by Python meanwhile."""
 
     def __init__(self, spec: NetworkSpec, windows: Windows, batch_size: int, seed: int | None = None) -> None:
         """Shuffles the windows anew every epoch if a seed is given."""
-        super().__init__()
-        self._spec = spec
-        self._windows = windows
+        count = len(windows)
+        inputs = np.empty((count, spec.timesteps - 1, spec.channels), dtype=np.float32)
+        targets = np.empty((count, spec.timesteps, spec.metrics), dtype=np.float32)
+        for begin in range(0, count, _PREPARED):
+            block = windows[begin : begin + _PREPARED]
+            inputs[begin : begin + _PREPARED] = network_input(spec, block)
+            clip = window.INPUT_CLIP
+            np.clip(block.values[:, ::-1], -clip, clip, out=targets[begin : begin + _PREPARED])
+        self._inputs, self._targets = tf.constant(inputs), tf.constant(targets)
         self._batch_size = batch_size
         self._rng = None if seed is None else np.random.default_rng(seed)
-        self._order = np.arange(len(windows))
-        self.on_epoch_end()
+        self._order: Int64 = np.arange(count)
+        self._read = tf.Variable(self._order)  # the order of the epoch that runs
+        self.shuffle()
 
     def __len__(self) -> int:
         return math.ceil(len(self._order) / self._batch_size)
 
-    def __getitem__(self, n: int) -> tuple[Float32, Float32]:
-        """Inputs (B, T − 1, channels) and targets (B, T, F), newest slot first."""
-        return self._batch(self._order[n * self._batch_size : (n + 1) * self._batch_size])
+    def dataset(self) -> Any:
+        """Batches of inputs (B, T − 1, channels) and targets (B, T, F), newest slot first."""
 
-    def _batch(self, chosen: Int64) -> tuple[Float32, Float32]:
-        batch = self._windows[chosen]
-        return network_input(self._spec, batch), np.clip(batch.values[:, ::-1], -window.INPUT_CLIP, window.INPUT_CLIP)
+        def batch(n: Any) -> tuple[Any, Any]:
+            chosen = self._read[n * self._batch_size : (n + 1) * self._batch_size]
+            return tf.gather(self._inputs, chosen), tf.gather(self._targets, chosen)
+
+        return tf.data.Dataset.range(len(self)).map(batch).prefetch(2)
+
+    def shuffle(self) -> None:
+        """Puts the windows in the order of the next epoch."""
+        if self._rng is not None:
+            self._rng.shuffle(self._order)
+            self._read.assign(self._order)
 
     def leave_out_worst(self, model: keras.Model, share: float) -> None:
         """Trains no more on the share of the windows that the model rebuilds worst."""
         order = np.sort(self._order)
         errors = np.empty(len(order))
-        for start in range(0, len(order), _PREDICTED):
-            inputs, target = self._batch(order[start : start + _PREDICTED])
-            difference = np.abs(target - model.predict_on_batch(inputs))
-            errors[start : start + _PREDICTED] = np.nan_to_num(difference).mean(axis=(1, 2))
+        for start in range(0, len(order), _PREPARED):
+            chosen = order[start : start + _PREPARED]
+            difference = np.abs(
+                tf.gather(self._targets, chosen) - model.predict_on_batch(tf.gather(self._inputs, chosen))
+            )
+            errors[start : start + _PREPARED] = np.nan_to_num(difference).mean(axis=(1, 2))
         kept = order[np.argsort(errors, kind="stable")[: len(order) - int(share * len(order))]]
         if self._rng is not None:
             self._rng.shuffle(kept)  # so that those which come twice are any of them, not the best
         self._order = np.resize(kept, len(order))  # as many batches as before: Keras counts on it
-        self.on_epoch_end()
+        self.shuffle()
 
-    def on_epoch_end(self) -> None:
-        if self._rng is not None:
-            self._rng.shuffle(self._order)
+
+class _Shuffle(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
+    """Another order of the windows in each epoch."""
+
+    def __init__(self, batches: _Batches) -> None:
+        super().__init__()
+        self._batches = batches
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self._batches.shuffle()
 
 
 class _StopOnNaN(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types

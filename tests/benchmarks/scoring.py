@@ -33,6 +33,7 @@ from typing import Any
 
 import numpy as np
 
+from detector.capacity import flops_of_newest, matrix_peak
 from detector.core.series import Float32, Windows
 from detector.models import lstm, network  # sets what Keras reads when it is imported
 from detector.models.artifact import NetworkSpec
@@ -43,7 +44,6 @@ Engine = Callable[[Float32], Float32]
 
 OURS = ("newest", "full")
 TOLERANCE = 1e-4  # to Keras; what is fast must also be right
-PEAK_SIZE = 4096
 SLOW = {"predict_32": 8}  # engines timed on so many times fewer windows
 
 
@@ -170,26 +170,6 @@ def engines(spec: NetworkSpec) -> dict[str, Engine]:
     )
 
 
-def matrix_peak() -> float:
-    """Billions of multiplications and additions a second in products of large single-precision matrices."""
-    a, b = np.random.default_rng(0).random((2, PEAK_SIZE, PEAK_SIZE), dtype=np.float32)
-    out = np.empty_like(a)
-    seconds = []
-    for _ in range(5):
-        began = time.perf_counter()
-        np.matmul(a, b, out=out)
-        seconds.append(time.perf_counter() - began)
-    return 2 * PEAK_SIZE**3 / min(seconds) / 1e9
-
-
-def flops_of_newest(spec: NetworkSpec) -> int:
-    """Multiplications and additions in the matrix products of one window's newest slot."""
-    gates, units = 4 * spec.units, spec.units
-    encoder = (spec.timesteps - 1) * gates * (units + spec.channels + 1)
-    decoder = gates * units * 2  # projection of the latent vector, and one step
-    return 2 * (encoder + decoder + spec.metrics * units)
-
-
 def shape(spec: NetworkSpec, count: int, repeats: int, peak: float) -> dict[str, Any]:
     """Rates of all engines for one network."""
     rng = np.random.default_rng(1)
@@ -219,14 +199,14 @@ def shape(spec: NetworkSpec, count: int, repeats: int, peak: float) -> dict[str,
         "engines": {name: round(rate) for name, rate in median.items()},
         "ratio_newest_slot": round(median["newest"] / best, 2),
         "ratio_full": round(median["full"] / best, 2),
-        "share_of_matrix_peak": round(median["newest"] * flops_of_newest(spec) / 1e9 / peak, 2),
+        "share_of_matrix_peak": round(median["newest"] * flops_of_newest(spec) / peak, 2),
     }
 
 
 def measured(asked: Namespace) -> dict[str, Any]:
     """All shapes that are asked for."""
     peak = matrix_peak()
-    told(f"matrix peak {peak:.0f} GFLOP/s")
+    told(f"matrix peak {peak / 1e9:.0f} GFLOP/s")
     shapes = []
     for units, timesteps, metrics in product(asked.units, asked.timesteps, asked.metrics):
         spec = NetworkSpec(timesteps, metrics, units=units)
@@ -236,7 +216,7 @@ def measured(asked: Namespace) -> dict[str, Any]:
         "shapes": shapes,
         "min_ratio_newest_slot": min(one["ratio_newest_slot"] for one in shapes),
         "min_ratio_full": min(one["ratio_full"] for one in shapes),
-        "matrix_peak_gflops": round(peak, 1),
+        "matrix_peak_gflops": round(peak / 1e9, 1),
     }
 
 

@@ -147,7 +147,7 @@ def test_the_share_of_windows_that_is_rebuilt_worst_is_left_out() -> None:
 
     batches.leave_out_worst(_ForetellsZero(), share=0.25)
 
-    targets = np.concatenate([batches[n][1] for n in range(len(batches))])
+    targets = np.concatenate([targets for _, targets in batches.dataset()])
     assert set(targets[:, 0, 0].tolist()) == {1.0, 2.0, 3.0, 4.0, 5.0, 6.0}
     assert len(targets) == 8  # some twice, so that there are as many batches as before
 
@@ -308,3 +308,40 @@ def test_residuals_are_positive_where_the_newest_value_is_higher_than_foretold_a
     assert residuals[0, 0] > 0.0 > residuals[0, 1]
     assert residuals[1, 0] - residuals[0, 0] == pytest.approx(10.0, abs=1e-4)
     assert np.isnan(residuals).tolist() == [[False, False], [False, True], [True, True]]
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize("sequences", [False, True])
+def test_the_fused_layer_computes_and_learns_as_keras_s_own(backwards: bool, sequences: bool) -> None:
+    import keras
+    import tensorflow as tf
+
+    rng = np.random.default_rng(5)
+    inputs = tf.constant(rng.normal(size=(3, 7, 2)), tf.float32)
+    settings = {"units": 4, "use_cudnn": False, "return_sequences": sequences, "go_backwards": backwards}
+    layers = [keras.layers.LSTM(**settings), network.FusedLSTM(**settings)]
+    weights = [rng.normal(size=shape) for shape in ((2, 16), (4, 16), (16,))]
+
+    found = []
+    for layer in layers:
+        layer.build(inputs.shape)
+        layer.set_weights(weights)
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            outputs = layer(inputs)
+            total = tf.reduce_sum(outputs**2)
+        found.append([outputs, *tape.gradient(total, [inputs, *layer.trainable_variables])])
+
+    for theirs, ours in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_the_number_of_cores_does_not_change_what_is_learned(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = replace(SETTINGS, input_noise=0.0, epochs=2)  # noise is drawn for each part
+
+    losses = []
+    for count in (1, 2):
+        monkeypatch.setattr(network, "cores", lambda count=count: count)
+        losses.append(_train(_sines(200, 1), few).validation_loss)
+
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
