@@ -855,7 +855,7 @@ def db_prune(config: ConfigOption = None) -> None:
         before, removed = wiring.now_ms() - configuration.milliseconds(monitor.keep_scores), 0
         while rows := scores.prune(engine, monitor.name, before):
             removed += rows
-        print(f"{monitor.name}: {removed} scores older than {monitor.keep_scores} removed")
+        print(f"{monitor.name}: {removed} scores from before {_utc(before)} removed")
 
 
 # -- shared -----------------------------------------------------------------------------------------------------------

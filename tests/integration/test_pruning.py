@@ -1,0 +1,80 @@
+"""Old scores go: when the daemon's task runs, and when an operator asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from running import detector
+from sqlalchemy import Engine, insert, select
+
+from detector import config as configuration
+from detector import database, wiring
+from detector.export.prometheus import Exporter
+from detector.store import schema
+from detector.tables import score
+
+DAY = 86_400_000
+CONFIG = """
+[database]
+url = "sqlite:///{folder}/detector.db"
+
+[[monitors]]
+name = "short"
+metrics = ["cpu"]
+source = {{ type = "embedded" }}
+keep_scores = "2d"
+
+[[monitors]]
+name = "long"
+metrics = ["cpu"]
+source = {{ type = "embedded" }}
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "config.toml"
+    path.write_text(CONFIG.format(folder=tmp_path))
+    return path
+
+
+@pytest.fixture
+def engine(tmp_path: Path, path: Path) -> Iterator[Engine]:
+    """A database with a score of every monitor and day for forty days."""
+    engine = database.connect(f"sqlite:///{tmp_path}/detector.db")
+    schema.upgrade(engine)
+    now = wiring.now_ms()
+    rows = [
+        {"monitor": monitor, "slot": now - day * DAY - DAY // 2, "entity": "a", "score": 0.5, "model_version": 1}
+        for monitor in ("short", "long")
+        for day in range(40)
+    ]
+    with engine.begin() as connection:
+        connection.execute(insert(score), rows)
+    yield engine
+    engine.dispose()
+
+
+def _left(engine: Engine) -> dict[str, int]:
+    with engine.connect() as connection:
+        monitors = [row.monitor for row in connection.execute(select(score.c.monitor))]
+    return {name: monitors.count(name) for name in ("short", "long")}
+
+
+def test_the_operator_removes_the_scores_that_are_no_longer_kept(path: Path, engine: Engine) -> None:
+    done = detector("db", "prune", "--config", path)
+
+    told = [line.split(" from before ")[0] for line in done.output.splitlines()]
+    assert told == ["short: 38 scores", "long: 10 scores"]
+    assert _left(engine) == {"short": 2, "long": 30}
+
+
+def test_the_daemon_removes_the_scores_that_are_no_longer_kept(path: Path, engine: Engine) -> None:
+    settings = configuration.load(path)
+    worker = wiring.worker(wiring.assemble(settings), path, Exporter(10))
+
+    worker.prune(worker._runs["short"])
+
+    assert _left(engine) == {"short": 2, "long": 40}
