@@ -223,8 +223,9 @@ class DecisionSection(Section):
     close_unknown_slots: int = Field(default=60, ge=1, le=10_000)
     critical_at: float = Field(default=2.0, ge=1.0)
     critical_slots: int = Field(default=120, ge=1)
-    reopen_slots: int = Field(default=30, ge=0, le=1000)
+    reopen_slots: int = Field(default=3, ge=0, le=1000)
     flapping_reopenings: int = Field(default=3, ge=1)
+    flapping_slots: int = Field(default=30, ge=1, le=1000)
     incident_slots: int = Field(default=5, ge=0)
 
     @model_validator(mode="after")

@@ -57,7 +57,8 @@ class Rules:
     critical_at: float
     critical_slots: int  # an alert open for so long is critical whatever its peak
     reopen_slots: int  # so soon after it closed, an alert opens again instead of a new one
-    flapping_reopenings: int  # one that opened again so often stays open until it was quiet for `reopen_slots`
+    flapping_reopenings: int  # one that opened again so often is flapping, and …
+    flapping_slots: int  # … closes after so many quiet slots, if these are more than `close_slots`
 
     @property
     def memory(self) -> int:
@@ -67,7 +68,7 @@ class Rules:
     @property
     def reach(self) -> int:
         """Scores that tell for how long an open alert has been quiet or unknown."""
-        return max(self.close_slots, self.reopen_slots, self.close_unknown_slots)
+        return max(self.close_slots, self.flapping_slots, self.close_unknown_slots)
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ def decide(
     told already. An alert opens when `open_slots` of the last `open_of` scores reach 1.0, the newest among them, or at
     once at `open_at_once`; it is dated to the first of these. It closes after `close_slots` known scores in a row that
     are below `close_below` or settled, or when nothing was known for `close_unknown_slots`. Within `reopen_slots` of
-    its closing it opens again in place of a new one; one that does so too often closes only when it was quiet as long.
+    its closing it opens again in place of a new one; one that does so too often closes after `flapping_slots`.
     """
     states = states.copy()
     events: list[Event] = []
@@ -205,7 +206,7 @@ def _decide_slot(
     states.restless_slot[~is_quiet | begins] = slot
     states.known_slot[is_known | begins] = slot
     is_flapping = states.reopenings >= rules.flapping_reopenings
-    needed = np.where(is_flapping, max(rules.reopen_slots, rules.close_slots), rules.close_slots)
+    needed = np.where(is_flapping, max(rules.flapping_slots, rules.close_slots), rules.close_slots)
     rests = states.is_open & (slot - states.restless_slot >= step * needed)
     vanishes = states.is_open & ~rests & (slot - states.known_slot >= step * rules.close_unknown_slots)
     for change, rows, ended in (

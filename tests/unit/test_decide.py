@@ -30,6 +30,7 @@ RULES = Rules(
     critical_slots=50,
     reopen_slots=0,
     flapping_reopenings=2,
+    flapping_slots=1,
 )
 START = 1_000_000
 STEP = 1000
@@ -81,9 +82,9 @@ def test_memory_is_what_opening_looks_back() -> None:
 
 
 def test_reach_is_what_the_longest_of_the_closing_rules_looks_back() -> None:
-    assert replace(RULES, close_slots=5, reopen_slots=7, close_unknown_slots=6).reach == 7
-    assert replace(RULES, close_slots=9, reopen_slots=7, close_unknown_slots=6).reach == 9
-    assert replace(RULES, close_slots=5, reopen_slots=7, close_unknown_slots=60).reach == 60
+    assert replace(RULES, close_slots=5, flapping_slots=7, close_unknown_slots=6).reach == 7
+    assert replace(RULES, close_slots=9, flapping_slots=7, close_unknown_slots=6).reach == 9
+    assert replace(RULES, close_slots=5, flapping_slots=7, close_unknown_slots=60).reach == 60
 
 
 @pytest.mark.parametrize(
@@ -229,8 +230,8 @@ def test_an_alert_that_opens_again_goes_on_where_it_was() -> None:
     assert states.reopenings.tolist() == [1]
 
 
-def test_an_alert_that_flaps_closes_only_when_it_was_quiet_for_the_time_it_may_reopen_in() -> None:
-    rules = replace(RULES, reopen_slots=4, flapping_reopenings=1)
+def test_an_alert_that_flaps_closes_only_after_a_longer_quiet() -> None:
+    rules = replace(RULES, reopen_slots=4, flapping_reopenings=1, flapping_slots=4)
 
     changes = _changes([5.0, 0.5, 0.5, 5.0, 0.5, 0.5, 0.5, 5.0, 0.5, 0.5, 0.5, 0.5], rules)
 
@@ -369,6 +370,7 @@ def _rules(draw: st.DrawFn) -> Rules:
         critical_slots=draw(st.integers(1, 20)),
         reopen_slots=draw(st.integers(0, 6)),
         flapping_reopenings=draw(st.integers(1, 2)),
+        flapping_slots=draw(st.integers(1, 6)),
     )
 
 

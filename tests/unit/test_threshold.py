@@ -33,6 +33,7 @@ RULES = Rules(
     critical_slots=10_000,
     reopen_slots=0,
     flapping_reopenings=10_000,
+    flapping_slots=1,
 )
 SPANS = (1, 10)
 
@@ -421,6 +422,7 @@ def _scores(draw: st.DrawFn) -> tuple[Rules, Float32]:
         critical_slots=10_000,
         reopen_slots=draw(st.integers(0, 5)),
         flapping_reopenings=10_000,
+        flapping_slots=1,
     )
     elements = st.sampled_from([NAN, 0.0, 0.5, 0.79, 0.8, 0.99, 1.0, 1.2, 1.7, 6.0])
     return rules, draw(arrays.arrays(np.float32, (2, draw(st.integers(1, 25)), 1), elements=elements))
