@@ -190,7 +190,7 @@ def train(
     _require_windows(validation, "validation")
     keras.utils.set_random_seed(seed)
     network = build(spec, settings.dropout, settings.input_noise)
-    model = SideBySide(network, min(cores(), max(1, settings.batch_size // _PART)))
+    model = SideBySide(network, min(cores(), max(1, min(settings.batch_size, len(windows)) // _PART)))
     model.compile(
         optimizer=keras.optimizers.Adam(settings.learning_rate, clipnorm=settings.clipnorm),
         loss=loss,
@@ -293,7 +293,8 @@ class _Batches:
         """Batches of inputs (B, T − 1, channels) and targets (B, T, F), newest slot first."""
 
         def batch(n: Any) -> tuple[Any, Any]:
-            chosen = self._read[n * self._batch_size : (n + 1) * self._batch_size]
+            # of equal size: BlockLSTM's gradient is undefined for a core that is left without a window
+            chosen = self._read[n * len(self._order) // len(self) : (n + 1) * len(self._order) // len(self)]
             return tf.gather(self._inputs, chosen), tf.gather(self._targets, chosen)
 
         return tf.data.Dataset.range(len(self)).map(batch).prefetch(2)

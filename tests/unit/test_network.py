@@ -152,6 +152,12 @@ def test_the_share_of_windows_that_is_rebuilt_worst_is_left_out() -> None:
     assert len(targets) == 8  # some twice, so that there are as many batches as before
 
 
+def test_no_batch_is_left_with_a_few_windows() -> None:
+    batches = network._Batches(SPEC, _windows(_sines(65, 1)), batch_size=32, seed=1)
+
+    assert sorted(len(inputs) for inputs, _ in batches.dataset()) == [21, 22, 22]
+
+
 def test_training_goes_on_without_the_worst_rebuilt_windows() -> None:
     windows = _sines(128, 1)
     few = replace(SETTINGS, epochs=3)  # the first epoch is a third of them
