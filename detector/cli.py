@@ -426,7 +426,7 @@ def report(
 
     now = wiring.now_ms()
     if alert is None:
-        earliest = _since(since or "7d") or 0
+        earliest = _since("--since", since or "7d") or 0
         sections = [m for m in parts.config.monitors if monitor in {None, m.name}]
         rows = [wiring.report_rows(parts, section, since=earliest, now=now) for section in sections]
     else:

@@ -40,7 +40,7 @@ ALLOWED: dict[str, set[str]] = {
     "dataset": {"errors", "core", "importing"},
     "backtest": {"errors", "core", "ports", "config", "dataset", "pipeline", "reading", "training"},
     "judging": {"core", "config", "backtest"},
-    "report": {"core", "ports", "config", "exclusions", "explaining"},
+    "report": {"core", "ports", "config", "exclusions", "explaining", "words"},
     # what puts the parts together, lowest first
     "worker": {"errors", "core", "ports", "config", "pipeline", "training", "export"},
     "wiring": {

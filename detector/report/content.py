@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 
-from detector import exclusions
+from detector import exclusions, words
 from detector.config import MonitorSection
 from detector.core.series import Float64
 from detector.explaining import unpack
@@ -29,11 +29,6 @@ TOLD = 500
 """Alerts, the newest, that are told one by one; of a period with more the others are only counted."""
 
 _UNITS = (("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1000))
-_FIRED = {
-    "spike": "Sudden change",
-    "drift": "Change over {slots} slots",
-    "range": "Value outside the valid range",
-}
 _EFFECTS = {"mute": "muted", "mask": "kept out of training", "both": "muted and kept out of training"}
 
 
@@ -134,8 +129,8 @@ def _budget(of: Rows) -> dict[str, Any]:
         "monitor": of.monitor.name,
         "watched": duration(of.until - of.first),
         "alerts": len(counted),
-        "observed": number(observed),
-        "budget": number(budget),
+        "observed": words.number(observed),
+        "budget": words.number(budget),
         "is_over": observed > budget,
         "muted": sum(alert.is_muted and alert.state != "withdrawn" for alert in opened),
         "withdrawn": sum(alert.state == "withdrawn" for alert in opened),
@@ -167,7 +162,7 @@ def _ranking(alerts: Sequence[AlertRow]) -> dict[str, Any]:
             "entity": entity,
             "alerts": len(mine),
             "critical": sum(alert.severity == "critical" for alert in mine),
-            "peak": number(max(alert.peak_score for alert in mine)),
+            "peak": words.number(max(alert.peak_score for alert in mine)),
         }
         for (monitor, entity), mine in order[:_RANKED]
     ]
@@ -195,8 +190,8 @@ def _alert(of: Rows, alert: AlertRow, clock: _Clock, incidents: Mapping[int, lis
         "state": f"{alert.state}, muted" if alert.is_muted else alert.state,
         "is_counted": _counts(alert),
         "opened": clock.time(alert.opened_slot),
-        "lasted": "still open" if alert.closed_slot is None else duration(alert.closed_slot - alert.opened_slot),
-        "peak": number(alert.peak_score),
+        "lasted": _lasted(alert),
+        "peak": words.number(alert.peak_score),
         "top": [metric["metric"] for metric in _top(alert)],
         "verdict": alert.verdict,
         "sentence": _sentence(alert, clock),
@@ -209,16 +204,21 @@ def _alert(of: Rows, alert: AlertRow, clock: _Clock, incidents: Mapping[int, lis
 
 def _sentence(alert: AlertRow, clock: _Clock) -> str:
     """What, since when, how bad."""
-    part = alert.explanation.get("part", {})
-    fired = _FIRED.get(part.get("kind"), "Unusual behaviour").format(slots=part.get("slots"))
-    top = ", ".join(f"{metric['metric']} ({_share(metric['share'])})" for metric in _top(alert))
+    kind = str(alert.explanation.get("part", {}).get("kind", "unusual behaviour"))
+    what = words.sentence(alert.explanation) or f"{kind.replace('_', ' ').capitalize()}."
     if alert.closed_slot is None:
-        when = f"since {clock.time(alert.opened_slot)}"
+        when = f"Since {clock.time(alert.opened_slot)}"
     else:
         lasted = duration(alert.closed_slot - alert.opened_slot)
-        when = f"from {clock.span(alert.opened_slot, alert.closed_slot)} ({lasted})"
-    peak = f"peak score {number(alert.peak_score)} at {clock.time(alert.peak_slot)}, where 1 is the threshold"
-    return f"{fired}{f' in {top}' if top else ''} {when}; {peak}."
+        when = f"From {clock.span(alert.opened_slot, alert.closed_slot)} ({lasted})"
+    peak = f"peak score {words.number(alert.peak_score)} at {clock.time(alert.peak_slot)}, where 1 is the threshold"
+    return f"{what} {when}; {peak}."
+
+
+def _lasted(alert: AlertRow) -> str:
+    if alert.closed_slot is not None:
+        return duration(alert.closed_slot - alert.opened_slot)
+    return "still open" if alert.closed_at is None else "goes on"
 
 
 def _top(alert: AlertRow) -> list[dict[str, Any]]:
@@ -240,7 +240,8 @@ def _facts(of: Rows, alert: AlertRow, clock: _Clock) -> Iterable[tuple[str, str]
     if alert.acknowledged_at is not None:
         yield "Acknowledged", f"by {alert.acknowledged_by or 'somebody'}, {clock.time(alert.acknowledged_at)}"
     if alert.closed_at is not None:
-        yield "Closed", f"by {alert.closed_by or 'somebody'}, {clock.time(alert.closed_at)}"
+        on = "" if alert.closed_slot is not None else "; it goes on, and opens no other alert meanwhile"
+        yield "Closed", f"by {alert.closed_by or 'somebody'}, {clock.time(alert.closed_at)}{on}"
     elif alert.closed_slot is not None:
         why = {"normal": "scores were ordinary again", "unknown": "nothing was known of the entity for too long"}
         yield "Closed", why.get(alert.closed_by or "", "by itself")
@@ -268,9 +269,9 @@ def _metric(metric: Mapping[str, Any]) -> dict[str, str]:
     return {
         "metric": metric["metric"],
         "share": _share(metric["share"]),
-        "observed": number(metric.get("observed")),
-        "expected": number(metric.get("expected")),
-        "usual": "–" if low is None or high is None else f"{number(low)} to {number(high)}",
+        "observed": _told(metric.get("observed")),
+        "expected": _told(metric.get("expected")),
+        "usual": "–" if low is None or high is None else words.span(low, high),
     }
 
 
@@ -336,20 +337,17 @@ def _values(values: Iterable[float]) -> list[float | None]:
 # -- words ------------------------------------------------------------------------------------------------------------
 
 
-def number(value: float | None) -> str:
-    """A number as people read it; – for none."""
-    if value is None:
-        return "–"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+def _told(value: float | None) -> str:
+    return "–" if value is None else words.number(value)
 
 
 def duration(milliseconds: int) -> str:
     """The two largest units of a duration."""
-    words = []
+    parts = []
     for unit, size in _UNITS:
         count, milliseconds = divmod(milliseconds, size)
         if count:
-            words.append(f"{count} {unit}")
-        elif words:
+            parts.append(f"{count} {unit}")
+        elif parts:
             break
-    return " ".join(words[:2]) or "0 s"
+    return " ".join(parts[:2]) or "0 s"

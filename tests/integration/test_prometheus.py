@@ -255,7 +255,7 @@ def test_panel_has_data(live: Live, name: str) -> None:
 @needs_prometheus
 def test_queries_of_the_alert_table_make_one_row_of_an_alert(live: Live) -> None:
     """Grafana merges rows whose common labels are equal: all queries have monitor, entity and severity."""
-    (table,) = (panel for panel in PANELS if panel["title"] == "Open alerts")
+    (table,) = (panel for panel in PANELS if (panel["title"], panel["type"]) == ("Open alerts", "table"))
     found = []
     for target in table["targets"]:
         expression = target["expr"].replace("$monitor", ".*").replace("$entity", ".*")

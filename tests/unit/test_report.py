@@ -101,17 +101,32 @@ def test_an_alert_is_one_sentence_that_says_what_since_when_and_how_bad() -> Non
     (told,) = _build(_alert(explanation=explanation))["alerts"]
 
     assert told["sentence"] == (
-        "Change over 10 slots in memory (100%) from 2026-01-01 10:00 to 10:10 (10 min);"
-        " peak score 2.5 at 2026-01-01 10:01, where 1 is the threshold."
+        "Drift over the last 10 slots: memory 20, expected 8–12, 100 % of the score; cpu 20, expected 8–12, 0 % of the"
+        " score. From 2026-01-01 10:00 to 10:10 (10 min); peak score 2.5 at 2026-01-01 10:01, where 1 is the threshold."
     )
 
 
 def test_an_open_alert_without_an_explanation_is_told_as_well() -> None:
     (told,) = _build(_alert(state="open", closed_slot=None, closed_by=None))["alerts"]
 
-    assert told["sentence"].startswith("Unusual behaviour since 2026-01-01 10:00; peak score 2.5 ")
+    assert told["sentence"].startswith("Unusual behaviour. Since 2026-01-01 10:00; peak score 2.5 ")
     assert told["lasted"] == "still open"
     assert told["plots"] is None
+
+
+def test_silence_has_no_metrics_to_name() -> None:
+    explanation = {"metrics": [], "part": {"kind": "no_data", "slots": 5, "scores": {}}}
+
+    (told,) = _build(_alert(explanation=explanation))["alerts"]
+
+    assert told["sentence"].startswith("No data. From ")
+
+
+def test_an_alert_that_somebody_closed_may_go_on() -> None:
+    (told,) = _build(_alert(closed_slot=None, closed_at=T0 + STEP, closed_by="bob"))["alerts"]
+
+    assert told["lasted"] == "goes on"
+    assert dict(told["facts"])["Closed"] == "by bob, 2026-01-01 10:01; it goes on, and opens no other alert meanwhile"
 
 
 def test_what_people_did_is_told() -> None:
@@ -313,14 +328,6 @@ def test_exclusions_of_the_entity_are_shaded_and_named() -> None:
 )
 def test_durations(milliseconds: int, words: str) -> None:
     assert content.duration(milliseconds) == words
-
-
-@pytest.mark.parametrize(
-    ("value", "words"),
-    [(None, "–"), (0.0, "0"), (-0.01234567, "-0.01235"), (999.94, "999.9"), (1234567.8, "1,234,568")],
-)
-def test_numbers(value: float | None, words: str) -> None:
-    assert content.number(value) == words
 
 
 # the page
