@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from detector.models.artifact import Artifact, NetworkSpec
     from detector.ports import Model
     from detector.reading import Progress
+    from detector.report.content import Rows
     from detector.sources.embedded import EmbeddedSource
     from detector.store.alerts import AlertRow
     from detector.training import Fitted, Trained
@@ -421,6 +422,37 @@ def _alert(row: AlertRow) -> Alert:
         severity=row.severity,
         peak_score=row.peak_score,
         top_metrics=tuple(metric["metric"] for metric in row.explanation.get("metrics", [])),
+    )
+
+
+def report_rows(parts: Parts, monitor: MonitorSection, *, since: int, now: int, only: AlertRow | None = None) -> Rows:
+    """What a report needs of a monitor's alerts that opened since a time or are still open, or of only one of them.
+
+    Times: epoch milliseconds.
+    """
+    from detector.report import content
+    from detector.store import alerts, scores
+
+    engine, name = parts.engine, monitor.name
+    if only is None:
+        told = alerts.listing(engine, monitor=name, since=since, most=_ALL)
+        told += alerts.listing(engine, monitor=name, only_open=True, until=since, most=_ALL)
+    else:
+        told = [only]
+    until = parts.store.cursor(name) or now
+    known = [row.created_at for row in model_store.listing(engine, name)] + [row.opened_slot for row in told]
+    oldest_score = scores.first_slot(engine, name)
+    first = min(known if oldest_score is None else [*known, oldest_score], default=until)
+    return content.Rows(
+        monitor=monitor,
+        alerts=told,
+        scores={
+            row.id: scores.of_entity(engine, name, row.entity, content.plotted(monitor, row, until))
+            for row in told[: content.TOLD]
+        },
+        exclusions=parts.store.exclusions(name),
+        first=min(max(first, since), until),
+        until=until,
     )
 
 

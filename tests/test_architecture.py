@@ -40,6 +40,7 @@ ALLOWED: dict[str, set[str]] = {
     "dataset": {"errors", "core", "importing"},
     "backtest": {"errors", "core", "ports", "config", "dataset", "pipeline", "reading", "training"},
     "judging": {"core", "config", "backtest"},
+    "report": {"core", "ports", "config", "exclusions", "explaining", "words"},
     # what puts the parts together, lowest first
     "worker": {"errors", "core", "ports", "config", "pipeline", "training", "export"},
     "wiring": {
@@ -56,7 +57,7 @@ ALLOWED: dict[str, set[str]] = {
             "export",
             "notify",
         ),
-        *("pipeline", "reading", "training", "dataset", "backtest", "worker", "exclusions", "lookback"),
+        *("pipeline", "reading", "training", "dataset", "backtest", "report", "worker", "exclusions", "lookback"),
     },
     "capacity": {"core", "ports", "config", "database", "models", "store", "pipeline", "reading", "wiring"},
     "checking": {
@@ -65,7 +66,7 @@ ALLOWED: dict[str, set[str]] = {
     "demo": {"errors", "core", "config", "importing", "store", "export", "worker", "wiring"},  # the daemon, on show
     "cli": {
         *("detector", "errors", "core", "config", "database", "store", "pipeline", "importing", "progress"),
-        *("dataset", "backtest", "judging", "wiring", "capacity", "checking", "demo"),
+        *("dataset", "backtest", "judging", "report", "wiring", "capacity", "checking", "demo"),
         *("ports", "exclusions", "words"),
     },
     "__main__": {"cli"},
@@ -95,6 +96,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "dataset": {"numpy"},
     "backtest": {"numpy"},
     "judging": {"numpy"},
+    "report": {"numpy", "jinja2"},
 }
 
 IMPURE = {

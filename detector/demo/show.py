@@ -136,7 +136,7 @@ def run(folder: Path, *, listen: str, once: bool, as_json: bool) -> None:
         print(json.dumps(result, indent=2), flush=True)
     else:
         _show(result, found, false)
-        _say_next(folder, path, first_alert=next((f.alerts[0].id for f in found if f.alerts), None))
+        _say_next(folder, path, quiet_until, first_alert=next((f.alerts[0].id for f in found if f.alerts), None))
     if endpoint is not None:
         _serve(endpoint, say)
 
@@ -263,11 +263,12 @@ def _show(result: dict[str, Any], found: list[Finding], false: list[alerts.Alert
     )
 
 
-def _say_next(folder: Path, path: Path, *, first_alert: int | None) -> None:
+def _say_next(folder: Path, path: Path, start: int, *, first_alert: int | None) -> None:
     print(f"\nEverything is in {folder}: the database and its config.toml. Look around:")
     print(f"  detector alerts list --config {path}")
     if first_alert is not None:
         print(f"  detector alerts show {first_alert} --config {path}")
+    print(f"  detector report --since {_iso(start)[:10]} --out report.html --config {path}")
     print("Watch this very machine: write `detector run` where the shipped config.toml is.")
     print("Watch your own database: README.md, “From your own PostgreSQL table to the first alert”.")
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
-from sqlalchemy import Engine, and_, delete, or_, select
+from sqlalchemy import Engine, and_, delete, func, or_, select
 
 from detector.core.series import Float64, Int64
 from detector.store.state import translated
@@ -11,6 +13,8 @@ from detector.tables import score
 
 PRUNED = 10_000
 """Rows removed in one transaction: what waits for it waits for some hundredths of a second."""
+
+_SLOTS_AT_ONCE = 500
 
 
 def by_entity(engine: Engine, monitor: str) -> dict[str, tuple[Int64, Float64]]:
@@ -26,6 +30,29 @@ def by_entity(engine: Engine, monitor: str) -> dict[str, tuple[Int64, Float64]]:
         entity: (np.array(slots, dtype=np.int64), np.array(values, dtype=np.float64))
         for entity, (slots, values) in found.items()
     }
+
+
+def of_entity(engine: Engine, monitor: str, entity: str, slots: Sequence[int]) -> Float64:
+    """An entity's scores (K,) at K slots, epoch milliseconds; NaN where none is stored."""
+    found: dict[int, float] = {}
+    with translated(engine), engine.connect() as connection:
+        for begin in range(0, len(slots), _SLOTS_AT_ONCE):
+            # slots by name, not from … to: so the primary key finds each row, however large the fleet
+            is_wanted = and_(
+                score.c.monitor == monitor,
+                score.c.slot.in_(slots[begin : begin + _SLOTS_AT_ONCE]),
+                score.c.entity == entity,
+            )
+            for slot, value in connection.execute(select(score.c.slot, score.c.score).where(is_wanted)):
+                found[slot] = value
+    return np.array([found.get(slot, np.nan) for slot in slots], dtype=np.float64)
+
+
+def first_slot(engine: Engine, monitor: str) -> int | None:
+    """The oldest slot with a stored score of a monitor, epoch milliseconds; None if there is none."""
+    with translated(engine), engine.connect() as connection:
+        oldest: int | None = connection.scalar(select(func.min(score.c.slot)).where(score.c.monitor == monitor))
+        return oldest
 
 
 def prune(engine: Engine, monitor: str, before: int) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
@@ -293,6 +294,26 @@ def test_scores_are_read_back_by_entity_and_in_order_of_time(store: StateStore, 
         "b": ([T0], [0.5]),
     }
     assert scores.by_entity(migrated, "nobody") == {}
+
+
+def test_scores_of_an_entity_are_read_at_given_slots(store: StateStore, migrated: Engine) -> None:
+    """More slots than go into one query; a slot without a score is NaN."""
+    slots = [T0 + n * STEP for n in range(1201)]
+    entities, stored = ["a", "b", "a"], [slots[0], slots[0], slots[1200]]
+    store.commit(_commit(scores=ScoreRows(entity=entities, slot=stored, score=[0.5, 7.0, 1.5])))
+
+    found = scores.of_entity(migrated, "web", "a", slots)
+
+    assert (len(found), found[0], found[1200]) == (1201, 0.5, 1.5)
+    assert np.isnan(found[1:1200]).all()
+    assert np.isnan(scores.of_entity(migrated, "other", "a", slots[:2])).all()
+
+
+def test_the_oldest_score_is_known(store: StateStore, migrated: Engine) -> None:
+    store.commit(_commit(scores=ScoreRows(entity=["a", "b"], slot=[T0 + STEP, T0], score=[0.5, 7.0])))
+
+    assert scores.first_slot(migrated, "web") == T0
+    assert scores.first_slot(migrated, "other") is None
 
 
 def test_a_replacement_leaves_the_scores_of_other_monitors(store: StateStore, migrated: Engine) -> None:

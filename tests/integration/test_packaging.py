@@ -34,13 +34,18 @@ def _run(*command: str | Path, environment: dict[str, str] | None = None, cwd: P
     return done.stdout
 
 
-def test_wheel_ships_migrations_recording_and_licence(wheel: Path) -> None:
+def test_wheel_ships_migrations_recording_page_and_licences(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     migrations = sorted(path.name for path in (CHECKOUT / "migrations/versions").glob("*.py"))
     assert [name.rpartition("/")[2] for name in names if name.startswith("detector/migrations/versions/")] == migrations
     assert {"detector/migrations/env.py", "detector/demo/recording/host.csv.gz"} <= set(names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
+    assert {f"detector/report/{name}" for name in ("page.html", "page.css", "page.js")} <= set(names)
+    vendored = {path.name for path in (CHECKOUT / "detector/report/vendor").iterdir()}
+    assert vendored == {"uPlot.iife.min.js", "uPlot.min.css", "LICENSE"}
+    assert {f"detector/report/vendor/{name}" for name in vendored} <= set(names)
+    assert any(name.endswith("licenses/detector/report/vendor/LICENSE") for name in names)
     assert [name for name in names if name.startswith(("tests/", "deploy/"))] == []
 
 

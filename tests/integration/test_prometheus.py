@@ -253,6 +253,22 @@ def test_panel_has_data(live: Live, name: str) -> None:
 
 @pytest.mark.slow
 @needs_prometheus
+def test_queries_of_the_alert_table_make_one_row_of_an_alert(live: Live) -> None:
+    """Grafana merges rows whose common labels are equal: all queries have monitor, entity and severity."""
+    (table,) = (panel for panel in PANELS if (panel["title"], panel["type"]) == ("Open alerts", "table"))
+    found = []
+    for target in table["targets"]:
+        expression = target["expr"].replace("$monitor", ".*").replace("$entity", ".*")
+        _until(lambda expression=expression: live.prometheus.values(expression), expression)  # type: ignore[misc]
+        found.append([series["metric"] for series in live.prometheus.get("query", query=expression)["result"]])
+    assert [len(rows) for rows in found] == [1, 1, 1]
+    alert, score, top = (rows[0] for rows in found)
+    assert alert == score
+    assert top == alert | {"metric": "errors"}
+
+
+@pytest.mark.slow
+@needs_prometheus
 def test_variables_have_values(live: Live) -> None:
     for variable in DASHBOARD["templating"]["list"]:
         if variable["type"] == "query":

@@ -1,0 +1,353 @@
+"""Stored rows to what a report says: plain text, numbers and lists, fit for JSON and for the page's template."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+import numpy as np
+
+from detector import exclusions, words
+from detector.config import MonitorSection
+from detector.core.series import Float64
+from detector.explaining import unpack
+from detector.ports import Exclusion
+
+if TYPE_CHECKING:
+    from detector.store.alerts import AlertRow
+
+_WEEK_MS = 7 * 24 * 3_600_000
+_POINTS = 2000  # of a score plot; of a longer alert each point is the highest score of several slots
+_RANKED = 20  # entities
+_TOP_SHARE = 0.01  # of the score, that a metric named first has at least
+TOLD = 500
+"""Alerts, the newest, that are told one by one; of a period with more the others are only counted."""
+
+_UNITS = (("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1000))
+_EFFECTS = {"mute": "muted", "mask": "kept out of training", "both": "muted and kept out of training"}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a report needs of one monitor, as stored. Times in epoch milliseconds."""
+
+    monitor: MonitorSection
+    alerts: Sequence[AlertRow]  # newest first
+    scores: Mapping[int, Float64]  # of an alert's entity at its `plotted` slots, by the alert's id
+    exclusions: Sequence[Exclusion]
+    first: int  # it has been watched since, as far as is known and told of
+    until: int  # end of what is scored
+
+
+def plotted(monitor: MonitorSection, alert: AlertRow, until: int) -> range:
+    """The slots whose scores are shown with an alert: its own and some before and after."""
+    step = monitor.step_ms
+    end = _end(alert, until)
+    context = max(monitor.timesteps * step, (end - alert.opened_slot) // 4 // step * step)
+    return range(alert.opened_slot - context, min(end + context, max(until, end)) + step, step)
+
+
+def _end(alert: AlertRow, until: int) -> int:
+    return max(until if alert.closed_slot is None else alert.closed_slot, alert.peak_slot)
+
+
+def build(rows: Sequence[Rows], *, now: int, is_whole: bool = True) -> dict[str, Any]:
+    """All of a report; without an overview if it is not the whole of a period. now: epoch milliseconds"""
+    zones = {of.monitor.time_zone for of in rows}
+    zone = zones.pop() if len(zones) == 1 else "UTC"
+    clock = _Clock(zone, has_seconds=any(of.monitor.step_ms % 60_000 for of in rows))
+    told = sorted(
+        (alert for of in rows for alert in of.alerts), key=lambda alert: (alert.opened_slot, alert.id), reverse=True
+    )
+    by_name = {of.monitor.name: of for of in rows}
+    incidents: dict[int, list[int]] = {}
+    for alert in told[:TOLD]:
+        if alert.incident is not None:
+            incidents.setdefault(alert.incident, []).append(alert.id)
+    return {
+        "title": "Anomaly report" if is_whole else f"Alert {told[0].id}",
+        "monitors": [of.monitor.name for of in rows],
+        "zone": zone,
+        "made": clock.time(now),
+        "overview": _overview(rows, told, clock) if is_whole else None,
+        "untold": max(0, len(told) - TOLD),
+        "alerts": [_alert(by_name[alert.monitor], alert, clock, incidents) for alert in told[:TOLD]],
+    }
+
+
+class _Clock:
+    """Times as a zone's clocks show them."""
+
+    def __init__(self, zone: str, *, has_seconds: bool) -> None:
+        self._zone = ZoneInfo(zone)
+        self._format = "%Y-%m-%d %H:%M:%S" if has_seconds else "%Y-%m-%d %H:%M"
+
+    def local(self, milliseconds: int) -> datetime:
+        return datetime.fromtimestamp(milliseconds / 1000, UTC).astimezone(self._zone)
+
+    def time(self, milliseconds: int) -> str:
+        return self.local(milliseconds).strftime(self._format)
+
+    def span(self, start: int, end: int) -> str:
+        """From … to …, the date once if both are of one day."""
+        begun, ended = self.time(start), self.time(end)
+        return f"{begun} to {ended[11:] if begun[:10] == ended[:10] else ended}"
+
+
+# -- overview ---------------------------------------------------------------------------------------------------------
+
+
+def _counts(alert: AlertRow) -> bool:
+    return not alert.is_muted and alert.state != "withdrawn"
+
+
+def _overview(rows: Sequence[Rows], told: Sequence[AlertRow], clock: _Clock) -> dict[str, Any]:
+    first, until = min(of.first for of in rows), max(of.until for of in rows)
+    within = [alert for alert in told if alert.opened_slot >= first]
+    return {
+        "span": clock.span(first, until),
+        "earlier": len(told) - len(within),
+        "budgets": [_budget(of) for of in rows],
+        "days": _days([alert for alert in within if _counts(alert)], first, until, clock),
+        "entities": _ranking([alert for alert in within if _counts(alert)]),
+    }
+
+
+def _budget(of: Rows) -> dict[str, Any]:
+    """Alerts of one monitor that opened in the period against those it may open."""
+    opened = [alert for alert in of.alerts if alert.opened_slot >= of.first]
+    counted = [alert for alert in opened if _counts(alert)]
+    verdicts = Counter(alert.verdict for alert in counted)
+    weeks = max(of.until - of.first, of.monitor.step_ms) / _WEEK_MS
+    budget, observed = of.monitor.threshold.alert_budget_per_week, len(counted) / weeks
+    return {
+        "monitor": of.monitor.name,
+        "watched": duration(of.until - of.first),
+        "alerts": len(counted),
+        "observed": words.number(observed),
+        "budget": words.number(budget),
+        "is_over": observed > budget,
+        "muted": sum(alert.is_muted and alert.state != "withdrawn" for alert in opened),
+        "withdrawn": sum(alert.state == "withdrawn" for alert in opened),
+        **{
+            name: f"{verdicts[verdict]} ({verdicts[verdict] / len(counted):.0%})" if counted else "0"
+            for name, verdict in (("real", "real"), ("false", "false"), ("unjudged", None))
+        },
+    }
+
+
+def _days(alerts: Sequence[AlertRow], first: int, until: int, clock: _Clock) -> dict[str, Any]:
+    """Alerts by day, every day of the period: `total` and of these `critical`."""
+    begin, end = clock.local(first).date(), clock.local(max(until - 1, first)).date()
+    days = [str(begin + timedelta(days=n)) for n in range((end - begin).days + 1)]
+    total = Counter(str(clock.local(alert.opened_slot).date()) for alert in alerts)
+    critical = Counter(str(clock.local(a.opened_slot).date()) for a in alerts if a.severity == "critical")
+    return {"days": days, "total": [total[day] for day in days], "critical": [critical[day] for day in days]}
+
+
+def _ranking(alerts: Sequence[AlertRow]) -> dict[str, Any]:
+    """Entities with the most alerts."""
+    of: dict[tuple[str, str], list[AlertRow]] = {}
+    for alert in alerts:
+        of.setdefault((alert.monitor, alert.entity), []).append(alert)
+    order = sorted(of.items(), key=lambda item: (-len(item[1]), -max(a.peak_score for a in item[1]), item[0]))
+    rows = [
+        {
+            "monitor": monitor,
+            "entity": entity,
+            "alerts": len(mine),
+            "critical": sum(alert.severity == "critical" for alert in mine),
+            "peak": words.number(max(alert.peak_score for alert in mine)),
+        }
+        for (monitor, entity), mine in order[:_RANKED]
+    ]
+    return {"rows": rows, "others": len(order) - len(rows)}
+
+
+# -- one alert --------------------------------------------------------------------------------------------------------
+
+
+def _alert(of: Rows, alert: AlertRow, clock: _Clock, incidents: Mapping[int, list[int]]) -> dict[str, Any]:
+    metrics = alert.explanation.get("metrics", [])
+    slots = plotted(of.monitor, alert, of.until)
+    excluded = [
+        (exclusion, start, end)
+        for exclusion in of.exclusions
+        if exclusions.concerns(exclusion, alert.entity)
+        for start, end in exclusions.ranges(exclusion, slots.start, slots.stop)
+    ]
+    peers = [] if alert.incident is None else [peer for peer in incidents[alert.incident] if peer != alert.id]
+    return {
+        "id": alert.id,
+        "monitor": alert.monitor,
+        "entity": alert.entity,
+        "severity": alert.severity,
+        "state": f"{alert.state}, muted" if alert.is_muted else alert.state,
+        "is_counted": _counts(alert),
+        "opened": clock.time(alert.opened_slot),
+        "lasted": _lasted(alert),
+        "peak": words.number(alert.peak_score),
+        "top": [metric["metric"] for metric in _top(alert)],
+        "verdict": alert.verdict,
+        "sentence": _sentence(alert, clock),
+        "facts": list(_facts(of, alert, clock)) + [_excluded(*which, clock) for which in excluded],
+        "peers": peers,
+        "metrics": [_metric(metric) for metric in metrics],
+        "plots": _plots(of, alert, slots, excluded),
+    }
+
+
+def _sentence(alert: AlertRow, clock: _Clock) -> str:
+    """What, since when, how bad."""
+    kind = str(alert.explanation.get("part", {}).get("kind", "unusual behaviour"))
+    what = words.sentence(alert.explanation) or f"{kind.replace('_', ' ').capitalize()}."
+    if alert.closed_slot is None:
+        when = f"Since {clock.time(alert.opened_slot)}"
+    else:
+        lasted = duration(alert.closed_slot - alert.opened_slot)
+        when = f"From {clock.span(alert.opened_slot, alert.closed_slot)} ({lasted})"
+    peak = f"peak score {words.number(alert.peak_score)} at {clock.time(alert.peak_slot)}, where 1 is the threshold"
+    return f"{what} {when}; {peak}."
+
+
+def _lasted(alert: AlertRow) -> str:
+    if alert.closed_slot is not None:
+        return duration(alert.closed_slot - alert.opened_slot)
+    return "still open" if alert.closed_at is None else "goes on"
+
+
+def _top(alert: AlertRow) -> list[dict[str, Any]]:
+    """The metrics that matter, at most three."""
+    metrics: list[dict[str, Any]] = alert.explanation.get("metrics", [])[:3]
+    return [metric for metric in metrics if metric["share"] >= _TOP_SHARE] or metrics[:1]
+
+
+def _share(share: float) -> str:
+    return f"{share:.0%}" if share >= _TOP_SHARE else "<1%"
+
+
+def _facts(of: Rows, alert: AlertRow, clock: _Clock) -> Iterable[tuple[str, str]]:
+    flapping = alert.reopenings >= of.monitor.decision.flapping_reopenings
+    yield "Monitor", alert.monitor
+    yield "Detected", clock.time(alert.detected_at)
+    if alert.incident is not None and alert.incident_size > 1:
+        yield "Incident", f"{alert.incident}, one of {alert.incident_size} alerts that opened together"
+    if alert.acknowledged_at is not None:
+        yield "Acknowledged", f"by {alert.acknowledged_by or 'somebody'}, {clock.time(alert.acknowledged_at)}"
+    if alert.closed_at is not None:
+        on = "" if alert.closed_slot is not None else "; it goes on, and opens no other alert meanwhile"
+        yield "Closed", f"by {alert.closed_by or 'somebody'}, {clock.time(alert.closed_at)}{on}"
+    elif alert.closed_slot is not None:
+        why = {"normal": "scores were ordinary again", "unknown": "nothing was known of the entity for too long"}
+        yield "Closed", why.get(alert.closed_by or "", "by itself")
+    if alert.reopenings:
+        times = "once" if alert.reopenings == 1 else f"{alert.reopenings} times"
+        yield "Reopened", f"{times}{', flapping' if flapping else ''}"
+    if alert.verdict:
+        yield "Verdict", alert.verdict
+    if alert.comment:
+        yield "Comment", alert.comment
+    yield "Model version", str(alert.model_version)
+
+
+def _excluded(exclusion: Exclusion, start: int, end: int, clock: _Clock) -> tuple[str, str]:
+    until = f"since {clock.time(start)}" if exclusion.end is None else clock.span(start, end)
+    about = f" ({exclusion.metric})" if exclusion.metric else ""
+    return (
+        "Excluded",
+        f"{until}: {_EFFECTS[exclusion.effect]}{about}{f', {exclusion.comment}' if exclusion.comment else ''}",
+    )
+
+
+def _metric(metric: Mapping[str, Any]) -> dict[str, str]:
+    low, high = metric.get("low"), metric.get("high")
+    return {
+        "metric": metric["metric"],
+        "share": _share(metric["share"]),
+        "observed": _told(metric.get("observed")),
+        "expected": _told(metric.get("expected")),
+        "usual": "–" if low is None or high is None else words.span(low, high),
+    }
+
+
+def _plots(
+    of: Rows, alert: AlertRow, slots: range, excluded: Sequence[tuple[Exclusion, int, int]]
+) -> dict[str, Any] | None:
+    """Lines to draw, None if nothing is stored; values that are missing are None."""
+    window = alert.explanation.get("window")
+    score = of.scores.get(alert.id, np.full(len(slots), np.nan))
+    metrics = []
+    if window is not None:
+        score = _filled(slots, score, window)
+        observed = unpack(window["values"], len(window["metrics"]))
+        expected, band = (unpack(window[name], len(window["named"])) for name in ("expected", "band"))
+        metrics = [
+            {
+                "metric": name,
+                "start": window["start"],
+                "step": window["step"],
+                "observed": _values(observed[:, window["metrics"].index(name)]),
+                "expected": _values(expected[:, k]),
+                "low": _values(expected[:, k] - band[:, k]),
+                "high": _values(expected[:, k] + band[:, k]),
+            }
+            for k, name in enumerate(window["named"])
+        ]
+    if not metrics and np.isnan(score).all():
+        return None
+    points = _thinned(score)
+    return {
+        "alert": [alert.opened_slot, _end(alert, of.until)],
+        "excluded": [[start, end] for _, start, end in excluded],
+        "score": {
+            "start": slots.start,
+            "step": slots.step * math.ceil(len(slots) / _POINTS),
+            "values": _values(points),
+        },
+        "metrics": metrics,
+    }
+
+
+def _filled(slots: range, score: Float64, window: Mapping[str, Any]) -> Float64:
+    """Scores (K,) at slots, those that are not stored taken from an alert's own window."""
+    known = dict(
+        zip(range(window["start"], slots.stop, window["step"]), unpack(window["scores"]).tolist(), strict=False)
+    )
+    own = np.array([known.get(slot, np.nan) for slot in slots], dtype=np.float64)
+    return np.where(np.isnan(score), own, score)
+
+
+def _thinned(score: Float64) -> Float64:
+    """At most `_POINTS` scores, each the highest of as many."""
+    size = math.ceil(len(score) / _POINTS)
+    padded = np.pad(score, (0, -len(score) % size), constant_values=np.nan).reshape(-1, size)
+    highest: Float64 = np.fmax.reduce(padded, axis=1)
+    return highest
+
+
+def _values(values: Iterable[float]) -> list[float | None]:
+    return [float(f"{value:.6g}") if math.isfinite(value) else None for value in values]
+
+
+# -- words ------------------------------------------------------------------------------------------------------------
+
+
+def _told(value: float | None) -> str:
+    return "–" if value is None else words.number(value)
+
+
+def duration(milliseconds: int) -> str:
+    """The two largest units of a duration."""
+    parts = []
+    for unit, size in _UNITS:
+        count, milliseconds = divmod(milliseconds, size)
+        if count:
+            parts.append(f"{count} {unit}")
+        elif parts:
+            break
+    return " ".join(parts[:2]) or "0 s"
