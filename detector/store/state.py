@@ -270,14 +270,16 @@ def _revise(connection: Connection, commit: Commit, changes: list[AlertChange]) 
 
 
 def _write(connection: Connection, rows: list[dict[str, Any]]) -> None:
-    """Updates alerts by their `key`; all rows have the same columns."""
-    if rows:
-        columns = [name for name in rows[0] if name != "key"]
-        statement = update(alert).where(alert.c.id == bindparam("key"))
-        # SQLAlchemy reserves the names of columns for itself
-        parameters = [{"key": row["key"]} | {f"new_{name}": row[name] for name in columns} for row in rows]
-        values: dict[str, Any] = {name: bindparam(f"new_{name}") for name in columns}
+    """Updates alerts by their `key`."""
+    for _, same in groupby(rows, key=lambda row: tuple(row)):  # some come without explanation
+        parameters = [{f"new_{name}": value for name, value in row.items()} for row in same]  # as others are reserved
+        values: dict[str, Any] = {name: bindparam(f"new_{name}") for name in _columns(parameters[0])}
+        statement = update(alert).where(alert.c.id == bindparam("new_key"))
         connection.execute(statement.values(**values, revision=alert.c.revision + 1), parameters)
+
+
+def _columns(parameters: dict[str, Any]) -> list[str]:
+    return [name.removeprefix("new_") for name in parameters if name != "new_key"]
 
 
 def _values(change: AlertChange) -> dict[str, Any]:

@@ -473,6 +473,16 @@ def test_a_new_peak_is_stored_without_an_event(store: StateStore, migrated: Engi
     assert _count(migrated)["detector_alert_event"] == 1
 
 
+def test_alerts_with_and_without_explanation_change_together(store: StateStore, migrated: Engine) -> None:
+    store.commit(_commit(changes=[_change(Change.OPENED, entity) for entity in "abc"]))
+
+    raised = [_change(None, e, explanation='{"metrics": [1]}' if e == "b" else None, peak_score=9.0) for e in "abc"]
+    store.commit(_commit(expected_cursor=T0, changes=raised))
+
+    found = {row.entity: (row.peak_score, row.explanation["metrics"]) for row in alerts.listing(migrated)}
+    assert found == {"a": (9.0, []), "b": (9.0, [1]), "c": (9.0, [])}
+
+
 def test_a_change_without_explanation_keeps_the_one_stored(store: StateStore, migrated: Engine) -> None:
     store.commit(_commit(changes=[_change(Change.OPENED, explanation='{"metrics": [1]}')]))
 
