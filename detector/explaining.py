@@ -18,6 +18,7 @@ from detector.core.series import Bool, Float32, History, Int64, Reason
 from detector.ports import ModelVersion
 
 _TOP_METRICS = 5  # named in an explanation
+_LEAST_SHARE = 0.005  # of the score, for a metric to be named
 _WHOLE_WINDOWS = 500  # explanations with a window at a time; when more alerts rise at once the rest tell of one slot
 
 Parts = Callable[[int, int], Float32]
@@ -92,7 +93,7 @@ def _tell(monitor: MonitorSection, seen: _Seen, k: int, slot: int, scores: Float
         with np.errstate(invalid="ignore"):
             squares = np.nan_to_num(np.minimum(seen.size[k, -span:], score.CLIP) ** 2).sum(axis=0)
         share = squares / squares.sum() if squares.sum() > 0 else np.zeros(len(metrics))
-    order = [f for f in np.argsort(-share, kind="stable")[:_TOP_METRICS].tolist() if share[f] > 0]
+    order = [f for f in np.argsort(-share, kind="stable")[:_TOP_METRICS].tolist() if share[f] >= _LEAST_SHARE]
     return {
         "metrics": [_metric(monitor, seen, k, f, float(share[f])) for f in order],
         "part": fired | {"scores": {str(s): _number(value) for s, value in zip(score.SPANS, parts, strict=True)}},

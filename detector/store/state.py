@@ -271,7 +271,7 @@ def _revise(connection: Connection, commit: Commit, changes: list[AlertChange]) 
 
 def _write(connection: Connection, rows: list[dict[str, Any]]) -> None:
     """Updates alerts by their `key`."""
-    for _, same in groupby(rows, key=lambda row: tuple(row)):  # some come without explanation
+    for _, same in groupby(rows, key=list):  # some come without explanation
         parameters = [{f"new_{name}": value for name, value in row.items()} for row in same]  # as others are reserved
         values: dict[str, Any] = {name: bindparam(f"new_{name}") for name in _columns(parameters[0])}
         statement = update(alert).where(alert.c.id == bindparam("new_key"))
