@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector import config as configuration
-from detector import dataset, pipeline, reading, training
+from detector import dataset, pipeline, reading, remembering, training
 from detector.config import MonitorSection, milliseconds
 from detector.core import decide, grid
 from detector.core.series import Bool, Float64, Int64
@@ -327,7 +327,7 @@ class _Replay:
     def _trained(self, source: Recorded, progress: Progress) -> training.Trained:
         monitor, step = self._monitor, self._monitor.step_ms
         # entities recorded in different months would make a history of mostly nothing
-        source = source.closed_up(step, step * pipeline.memory_slots(monitor))
+        source = source.closed_up(step, step * remembering.memory_slots(monitor))
         extent = source.extent()
         if extent is None:
             msg = f"monitor {monitor.name!r}: no entity has a row to train on; see `train_rows` in meta.json"
@@ -355,7 +355,7 @@ class _Replay:
         ticks = _tick_times(monitor, np.sort(times[times >= begin]))
         firings = _firings(monitor, begin, ticks[-1])
 
-        def recall(model: ModelVersion, now: int) -> pipeline.Memory:
+        def recall(model: ModelVersion, now: int) -> remembering.Memory:
             known = visible.between(_EVER, now)
             return pipeline.recall(monitor, known, store, replace(model, trained_until=begin), now)
 
@@ -419,7 +419,7 @@ def _shown(recording: Recording, monitor: MonitorSection) -> Bool:
     if not rows.any():
         return rows
     first = grid.floor(int(recording.time[rows].min()), monitor.step_ms)
-    return recording.has_time & (recording.time >= first - pipeline.memory_slots(monitor) * monitor.step_ms)
+    return recording.has_time & (recording.time >= first - remembering.memory_slots(monitor) * monitor.step_ms)
 
 
 def _tick_times(monitor: MonitorSection, times: Int64) -> list[int]:

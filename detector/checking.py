@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from detector import capacity, database, pipeline, training, wiring
+from detector import capacity, database, remembering, training, wiring
 from detector import config as configuration
 from detector.config import Config, MonitorSection
 from detector.core import grid
@@ -95,7 +95,7 @@ class Load:
 def _load(monitor: MonitorSection, source: Source, end: int, entities: int) -> Load:
     """Measured: the source with what a tick reads of it, all else with synthetic entities. end: epoch milliseconds."""
     cost = capacity.tick_cost(monitor, min(entities, capacity.QUICK))
-    slots = pipeline.lateness_slots(monitor) + capacity.slots_per_tick(monitor)
+    slots = remembering.lateness_slots(monitor) + capacity.slots_per_tick(monitor)
     began = time.perf_counter()
     source.read(end - slots * monitor.step_ms, end)
     return Load(monitor, entities, cost.of(entities, time.perf_counter() - began))

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from detector import exclusions, explaining, pipeline, scoring
+from detector import exclusions, explaining, pipeline, remembering, scoring
 from detector.config import MonitorSection, milliseconds
 from detector.core import decide, grid, score, threshold
 from detector.core.series import Reason, Samples
@@ -95,14 +95,14 @@ def look(
         msg = f"monitor {monitor.name!r} has no data of entity {entity!r} in the {memory.history.values.shape[1]} slots"
         raise ModelError(f"{msg} before that time; see: detector check")
     row = memory.history.entities.index(entity)
-    by_span, settled = pipeline.scores_by_span(monitor, memory, monitor.decision.open_of, np.array([row]))
+    by_span, settled = remembering.scores_by_span(monitor, memory, monitor.decision.open_of, np.array([row]))
     recent = [None if np.isnan(value) else float(value) for value in threshold.worst(by_span[0]).tolist()]
     explained = explaining.explain(
         monitor,
         model,
         memory.history,
         [(row, slot)],
-        pipeline.scores_of_history(memory),
+        remembering.scores_of_history(memory),
         lambda _row, _slot: np.asarray(by_span[0, -1], dtype=np.float32),
     )
     answer = Answer(

@@ -22,7 +22,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
-from detector import pipeline, training
+from detector import pipeline, remembering, training
 from detector.config import Config, MonitorSection, milliseconds
 from detector.core import grid
 from detector.errors import DetectorError, StaleState
@@ -80,7 +80,7 @@ class MonitorRun:
 
     section: MonitorSection
     source: Source
-    memory: pipeline.Memory | None = None
+    memory: remembering.Memory | None = None
     refused_version: int | None = None
     failures: int = 0
     train_not_before: float = 0.0
@@ -268,8 +268,8 @@ class Worker:
         began, now = time.monotonic(), round(self._clock() * 1000)
         monitor = run.section
         self._follow_live_version(run, now)
-        if run.memory is None and pipeline.has_ranges(monitor):
-            stand_in = pipeline.no_model(monitor, now)
+        if run.memory is None and remembering.has_ranges(monitor):
+            stand_in = remembering.no_model(monitor, now)
             run.memory = pipeline.recall(monitor, run.source, self._services.store, stand_in, now)
         if run.memory is None or run.memory.model.kind != "network":
             self._train_if_ready(run, now)
@@ -304,7 +304,7 @@ class Worker:
         if version == current and version is not None:
             return
         if version is None or version == run.refused_version:
-            if current != pipeline.NO_MODEL:
+            if current != remembering.NO_MODEL:
                 run.memory = None
             return
         loaded = self._services.live_model(run.section)
@@ -334,7 +334,7 @@ class Worker:
             changes["newest_sample"] = report.newest_sample
         if report.cursor is not None:
             changes["cursor"] = report.cursor
-        if run.memory is None or run.memory.model.version == pipeline.NO_MODEL:
+        if run.memory is None or run.memory.model.version == remembering.NO_MODEL:
             changes |= {"model_version": None, "model_kind": None, "model_created": None}
             changes |= {"drift": None, "detectability": {}}
         self._exporter.update(name, **changes)
@@ -398,7 +398,7 @@ class Worker:
 
         Raises: as `retrain`.
         """
-        if run.memory is not None and run.memory.model.version != pipeline.NO_MODEL:
+        if run.memory is not None and run.memory.model.version != remembering.NO_MODEL:
             self._in_child(run, "recalibrate", "--recalibrate")
 
     def _in_child(self, run: MonitorRun, task: Task, *options: str) -> None:

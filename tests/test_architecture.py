@@ -33,16 +33,20 @@ ALLOWED: dict[str, set[str]] = {
     "exclusions": {"errors", "core", "ports"},
     "explaining": {"core", "ports", "config", "scoring"},
     "words": set(),
-    "lookback": {"errors", "core", "ports", "config", "scoring", "exclusions", "explaining", "pipeline"},
-    "pipeline": {"errors", "core", "ports", "config", "reading", "scoring", "exclusions", "explaining"},
+    "remembering": {"core", "ports", "config", "scoring"},
+    "alerting": {"core", "ports", "config", "scoring", "exclusions", "explaining", "remembering"},
+    "pipeline": {"errors", "core", "ports", "config", "reading", "scoring", "remembering", "alerting"},
+    "lookback": {
+        *("errors", "core", "ports", "config", "scoring", "exclusions", "explaining", "remembering", "pipeline"),
+    },
     "training": {"errors", "core", "ports", "config", "reading", "scoring"},
     "importing": {"errors"},
     "dataset": {"errors", "core", "importing"},
-    "backtest": {"errors", "core", "ports", "config", "dataset", "pipeline", "reading", "training"},
+    "backtest": {"errors", "core", "ports", "config", "dataset", "remembering", "pipeline", "reading", "training"},
     "judging": {"core", "config", "backtest"},
     "report": {"core", "ports", "config", "exclusions", "explaining", "words"},
     # what puts the parts together, lowest first
-    "worker": {"errors", "core", "ports", "config", "pipeline", "training", "export"},
+    "worker": {"errors", "core", "ports", "config", "remembering", "pipeline", "training", "export"},
     "wiring": {
         *(
             "detector",
@@ -61,7 +65,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "capacity": {"core", "ports", "config", "database", "models", "store", "pipeline", "reading", "wiring"},
     "checking": {
-        *("errors", "core", "ports", "config", "database", "store", "pipeline", "training", "wiring", "capacity"),
+        *("errors", "core", "ports", "config", "database", "store", "remembering", "training", "wiring", "capacity"),
     },
     "demo": {"errors", "core", "config", "importing", "store", "export", "worker", "wiring"},  # the daemon, on show
     "cli": {
@@ -91,6 +95,8 @@ THIRD_PARTY: dict[str, set[str]] = {
     "exclusions": {"numpy", "dateutil"},
     "explaining": {"numpy"},
     "lookback": {"numpy"},
+    "remembering": {"numpy"},
+    "alerting": {"numpy"},
     "pipeline": {"numpy"},
     "training": {"numpy"},
     "dataset": {"numpy"},

@@ -36,7 +36,7 @@ from unittest.mock import patch
 
 import numpy as np
 
-from detector import backtest, dataset, judging, pipeline, reading, scoring, training, wiring
+from detector import backtest, dataset, judging, reading, remembering, scoring, training, wiring
 from detector.config import MonitorSection
 from detector.core import decide, evaluate, grid, score, threshold, window
 from detector.core.faults import SCALED, Fault
@@ -182,7 +182,7 @@ def cases(asked: Namespace, recordings: Sequence[Recording], kind: str) -> Itera
         for group in backtest.groups(recordings, wanted, name="quality", per_entity=False):
             monitor, step = group.monitor, group.monitor.step_ms
             rows = [backtest._history(recording, monitor) for recording in group.recordings]
-            source = _source(group, rows).closed_up(step, step * pipeline.memory_slots(monitor))
+            source = _source(group, rows).closed_up(step, step * remembering.memory_slots(monitor))
             start, last = source.extent() or (0, 0)
             history = reading.read_history(monitor, source, start, grid.floor(last, step) + step, quiet)
             trained = training.train(monitor, history, wiring.MonitorFit(monitor), seed=seed, progress=quiet)
@@ -202,7 +202,7 @@ def replays(case: Case) -> Iterator[Replay]:
         times = recording.time[backtest._replayed(recording)]
         if times.size:
             source = _source(backtest.Group(monitor, (recording,)), [backtest._shown(recording, monitor)])
-            start = grid.floor(int(times.min()), step) - pipeline.memory_slots(monitor) * step
+            start = grid.floor(int(times.min()), step) - remembering.memory_slots(monitor) * step
             history = reading.read_history(monitor, source, start, grid.floor(int(times.max()), step) + step, quiet)
             row = scoring.model_rows(model, (recording.entity,))
             reasons = window.reasons(history.values, model.timesteps, max_missing=monitor.max_missing)

@@ -40,7 +40,7 @@ import numpy as np
 from prometheus_client import generate_latest
 from sqlalchemy import Engine, MetaData
 
-from detector import config, database, pipeline, reading, wiring
+from detector import config, database, pipeline, reading, remembering, wiring
 from detector.core import decide, score
 from detector.core.scaling import Scaling
 from detector.core.series import Float32
@@ -157,7 +157,7 @@ class Fleet:
     source: Source
     store: StateStore
     model: ModelVersion
-    memory: pipeline.Memory
+    memory: remembering.Memory
     recalled: float
 
     def tick(self, slots: int) -> pipeline.Report:
@@ -230,7 +230,7 @@ def usual(url: str, entities: int, ticks: int) -> dict[str, Any]:
 
 def started(url: str, entities: int, _ticks: int) -> dict[str, Any]:
     """A start with everything there that scores look back on."""
-    slots = pipeline.memory_slots(settings(url).monitors[0])
+    slots = remembering.memory_slots(settings(url).monitors[0])
     fleet = start(url, entities, 1, history=slots)
     return {"start_seconds": round(fleet.recalled, 1), "slots": slots, "resident_mb": resident_mb()}
 
@@ -262,12 +262,12 @@ def changing(url: str, entities: int, _ticks: int) -> dict[str, Any]:
         seconds = []
         for _ in range(3):
             began = time.perf_counter()
-            pipeline._follow(fleet.monitor, memory, entities_then, end, 1)
+            remembering._follow(fleet.monitor, memory, entities_then, end, 1)
             seconds.append(time.perf_counter() - began)
         found[f"{what}_seconds"] = round(statistics.median(seconds), 3)
-    fleet.memory = pipeline._follow(fleet.monitor, before, (*names, *joined), before.history.end, 0)
+    fleet.memory = remembering._follow(fleet.monitor, before, (*names, *joined), before.history.end, 0)
     began = time.perf_counter()
-    chosen = pipeline._entities(fleet.memory, names, ())
+    chosen = remembering.watched(fleet.memory, names, ())
     found["choosing_seconds"] = round(time.perf_counter() - began, 3)
     assert chosen == names
     return found

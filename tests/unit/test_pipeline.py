@@ -9,7 +9,7 @@ from datetime import timedelta
 import numpy as np
 import pytest
 
-from detector import pipeline, reading
+from detector import pipeline, reading, remembering
 from detector.config import EmbeddedSource, MonitorSection, RuleSection
 from detector.core import score
 from detector.core.scaling import Scaling
@@ -64,7 +64,7 @@ def test_without_a_model_only_an_invalid_value_is_known_however_often_it_is_aske
     newest: float, reason: Reason
 ) -> None:
     source, store = _source(newest), _Store()
-    memory = pipeline.recall(MONITOR, source, store, pipeline.no_model(MONITOR, NOW), NOW)
+    memory = pipeline.recall(MONITOR, source, store, remembering.no_model(MONITOR, NOW), NOW)
 
     for _ in range(2):  # the second tick has nothing to do
         memory, report = pipeline.tick(MONITOR, source, store, memory, NOW)
@@ -76,7 +76,7 @@ def test_without_a_model_only_an_invalid_value_is_known_however_often_it_is_aske
 
 def test_a_tick_with_nothing_to_do_shows_what_the_last_one_did() -> None:
     source, store = _source(99.0), _Store()
-    memory = pipeline.recall(MONITOR, source, store, pipeline.no_model(MONITOR, NOW), NOW)
+    memory = pipeline.recall(MONITOR, source, store, remembering.no_model(MONITOR, NOW), NOW)
 
     memory, first = pipeline.tick(MONITOR, source, store, memory, NOW)
     _, second = pipeline.tick(MONITOR, source, store, memory, NOW)

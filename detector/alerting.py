@@ -1,0 +1,310 @@
+"""Scores to changes of stored alerts: decisions, what late samples revise, explanations, and what is muted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from detector import exclusions, explaining, remembering, scoring
+from detector.config import MonitorSection, milliseconds
+from detector.core import decide, revise, score, window
+from detector.core.decide import LONG_AGO, AlertStates, Change, Event, Severity
+from detector.core.revise import Checkpoint, Episode
+from detector.core.series import Bool, Float32, Int64
+from detector.ports import AlertChange, Exclusion, ModelVersion, Store, StoredAlert
+from detector.remembering import NO_MODEL, Memory
+
+
+def states_of(monitor: MonitorSection, memory: Memory, alerts: Sequence[StoredAlert]) -> AlertStates:
+    """States as stored, and for how long they are so as the newest scores tell."""
+    entities, history = memory.history.entities, memory.history
+    states = AlertStates.none_open(len(entities))
+    row = {name: index for index, name in enumerate(entities)}
+    for alert in alerts:  # oldest first: the last one counts
+        index = row[alert.entity]
+        states.is_open[index] = alert.closed_slot is None
+        states.opened_slot[index], states.decided_slot[index] = alert.opened_slot, alert.decided_slot
+        states.is_critical[index] = alert.severity is Severity.CRITICAL
+        states.peak_score[index], states.peak_slot[index] = alert.peak_score, alert.peak_slot
+        states.reopenings[index] = alert.reopenings
+        if alert.closed_slot is not None:
+            states.closed_slot[index] = alert.closed_slot
+    rows = np.flatnonzero(states.is_open)
+    if rows.size:
+        again = remembering.scored_again(monitor)
+        by_span, settled = remembering.scores_by_span(monitor, memory, again, rows)
+        slots = history.slots[-again:]
+        decided = for_decisions(monitor, memory.model, history.values[rows], states.is_open[rows], by_span)
+        told = decide.untold(decided, states.closed_slot[rows], slots, spans=score.SPANS, step=history.step)
+        is_restless = ~((told < monitor.decision.close_below) | settled)
+        earliest = np.maximum(states.decided_slot[rows], slots[0] - history.step)
+        for column, seen in ((states.restless_slot, is_restless), (states.known_slot, ~np.isnan(told))):
+            last = np.where(seen, slots, LONG_AGO).max(axis=1)
+            column[rows] = np.maximum(last, earliest)
+    return states
+
+
+def silent(entities: Sequence[str], alerts: Sequence[StoredAlert]) -> Bool:
+    """Whose open alert nobody wants to hear of, (E,)."""
+    silent = {alert.entity for alert in alerts if alert.is_muted or alert.is_dismissed}
+    return np.array([name in silent for name in entities], dtype=np.bool_)
+
+
+def for_decisions(
+    monitor: MonitorSection, model: ModelVersion, values: Float32, is_open: Bool, by_span: Float32
+) -> Float32:
+    """Scores (E, K, S) as alerts see them, of the newest K of values (E, L, F).
+
+    Without a model, a slot that has data lets an alert close. If so configured, an entity that had data and falls
+    silent opens one, which lasts (is_open) until it has data again.
+    """
+    slots = by_span.shape[1]
+    if model.version == NO_MODEL:
+        has_data: Bool = np.any(~np.isnan(values[:, -slots:]), axis=2)
+        by_span = np.where(np.isnan(by_span) & has_data[..., None], np.float32(0.0), by_span)
+    if monitor.no_data_slots:
+        is_silent = window.silent(values, monitor.no_data_slots)[:, -slots:]  # (E, K)
+        had_data = ~np.all(np.isnan(values), axis=(1, 2)) | is_open
+        by_span = by_span.copy()
+        by_span[is_silent & had_data[:, None], 0] = monitor.decision.open_at_once
+    return by_span
+
+
+def decide_slots(
+    monitor: MonitorSection,
+    entities: Sequence[str],
+    states: AlertStates,
+    by_span: Float32,
+    settled: Bool,
+    slots: Int64,
+) -> tuple[AlertStates, list[Event], list[Checkpoint]]:
+    """As `decide.decide`, with checkpoints after those of the slots that late samples may still change."""
+    rules = scoring.decision_rules(monitor)
+    events: list[Event] = []
+    checkpoints: list[Checkpoint] = []
+    done = 0
+    for until in [len(slots) - k for k in range(min(len(slots), remembering.lateness_slots(monitor) + 1) - 1, -1, -1)]:
+        seen = slice(done, until + rules.memory)
+        states, found = decide.decide(
+            states,
+            by_span[:, seen],
+            settled[:, seen],
+            slots[done:until],
+            rules,
+            spans=score.SPANS,
+            step=monitor.step_ms,
+        )
+        events += found
+        checkpoints.append(Checkpoint.of(int(slots[until - 1]) + monitor.step_ms, entities, states))
+        done = until
+    return states, events, checkpoints
+
+
+def redecided(
+    monitor: MonitorSection,
+    store: Store,
+    before: Memory,
+    late: Int64,
+    late_slots: int,
+    slots: int,
+    now: int,
+) -> tuple[tuple[Checkpoint, ...], list[AlertChange]]:
+    """Decides again what late samples changed, before the new slots: checkpoints and what becomes of stored alerts.
+
+    late: rows of the entities with other scores in the `late_slots` before the new ones
+    slots: how many are new; the states before them are written into `before`
+    """
+    history, model, step = before.history, before.model, monitor.step_ms
+    memory = scoring.decision_rules(monitor).memory
+    new = history.values.shape[1] - slots  # index of the first new slot
+    usable = [c for c in before.past if history.slots[memory] <= c.slot < history.slots[new]]
+    if not usable:
+        return before.past, []
+    earlier = [c for c in usable if c.slot <= history.slots[new - late_slots]]
+    checkpoint = earlier[-1] if earlier else usable[0]
+    first = (checkpoint.slot - history.start) // step
+    names = [history.entities[row] for row in late.tolist()]
+    by_span, settled = remembering.scores_by_span(monitor, before, history.values.shape[1] - first + memory, late)
+    begin = slice(0, new - first + memory)
+    again = history.slots[first:new]
+    start = checkpoint.at(names)
+    decided = for_decisions(monitor, model, history.values[late, :new], start.is_open, by_span[:, begin])
+    states, events, checkpoints = decide_slots(monitor, names, start, decided, settled[:, begin], again)
+    before.states.put(late, states)
+    corrected = {point.slot: point.at(names) for point in checkpoints}
+    past = tuple(c.with_states(names, corrected[c.slot]) if c.slot in corrected else c for c in before.past)
+
+    stored: dict[str, list[StoredAlert]] = {}
+    for alert in store.alerts_since(monitor.name, checkpoint.slot - step * monitor.decision.reopen_slots):
+        stored.setdefault(alert.entity, []).append(alert)
+    found = [
+        (row, change)
+        for k, (row, name) in enumerate(zip(late.tolist(), names, strict=True))
+        for change in _revisions(
+            name, stored.get(name, []), revise.episodes(start, events, states, k), checkpoint.slot, int(again[-1]), now
+        )
+    ]
+    # of peaks further back there is no whole window any more, and their explanations stay
+    earliest = max(history.slots[model.timesteps - 1], history.end - step * (before.errors.shape[1] - max(score.SPANS)))
+    explanations = explaining.explain(
+        monitor,
+        model,
+        history,
+        [(row, change.peak_slot) for row, change in found if change.peak_slot >= earliest],
+        remembering.scores_of_history(before),
+        lambda row, slot: _parts_at(monitor, before, row, slot),
+    )
+    changes = [replace(change, explanation=explanations.get((row, change.peak_slot))) for row, change in found]
+    order = {Change.WITHDRAWN: 0, Change.CLOSED: 1}  # an entity has one open alert at most, at any time
+    return past, sorted(changes, key=lambda change: order.get(change.change or Change.REVISED, 2))
+
+
+def _revisions(
+    entity: str, alerts: Sequence[StoredAlert], rightful: Sequence[Episode], since: int, last: int, now: int
+) -> list[AlertChange]:
+    """What makes the stored alerts of an entity the rightful ones.
+
+    since: slot before which nothing has changed; last: the last slot decided; both in epoch milliseconds
+    """
+    changes = []
+    stored = [_episode(alert) for alert in alerts]
+    for index, episode in revise.match(stored, rightful):
+        identity = None if index is None else alerts[index].id
+        if index is None or episode is None:
+            lone, change = (episode, Change.OPENED) if index is None else (stored[index], Change.WITHDRAWN)
+            if lone is not None and (lone.closed_slot is None or lone.closed_slot >= since):
+                changes.append(_revision(change, entity, lone, identity, last, now))
+        elif (differs := revise.change(stored[index], episode)) is not None:
+            changes.append(_revision(differs, entity, episode, identity, last, now))
+    return changes
+
+
+def _episode(alert: StoredAlert) -> Episode:
+    names = Episode.__dataclass_fields__
+    return Episode(**{name: getattr(alert, name) for name in names})
+
+
+def _revision(change: Change, entity: str, episode: Episode, alert: int | None, slot: int, now: int) -> AlertChange:
+    return AlertChange(
+        change=change,
+        entity=entity,
+        slot=slot if episode.closed_slot is None else episode.closed_slot,
+        opened_slot=episode.opened_slot,
+        decided_slot=episode.decided_slot,
+        detected_at=now,
+        severity=episode.severity,
+        peak_score=episode.peak_score,
+        peak_slot=episode.peak_slot,
+        explanation=None,
+        reopenings=episode.reopenings,
+        alert=alert,
+        closed_slot=episode.closed_slot,
+    )
+
+
+def explanations(
+    monitor: MonitorSection,
+    memory: Memory,
+    states: AlertStates,
+    events: Sequence[Event],
+    by_span: Float32,
+    first: int,
+) -> dict[tuple[int, int], str]:
+    """Explanations of new peaks by row and slot.
+
+    by_span: (E, K, S) of the newest slots; first: the first new one, epoch milliseconds
+    """
+    history = memory.history
+    raised = np.flatnonzero(states.is_open & (states.peak_slot >= first)).tolist()
+    wanted = [(row, int(states.peak_slot[row])) for row in raised]
+    wanted += [(event.entity, event.peak_slot) for event in events if event.peak_slot >= first]
+
+    def parts(row: int, slot: int) -> Float32:
+        return np.asarray(by_span[row, (slot - history.end) // history.step], dtype=np.float32)
+
+    scores = remembering.scores_of_history(memory)
+    return explaining.explain(monitor, memory.model, history, list(dict.fromkeys(wanted)), scores, parts)
+
+
+def _parts_at(monitor: MonitorSection, memory: Memory, row: int, slot: int) -> Float32:
+    slots = (memory.history.end - slot) // memory.history.step
+    by_span, _ = remembering.scores_by_span(monitor, memory, slots, np.array([row]))
+    return np.asarray(by_span[0, 0], dtype=np.float32)
+
+
+def changes_of(
+    monitor: MonitorSection,
+    entities: tuple[str, ...],
+    states: AlertStates,
+    events: list[Event],
+    slots: Int64,
+    explanations: dict[tuple[int, int], str],
+) -> list[AlertChange]:
+    """Events in order, then the new peaks of alerts that stay open."""
+    changes = [
+        AlertChange(
+            change=event.change,
+            entity=entities[event.entity],
+            slot=event.slot,
+            opened_slot=event.opened_slot,
+            decided_slot=event.decided_slot,
+            detected_at=event.slot + monitor.step_ms + milliseconds(monitor.delay),
+            severity=event.severity,
+            peak_score=event.peak_score,
+            peak_slot=event.peak_slot,
+            explanation=explanations.get((event.entity, event.peak_slot)),
+            reopenings=event.reopenings,
+            ended=event.ended,
+        )
+        for event in events
+    ]
+    raised = np.flatnonzero(states.is_open & (states.peak_slot >= slots[0]))
+    return changes + [_peak(states, row, entities[row], explanations) for row in raised.tolist()]
+
+
+def _peak(
+    states: AlertStates, row: int, entity: str, explanations: dict[tuple[int, int], str], change: Change | None = None
+) -> AlertChange:
+    """An open alert as it stands."""
+    peak_slot = int(states.peak_slot[row])
+    return AlertChange(
+        change=change,
+        entity=entity,
+        slot=peak_slot,
+        opened_slot=int(states.opened_slot[row]),
+        decided_slot=int(states.decided_slot[row]),
+        detected_at=0,
+        severity=Severity.CRITICAL if states.is_critical[row] else Severity.WARNING,
+        peak_score=float(states.peak_score[row]),
+        peak_slot=peak_slot,
+        explanation=explanations.get((row, peak_slot)),
+        reopenings=int(states.reopenings[row]),
+    )
+
+
+def muted(excluded: Sequence[Exclusion], change: AlertChange) -> AlertChange:
+    """A new alert, muted if an exclusion covers it."""
+    if change.change is not Change.OPENED or not excluded:
+        return change
+    share = explaining.shares(change.explanation)
+    return replace(change, is_muted=exclusions.mutes(excluded, change.entity, share, change.decided_slot))
+
+
+def unmuted(
+    monitor: MonitorSection,
+    excluded: Sequence[Exclusion],
+    stored: Sequence[StoredAlert],
+    states: AlertStates,
+    entities: tuple[str, ...],
+    slot: int,
+) -> list[AlertChange]:
+    """Open alerts that no exclusion covers any more."""
+    row_of = {name: row for row, name in enumerate(entities)}
+    muted = [alert for alert in stored if alert.is_muted and alert.closed_slot is None and not alert.is_dismissed]
+    return [
+        replace(_peak(states, row_of[alert.entity], alert.entity, {}, Change.UNMUTED), slot=slot)
+        for alert in muted
+        if states.is_open[row_of[alert.entity]] and not exclusions.mutes(excluded, alert.entity, None, slot)
+    ]
