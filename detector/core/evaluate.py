@@ -173,7 +173,7 @@ class Summary:
     recall: float  # found events / events
     median_delay_seconds: float  # over found events
     false_alerts_per_week: float  # of quiet time of one entity
-    alerts_per_found_event: float  # false ones too: what is read for one find
+    alerts_per_found_event: float  # true ones: more than one are fragments
 
 
 def judge(label: Bool, times: Int64, alerts: Alerts, *, step_ms: int, grace_ms: int) -> Judgement:
@@ -221,7 +221,7 @@ def summarise(judgements: Sequence[Judgement]) -> Summary:
         recall=_ratio(found, events),
         median_delay_seconds=float(np.median(delays)) if delays else math.nan,
         false_alerts_per_week=_ratio(false, sum(one.quiet_seconds for one in judgements) / _WEEK_SECONDS),
-        alerts_per_found_event=_ratio(alerts, found),
+        alerts_per_found_event=_ratio(alerts - false, found),
     )
 
 

@@ -350,7 +350,7 @@ def test_entities_are_pooled_by_their_counts() -> None:
     assert summary.recall == pytest.approx(3 / 4)
     assert summary.median_delay_seconds == pytest.approx(60)
     assert summary.false_alerts_per_week == pytest.approx(3 / 4)
-    assert summary.alerts_per_found_event == pytest.approx(8 / 3)
+    assert summary.alerts_per_found_event == pytest.approx(5 / 3)
 
 
 def test_a_ratio_of_nothing_is_unknown() -> None:
