@@ -11,8 +11,8 @@ NEVER = 1 << 30
 
 _LEAST = 15  # slots, however restless a metric was
 _TIMES = 3  # as long as it ever rested
-_EVIDENCE = 1000  # slots that must be known of a metric
-_MOVING = 0.95  # share of these in which it must have moved
+_EVIDENCE = 500  # slots that must be known of a metric
+_MOVING = 0.8  # share of these in which it must have moved
 _BLOCK = 64  # entities at a time
 
 
