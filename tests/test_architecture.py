@@ -26,7 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "models": {"errors", "core", "ports"},
     "store": {"errors", "core", "ports", "database", "tables"},
     "export": {"errors", "core", "ports", "detector"},
-    "notify": {"errors", "core", "ports"},
+    "notify": {"errors", "core", "ports", "words", "detector"},
     # use cases: ports, never adapters
     "scoring": {"errors", "core", "ports", "config"},
     "reading": {"core", "ports", "config"},
@@ -34,6 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "explaining": {"core", "ports", "config", "scoring"},
     "words": set(),
     "lookback": {"errors", "core", "ports", "config", "scoring", "exclusions", "explaining", "pipeline"},
+    "notifying": {"errors", "ports"},
     "pipeline": {"errors", "core", "ports", "config", "reading", "scoring", "exclusions", "explaining"},
     "training": {"errors", "core", "ports", "config", "reading", "scoring"},
     "importing": {"errors"},
@@ -42,7 +43,7 @@ ALLOWED: dict[str, set[str]] = {
     "judging": {"core", "config", "backtest"},
     "report": {"core", "ports", "config", "exclusions", "explaining", "words"},
     # what puts the parts together, lowest first
-    "worker": {"errors", "core", "ports", "config", "pipeline", "training", "export"},
+    "worker": {"errors", "core", "ports", "config", "notifying", "pipeline", "training", "export"},
     "wiring": {
         *(
             "detector",
@@ -57,7 +58,8 @@ ALLOWED: dict[str, set[str]] = {
             "export",
             "notify",
         ),
-        *("pipeline", "reading", "training", "dataset", "backtest", "report", "worker", "exclusions", "lookback"),
+        *("notifying", "pipeline", "reading", "training", "dataset", "backtest", "report", "worker"),
+        *("exclusions", "lookback"),
     },
     "capacity": {"core", "ports", "config", "database", "models", "store", "pipeline", "reading", "wiring"},
     "checking": {
@@ -91,6 +93,9 @@ THIRD_PARTY: dict[str, set[str]] = {
     "exclusions": {"numpy", "dateutil"},
     "explaining": {"numpy"},
     "lookback": {"numpy"},
+    "notifying": set(),
+    "words": set(),
+    "notify": set(),
     "pipeline": {"numpy"},
     "training": {"numpy"},
     "dataset": {"numpy"},
