@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from detector.errors import NotifyError, NotifyUnavailable
@@ -100,10 +100,11 @@ class Sender:
                     self._notifier.send(replace(message, alerts=self._outbox.detailed(message.alerts)), clock())
                 except NotifyUnavailable as exc:
                     # all the others would wait for the same target in vain
-                    self._note_failure(message, list(waiting.values()), str(exc), clock(), rng, outcomes)
+                    monitors = {message.monitor, *repeats}
+                    self._note_failure(monitors, list(waiting.values()), str(exc), clock(), rng, outcomes)
                     break
                 except NotifyError as exc:
-                    self._note_failure(message, message.notices, str(exc), clock(), rng, outcomes)
+                    self._note_failure({message.monitor}, message.notices, str(exc), clock(), rng, outcomes)
                 else:
                     self._note_success(message, clock(), outcomes)
                 for notice in message.notices:
@@ -155,7 +156,7 @@ class Sender:
 
     def _note_failure(
         self,
-        message: Message,
+        monitors: Collection[str],
         failed: Sequence[Notice],
         error: str,
         now: int,
@@ -170,12 +171,12 @@ class Sender:
         self._outbox.failed(self.name, young, error=error, next_at=now + wait)
         self._outbox.failed(self.name, old, error=error, next_at=None)
         if self._limits.repeat:
-            self._repeat_at[message.monitor] = now + back_off(self._failures, rng)
+            self._repeat_at |= dict.fromkeys(monitors, now + back_off(self._failures, rng))
         outcomes["dead"] += len(old)
         logger.warning(
-            "event=notify_failed notifier=%s monitor=%s events=%d given_up=%d failures=%d reason=%r",
+            "event=notify_failed notifier=%s monitors=%s events=%d given_up=%d failures=%d reason=%r",
             self.name,
-            message.monitor,
+            ",".join(sorted(monitors)),
             len(failed),
             len(old),
             self._failures,

@@ -59,10 +59,11 @@ def body(message: Message) -> bytes:
 
 
 def _event(notice: Notice, alert: ToldAlert) -> dict[str, Any]:
+    said = f"{notice.severity} alert {notice.change}: {alert.entity} ({alert.monitor})"
     return {
         "kind": "event",
         "monitor": alert.monitor,
-        "text": f"{notice.severity} alert {notice.change}: {alert.entity} ({alert.monitor})",
+        "text": f"{said}. {words.sentence(alert.explanation)}".strip(),
         "event": {
             "id": notice.event,
             "change": notice.change,

@@ -62,7 +62,10 @@ class OutboxStore:
             .where(waits, delivery.c.next_at <= now)
             .order_by(delivery.c.event_id)
         )
+        is_any = select(delivery.c.event_id).where(waits, delivery.c.next_at <= now).limit(1)
         with translated(self._engine), self._engine.connect() as connection:
+            if connection.scalar(is_any) is None:  # the usual answer, and the cheapest
+                return []
             waiting: set[int] = set()
             chosen: set[int] = set()
             for event, of, next_at in connection.execute(keys):

@@ -363,6 +363,17 @@ def test_open_alerts_are_told_again_every_minute_until_they_close(migrated: Engi
     ]
 
 
+def test_an_absent_target_is_not_asked_again_for_each_monitor(migrated: Engine, fleet: Fleet) -> None:
+    target = Target()
+    target.failure = ABSENT
+    sender = Sender("chat", target, OutboxStore(migrated), ["web", "db", "mail"], STANDING)
+
+    for seconds in (0, 1, 2):
+        _run(sender, fleet.now + seconds * 1000)
+
+    assert target.attempts == 1
+
+
 def test_a_muted_alert_is_not_told(migrated: Engine, fleet: Fleet) -> None:
     events, standing = Target(), Target()
     fleet.tick((Change.OPENED, "a"), is_muted=True)

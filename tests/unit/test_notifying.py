@@ -194,6 +194,7 @@ def test_a_webhook_is_told_the_event_as_it_was_and_the_alert_as_it_is() -> None:
     told = json.loads(webhook.body(Message("web", (_notice(4, alert),), (alert,))))
 
     assert (told["kind"], told["monitor"]) == ("event", "web")
+    assert told["text"] == "warning alert opened: web-1 (web). Spike: cpu 99, expected 10–30, 100 % of the score."
     assert told["event"] == {
         "id": 4,
         "change": "opened",
