@@ -111,6 +111,7 @@ class Worker:
         self._rng = random.Random()  # noqa: S311 - spreads retries
         for sender in services.senders:
             exporter.notifier(sender.name)
+            exporter.task("notify", "")
         for monitor in config.monitors:
             exporter.show(
                 MonitorView(
@@ -470,7 +471,6 @@ class Worker:
 
         Not a job of the scheduler, which would count a look that falls into a slow one as skipped.
         """
-        self._exporter.task("notify", "")
         while not self._stop.is_set():
             wake.clear()
             self.notify(sender)

@@ -57,11 +57,14 @@ def request(url: str, *, timeout: float, body: bytes | None = None, headers: Map
 
 
 def reach(url: str, timeout: float) -> None:
-    """Connects without a request.
+    """Connects without a request, or to the proxy a request would go through.
 
     Raises: NotifyUnavailable if nobody listens.
     """
     parts = urlsplit(url)
+    proxy = urllib.request.getproxies().get(parts.scheme)
+    if proxy and not urllib.request.proxy_bypass(parts.hostname or ""):
+        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
     make = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     connection = make(parts.hostname or "", parts.port, timeout=timeout)
     try:

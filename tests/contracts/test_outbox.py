@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import threading
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -313,6 +315,44 @@ def test_two_processes_never_tell_the_same(migrated: Engine, database_url: str, 
         other.dispose()
 
     assert (len(first.told), len(second.told)) == (1, 0)
+
+
+def test_processes_that_look_all_the_time_tell_everything_once(
+    migrated: Engine, database_url: str, fleet: Fleet
+) -> None:
+    engines, target = [database.connect(database_url) for _ in range(3)], Target()
+    limits = replace(EVENTS, max_messages=1000)
+    is_over = threading.Event()
+    problems: list[Exception] = []
+
+    def look(engine: Engine) -> None:
+        sender = _sender(engine, target, limits)
+        while not is_over.is_set():
+            try:
+                sender.run(lambda: round(time.time() * 1000), random.Random(1))
+            except StoreError as exc:
+                problems.append(exc)
+
+    threads = [threading.Thread(target=look, args=[engine]) for engine in engines]
+    for thread in threads:
+        thread.start()
+    try:
+        for n in range(20):
+            fleet.tick(*((Change.OPENED, f"{n}-{k}") for k in range(3)))
+            time.sleep(0.05)
+        until = time.monotonic() + 30
+        while len(target.changes) < 60 and time.monotonic() < until:
+            time.sleep(0.05)
+    finally:
+        is_over.set()
+        for thread in threads:
+            thread.join()
+        for engine in engines:
+            engine.dispose()
+
+    assert sorted(target.changes) == sorted((f"{n}-{k}", "opened") for n in range(20) for k in range(3))
+    assert {state for state, _ in _deliveries(migrated)} == {"sent"}
+    assert problems == []
 
 
 def test_a_process_that_died_is_succeeded_when_its_lease_is_over(migrated: Engine, fleet: Fleet) -> None:
