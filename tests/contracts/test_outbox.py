@@ -295,6 +295,19 @@ def test_five_hundred_alerts_at_once_are_at_most_five_messages(migrated: Engine,
     assert {state for state, _ in _deliveries(migrated)} == {"sent"}
 
 
+def test_messages_count_when_they_were_sent_not_when_the_events_happened(migrated: Engine, fleet: Fleet) -> None:
+    store, target = OutboxStore(migrated), Target()
+    fleet.tick(*((Change.OPENED, name) for name in "abcdef"))
+    late = fleet.now + HOUR
+
+    _run(_sender(migrated, target), late)  # a summary
+    fleet.tick((Change.CLOSED, "a"), (Change.CLOSED, "b"))
+    _run(_sender(migrated, target), late + 1)  # two messages
+
+    assert [store.messages_since("chat", "web", late + after) for after in (-1, 0, 2)] == [3, 2, 0]
+    assert store.messages_since("chat", "db", 0) == store.messages_since("pager", "web", 0) == 0
+
+
 def test_two_processes_never_tell_the_same(migrated: Engine, database_url: str, fleet: Fleet) -> None:
     other = database.connect(database_url)
     first, second = Target(), Target()
