@@ -21,7 +21,7 @@ _NAMED = 8  # metrics listed by name
 
 
 def check(config: Config) -> tuple[list[dict[str, Any]], ConfigError | None]:
-    """One row for the database and one per monitor; a row has a `problem` where the daemon would fail.
+    """One row for the database and one per monitor and notifier; a row has a `problem` where the daemon would fail.
 
     The error is that of a configuration which is valid, but more than this machine can carry.
     """
@@ -42,6 +42,15 @@ def check(config: Config) -> tuple[list[dict[str, Any]], ConfigError | None]:
             row, load = {"monitor": monitor.name, "problem": str(exc)}, None
         rows.append(row)
         loads += [] if load is None else [load]
+    for notifier in config.notifiers:
+        row = {"notifier": notifier.name, "type": notifier.type}
+        try:
+            row["url"] = wiring.notifier(notifier).check()
+        except DetectorError as exc:
+            rows.append(row | {"problem": str(exc)})
+        else:
+            told = notifier.monitors or [monitor.name for monitor in config.monitors]
+            rows.append(row | {"daemon": f"would tell it of the alerts of {', '.join(told)}"})
     return rows, too_much(loads)
 
 

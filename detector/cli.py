@@ -183,7 +183,8 @@ def score(
             report = pipeline.observe(section, source, now)
         else:
             memory = pipeline.recall(section, source, parts.store, live[0], now)
-            _, report = pipeline.tick(section, source, parts.store, memory, now)
+            told = settings.told(section.name)
+            _, report = pipeline.tick(section, source, parts.store, memory, now, notifiers=told)
         snapshot = report.snapshot
         rows.extend(
             {
@@ -470,7 +471,7 @@ def alerts_list(
 ) -> None:
     """Alerts, newest first."""
     parts = _parts(config, monitor)
-    from detector.store import alerts
+    from detector.store import alerts, outbox
 
     _one_of("--state", state, ("open", "acknowledged", "closed", "withdrawn"))
     _one_of("--severity", severity, ("warning", "critical"))
@@ -485,7 +486,9 @@ def alerts_list(
         until=_since("--until", until),
         most=most,
     )
-    _print([_alert_row(row) for row in found], as_json=as_json, empty="no alerts")
+    notified = outbox.summary(parts.engine, [row.id for row in found])
+    rows = [_alert_row(row) | {"notified": notified[row.id]} for row in found]
+    _print(rows, as_json=as_json, empty="no alerts")
     if only_open and found:
         raise typer.Exit(OPEN_ALERTS)
 
@@ -501,8 +504,10 @@ def alerts_show(identity: AlertId, config: ConfigOption = None, as_json: JsonOpt
     parts = _parts(config, None)
     row, events = _alert(parts, identity)
     from detector import words
+    from detector.store import outbox
 
     shown = _alert_row(row) | {
+        "notified": outbox.summary(parts.engine, [row.id])[row.id],
         "peak": _utc(row.peak_slot),
         "model_version": row.model_version,
         "metrics": row.explanation.get("metrics", []),
@@ -535,7 +540,7 @@ def alerts_ack(identity: AlertId, config: ConfigOption = None, by: By = None, co
     from detector import wiring
     from detector.store import alerts
 
-    told = wiring.notifiers_of(parts.config, row.monitor)
+    told = parts.config.told(row.monitor)
     alerts.acknowledge(parts.engine, row, by=by or _user(), comment=comment, now=wiring.now_ms(), notifiers=told)
     print(f"alert {identity} is acknowledged by {by or _user()}")
 
@@ -551,7 +556,7 @@ def alerts_close(identity: AlertId, config: ConfigOption = None, by: By = None, 
     from detector import wiring
     from detector.store import alerts
 
-    told = wiring.notifiers_of(parts.config, row.monitor)
+    told = parts.config.told(row.monitor)
     alerts.close(parts.engine, row, by=by or _user(), comment=comment, now=wiring.now_ms(), notifiers=told)
     print(f"alert {identity} is closed; a new one opens only after {row.entity} was normal again")
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from pydantic import (
@@ -384,6 +385,77 @@ class MonitorSection(Section):
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
+class NotifierSection(Section):
+    """Somebody who is told when alerts open, get worse and close."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)
+    url: str = ""
+    url_file: str = ""
+    monitors: tuple[str, ...] = ()
+    timeout: Duration = timedelta(seconds=10)
+    give_up_after: Duration = timedelta(hours=24)
+
+    @field_validator("url")
+    @classmethod
+    def _is_http(cls, value: str) -> str:
+        return http_url(value) if value else value
+
+    @field_validator("timeout", "give_up_after")
+    @classmethod
+    def _is_positive(cls, value: timedelta) -> timedelta:
+        if value <= timedelta(0):
+            msg = "must be more than 0s"
+            raise ValueError(msg)
+        return value
+
+    @model_validator(mode="after")
+    def _has_one_url(self) -> NotifierSection:
+        if bool(self.url) == bool(self.url_file):
+            msg = "needs exactly one of `url` and `url_file`"
+            raise ValueError(msg)
+        return self
+
+
+class AlertmanagerNotifier(NotifierSection):
+    """A Prometheus Alertmanager, which is told again and again what is open."""
+
+    type: Literal["alertmanager"]
+    max_alerts: int = Field(default=50, ge=1)
+
+
+class WebhookNotifier(NotifierSection):
+    """An HTTP endpoint that takes a message per event."""
+
+    type: Literal["webhook"]
+    secret: str = ""
+    secret_file: str = ""
+    max_messages: int = Field(default=5, ge=1)
+    rate_span: Duration = timedelta(minutes=10)
+
+    @model_validator(mode="after")
+    def _has_one_secret(self) -> WebhookNotifier:
+        if self.secret and self.secret_file:
+            msg = "takes `secret` or `secret_file`, not both"
+            raise ValueError(msg)
+        return self
+
+
+def http_url(value: str) -> str:
+    """The URL of a notifier.
+
+    Raises: ValueError if it is none, without showing it.
+    """
+    try:
+        parts = urlsplit(value)
+        is_good = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_good = False
+    if not is_good or not value.isprintable() or " " in value:
+        msg = "must be a URL such as https://host:9093 (not shown: secrets)"
+        raise ValueError(msg)
+    return value
+
+
 class Config(Section):
     """The whole file."""
 
@@ -391,15 +463,33 @@ class Config(Section):
     export: ExportSection = ExportSection()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     monitors: tuple[MonitorSection, ...] = Field(min_length=1)
+    notifiers: tuple[Annotated[AlertmanagerNotifier | WebhookNotifier, Field(discriminator="type")], ...] = ()
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Config:
-        names = [monitor.name for monitor in self.monitors]
-        twice = {name for name in names if names.count(name) > 1}
-        if twice:
-            msg = f"monitor names must be unique; received {sorted(twice)[0]!r} twice"
-            raise ValueError(msg)
+        for what, sections in (("monitor", self.monitors), ("notifier", self.notifiers)):
+            names = [section.name for section in sections]
+            twice = {name for name in names if names.count(name) > 1}
+            if twice:
+                msg = f"{what} names must be unique; received {sorted(twice)[0]!r} twice"
+                raise ValueError(msg)
         return self
+
+    @model_validator(mode="after")
+    def _notifiers_name_monitors(self) -> Config:
+        known = [monitor.name for monitor in self.monitors]
+        for notifier in self.notifiers:
+            for name in notifier.monitors:
+                if name not in known:
+                    msg = (
+                        f"`monitors` of notifier {notifier.name!r} must be among {', '.join(known)}; received {name!r}"
+                    )
+                    raise ValueError(msg)
+        return self
+
+    def told(self, monitor: str) -> tuple[str, ...]:
+        """Names of the notifiers that are told of a monitor's alerts."""
+        return tuple(n.name for n in self.notifiers if not n.monitors or monitor in n.monitors)
 
     def monitor(self, name: str) -> MonitorSection:
         """The monitor of that name.
@@ -494,19 +584,24 @@ def firing_times(cron: str, start: int, end: int) -> Iterator[int]:
         yield fires
 
 
-def secret(section: DatabaseSection | SqlSource, environment: Mapping[str, str] | None = None) -> str:
-    """The URL of a section, read from its `url_file` if that is set ("" if neither is).
+def secret(
+    section: DatabaseSection | SqlSource | NotifierSection,
+    environment: Mapping[str, str] | None = None,
+    key: str = "url",
+) -> str:
+    """The URL (or another key) of a section, read from its `url_file` if that is set ("" if neither is).
 
     A relative file is looked up in $CREDENTIALS_DIRECTORY (systemd's LoadCredential) first.
     """
-    if not section.url_file:
-        return section.url
+    file = str(getattr(section, f"{key}_file"))
+    if not file:
+        return str(getattr(section, key))
     environment = os.environ if environment is None else environment
     folder = environment.get("CREDENTIALS_DIRECTORY", "")
-    for path in (Path(folder, section.url_file) if folder else None, Path(section.url_file)):
+    for path in (Path(folder, file) if folder else None, Path(file)):
         if path is not None and path.is_file():
             return path.read_text(encoding="utf-8").strip()
-    msg = f"url_file: no file {section.url_file!r} here or in $CREDENTIALS_DIRECTORY; create it or set `url`"
+    msg = f"{key}_file: no file {file!r} here or in $CREDENTIALS_DIRECTORY; create it or set `{key}`"
     raise ConfigError(msg)
 
 
@@ -532,6 +627,9 @@ def _expand(value: Any, environment: Mapping[str, str], missing: list[str], wher
     return _PLACEHOLDER.sub(replace, value)
 
 
+_TAGS = {"host", "embedded", "sql", "alertmanager", "webhook"}
+
+
 def _lines(exc: ValidationError, data: Any) -> Iterator[str]:
     """One line per mistake: key path, what is wrong, what was received."""
     errors = exc.errors()
@@ -539,7 +637,7 @@ def _lines(exc: ValidationError, data: Any) -> Iterator[str]:
     for error in errors:
         if error["type"] == "too_short" and error["loc"][0] in refused:
             continue  # refused items also count as missing
-        location = [part for part in error["loc"] if part not in {"host", "embedded", "sql"} or part in _keys(data)]
+        location = [part for part in error["loc"] if part not in _TAGS or part in _keys(data)]
         where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".") or "file"
         message = error["msg"].removeprefix("Value error, ")
         if error["type"] == "extra_forbidden":
@@ -554,7 +652,7 @@ def _lines(exc: ValidationError, data: Any) -> Iterator[str]:
 
 
 def _may_hold_password(location: list[str | int], value: object) -> bool:
-    return location[-1:] == ["url"] or "://" in str(value)
+    return location[-1] in {"url", "secret"} or "://" in str(value)
 
 
 def _keys(data: Any) -> set[str]:
@@ -573,6 +671,7 @@ _SECTIONS: dict[str, tuple[type[Section], ...]] = {
     "threshold": (ThresholdSection,),
     "decision": (DecisionSection,),
     "rules": (RuleSection,),
+    "notifiers": (AlertmanagerNotifier, WebhookNotifier),
 }
 
 

@@ -56,4 +56,8 @@ class SchemaOutdated(StoreError):
 
 
 class NotifyError(DetectorError):
-    """A notification could not be delivered; it stays in the outbox."""
+    """The target of a notification answered, but did not take it; it stays in the outbox."""
+
+
+class NotifyUnavailable(NotifyError):
+    """The target did not answer, or not now; all that waits for it is tried again later."""

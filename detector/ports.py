@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from detector.core.decide import Change, Ended, Severity
 from detector.core.scaling import Scaling
@@ -130,6 +130,100 @@ class Store(Protocol):
 
         Raises: StaleState if the cursor is not the expected one, StoreError if the database does not answer.
         """
+
+
+@dataclass(frozen=True)
+class ToldAlert:
+    """An alert as notifiers tell of it, as it is now. Slots and times in epoch milliseconds."""
+
+    id: int
+    monitor: str
+    entity: str
+    state: str  # open, acknowledged, closed, withdrawn
+    severity: str
+    peak_score: float
+    peak_slot: int
+    opened_slot: int
+    detected_at: int
+    closed_slot: int | None
+    closed_at: int | None  # when somebody closed it
+    closed_by: str | None
+    acknowledged_by: str | None
+    comment: str | None
+    model_version: int
+    incident: int | None
+    incident_size: int = 0  # alerts that opened together with it, and itself; 0 without details
+    explanation: Mapping[str, Any] = field(default_factory=dict)  # empty without details
+
+
+@dataclass(frozen=True)
+class Notice:
+    """An event of an alert that a notifier is still to be told of, as it was when it happened."""
+
+    event: int
+    change: str
+    severity: str
+    peak_score: float
+    created_at: int  # epoch milliseconds
+    by: str | None  # who, if it was a person
+    detail: str | None
+    attempts: int  # how often it was tried to tell of it
+    alert: ToldAlert
+
+
+@dataclass(frozen=True)
+class Message:
+    """What a notifier is told at once, of one monitor."""
+
+    monitor: str
+    notices: tuple[Notice, ...]  # events it tells of, in order
+    alerts: tuple[ToldAlert, ...]  # told one by one, with details
+    rest: tuple[ToldAlert, ...] = ()  # only summed up
+    is_summary: bool = False  # more events than may be told one by one
+
+
+class Notifier(Protocol):
+    """Who is told what happens to alerts."""
+
+    def send(self, message: Message, now: int) -> None:
+        """Returns when the target has taken the message. now: epoch milliseconds.
+
+        Raises: NotifyUnavailable if it does not answer, NotifyError if it does not take the message.
+        """
+
+    def check(self) -> str:
+        """Who it is, without secrets, after seeing that it is there. Raises as `send`."""
+
+
+class Outbox(Protocol):
+    """Events that notifiers are still to be told of; a lease lets one process at a time tell a notifier."""
+
+    def claim(self, notifier: str, now: int, until: int) -> bool:
+        """Takes or prolongs the right to tell a notifier; False if another process has it."""
+
+    def release(self, notifier: str) -> None:
+        """Gives that right back."""
+
+    def due(self, notifier: str, now: int) -> list[Notice]:
+        """Events to tell now, in order; none of an alert that has an earlier one whose time has not come."""
+
+    def standing(self, monitor: str) -> list[ToldAlert]:
+        """Open alerts that are not muted, in the order they were stored in."""
+
+    def detailed(self, alerts: Sequence[ToldAlert]) -> tuple[ToldAlert, ...]:
+        """The same alerts with explanation and size of their incident."""
+
+    def messages_since(self, notifier: str, monitor: str, since: int) -> int:
+        """Messages a notifier was sent after a time."""
+
+    def sent(self, notifier: str, notices: Sequence[Notice], at: int) -> None:
+        """Notes that one message, at a time of its own, told of events."""
+
+    def failed(self, notifier: str, notices: Sequence[Notice], *, error: str, next_at: int | None) -> None:
+        """Notes that an attempt failed, and when the next one is due; None: there will be none."""
+
+    def unsent(self, notifier: str) -> tuple[int | None, int]:
+        """When the oldest event happened that is still to be told, None if all were; and how many never will be."""
 
 
 @dataclass(frozen=True)

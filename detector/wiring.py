@@ -20,7 +20,7 @@ from sqlalchemy import Engine
 from detector import __version__, database, exclusions
 from detector import config as configuration
 from detector.config import Config, MonitorSection
-from detector.errors import ArtifactError, ModelError
+from detector.errors import ArtifactError, ConfigError, ModelError
 from detector.ports import ModelVersion, Source
 from detector.store import models as model_store
 from detector.store import schema
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from detector.export.prometheus import Exporter
     from detector.lookback import Answer
     from detector.models.artifact import Artifact, NetworkSpec
-    from detector.ports import Model
+    from detector.notifying import Sender
+    from detector.ports import Model, Notifier
     from detector.reading import Progress
     from detector.report.content import Rows
     from detector.sources.embedded import EmbeddedSource
@@ -344,12 +345,6 @@ def reconsidered(
     return found
 
 
-def notifiers_of(config: Config, monitor: str) -> tuple[str, ...]:
-    """Names of those who are told of a monitor's alerts."""
-    del config, monitor
-    return ()
-
-
 def explain(parts: Parts, monitor: MonitorSection, entity: str, at: int) -> Answer:
     """What the live model makes of an entity at a time in epoch milliseconds.
 
@@ -477,6 +472,48 @@ class HostCollector:
         self._sink.write([self._entity] * count, self._metrics, [slot] * count, values)
 
 
+def notifier(section: configuration.AlertmanagerNotifier | configuration.WebhookNotifier) -> Notifier:
+    """Who is told, as configured.
+
+    Raises: ConfigError if a file with a secret is missing or holds no URL.
+    """
+    url, timeout = configuration.secret(section), section.timeout.total_seconds()
+    try:
+        configuration.http_url(url)
+    except ValueError as exc:
+        msg = f"notifier {section.name!r}: url_file {exc}"
+        raise ConfigError(msg) from None
+    if isinstance(section, configuration.AlertmanagerNotifier):
+        from detector.notify.alertmanager import Alertmanager
+
+        return Alertmanager(url, timeout=timeout)
+    from detector.notify.webhook import Webhook
+
+    return Webhook(section.name, url, secret=configuration.secret(section, key="secret"), timeout=timeout)
+
+
+def senders(config: Config, engine: Engine) -> list[Sender]:
+    """What tells each notifier of a configuration."""
+    if not config.notifiers:
+        return []
+    from detector.notify.alertmanager import REPEAT_MS
+    from detector.notifying import Limits, Sender
+    from detector.store.outbox import OutboxStore
+
+    outbox = OutboxStore(engine)
+    found = []
+    for section in config.notifiers:
+        common = {key: configuration.milliseconds(getattr(section, key)) for key in ("timeout", "give_up_after")}
+        if isinstance(section, configuration.AlertmanagerNotifier):
+            limits = Limits(**common, repeat=REPEAT_MS, max_alerts=section.max_alerts)
+        else:
+            span = configuration.milliseconds(section.rate_span)
+            limits = Limits(**common, max_messages=section.max_messages, rate_span=span)
+        monitors = section.monitors or [monitor.name for monitor in config.monitors]
+        found.append(Sender(section.name, notifier(section), outbox, monitors, limits))
+    return found
+
+
 def worker(parts: Parts, config_path: Path, exporter: Exporter, clock: Callable[[], float] = time.time) -> Worker:
     """The daemon of a configuration, not yet running; clock in epoch seconds."""
     from detector.store import alerts, scores
@@ -498,6 +535,7 @@ def worker(parts: Parts, config_path: Path, exporter: Exporter, clock: Callable[
         alert_counts=lambda monitor, since: alerts.counts(engine, monitor, since),
         ping=lambda: database.ping(engine),
         config_path=config_path,
+        senders=senders(parts.config, engine),
     )
     return Worker(parts.config, services, exporter, clock)
 

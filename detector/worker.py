@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -28,6 +29,7 @@ from detector.core import grid
 from detector.errors import DetectorError, StaleState
 from detector.export.http import Endpoint
 from detector.export.prometheus import Exporter, MonitorView
+from detector.notifying import Sender
 from detector.ports import ModelVersion, Source, Store
 
 logger = logging.getLogger(__name__)
@@ -40,6 +42,7 @@ _RETRY_TRAINING = timedelta(minutes=10)
 _STUCK = timedelta(minutes=10)
 _PRUNE_EVERY = timedelta(hours=1)
 _PRUNE_PAUSE = 0.05  # seconds in which others get at the database
+_NOTIFY_SECONDS = 5.0  # between looks into the outbox, beside one after each tick
 
 Task = Literal["tick", "collect", "retrain", "recalibrate", "prune"]
 
@@ -72,6 +75,7 @@ class Services:
     alert_counts: Callable[[str, int], tuple[dict[str, int], int]]
     ping: Callable[[], None]
     config_path: Path
+    senders: Sequence[Sender] = ()
 
 
 @dataclass
@@ -103,6 +107,11 @@ class Worker:
         self._runs = {m.name: MonitorRun(m, services.sources[m.name]) for m in config.monitors}
         self._children: set[subprocess.Popen[bytes]] = set()
         self._children_lock = threading.Lock()
+        self._wakes = [threading.Event() for _ in services.senders]
+        self._rng = random.Random()  # noqa: S311 - spreads retries
+        for sender in services.senders:
+            exporter.notifier(sender.name)
+            exporter.task("notify", "")
         for monitor in config.monitors:
             exporter.show(
                 MonitorView(
@@ -123,13 +132,19 @@ class Worker:
         scheduler = self._scheduler = self._make_scheduler()
         endpoint.start()
         scheduler.start()
+        tellers = [
+            threading.Thread(target=self._tell, args=[sender, wake], name=f"notify:{sender.name}", daemon=True)
+            for sender, wake in zip(self._services.senders, self._wakes, strict=True)
+        ]
+        for teller in tellers:
+            teller.start()
         notify_systemd(f"READY=1\nSTATUS=watching {len(self._runs)} monitors")
         logger.info("event=started monitors=%d listen_port=%d", len(self._runs), endpoint.port)
         on_ready(endpoint.port)
         self._wait()
         logger.info("event=stopping")
         notify_systemd("STOPPING=1")
-        is_clean = self._shut_down(scheduler)
+        is_clean = self._shut_down(scheduler, tellers)
         endpoint.stop()
         logger.info("event=stopped clean=%s", is_clean)
         if not is_clean:  # a read that hangs would hold the interpreter until its timeout
@@ -139,6 +154,7 @@ class Worker:
     def stop(self) -> None:
         """Asks the worker to stop; safe from signal handlers and any thread."""
         self._stop.set()
+        self._wake_tellers()
 
     def _wait(self) -> None:
         """Sleeps until the stop, telling systemd's watchdog that no tick is stuck."""
@@ -151,15 +167,18 @@ class Worker:
             else:
                 logger.error("event=watchdog_withheld monitor=%s", stuck)
 
-    def _shut_down(self, scheduler: BackgroundScheduler) -> bool:
+    def _shut_down(self, scheduler: BackgroundScheduler, tellers: Sequence[threading.Thread]) -> bool:
         """Stops in reverse order of start: no new jobs, running ones finish, children end. False if one was left."""
+        end = time.monotonic() + STOP_SECONDS
         with self._children_lock:
             for child in self._children:
                 child.terminate()
         waiter = threading.Thread(target=scheduler.shutdown, kwargs={"wait": True}, daemon=True)
         waiter.start()
-        waiter.join(STOP_SECONDS)
-        return not waiter.is_alive()
+        # what a notifier has not been told by then waits in the outbox
+        for thread in (waiter, *tellers):
+            thread.join(max(0.0, end - time.monotonic()))
+        return not any(thread.is_alive() for thread in (waiter, *tellers))
 
     def _make_scheduler(self) -> BackgroundScheduler:
         threads = 2 * len(self._runs) + 2
@@ -277,8 +296,15 @@ class Worker:
             report = pipeline.observe(monitor, run.source, now)
         else:
             run.memory, report = pipeline.tick(
-                monitor, run.source, self._services.store, run.memory, now, should_stop=self._stop.is_set
+                monitor,
+                run.source,
+                self._services.store,
+                run.memory,
+                now,
+                notifiers=self._config.told(monitor.name),
+                should_stop=self._stop.is_set,
             )
+        self._wake_tellers()
         self._export(run, report, now)
         seconds = time.monotonic() - began
         version = run.memory.model.version if run.memory else "none"
@@ -433,6 +459,41 @@ class Worker:
             lines = errors.decode(errors="replace").strip().splitlines()
             raise DetectorError(lines[-1] if lines else f"the training process ended with status {child.returncode}")
         logger.info("event=%s_done monitor=%s", task, monitor.name)
+
+    # -- notifications ------------------------------------------------------------------------------------------------
+
+    def _wake_tellers(self) -> None:
+        for wake in self._wakes:
+            wake.set()
+
+    def _tell(self, sender: Sender, wake: threading.Event) -> None:
+        """Tells one notifier, on a thread of its own, until the stop: a target that hangs holds up nothing else.
+
+        Not a job of the scheduler, which would count a look that falls into a slow one as skipped.
+        """
+        while not self._stop.is_set():
+            wake.clear()
+            self.notify(sender)
+            wake.wait(_NOTIFY_SECONDS)
+
+    def notify(self, sender: Sender) -> None:
+        """Tells one notifier all that is due; counts and logs as a task does."""
+        began, outcome = time.monotonic(), "success"
+        try:
+            told = sender.run(lambda: round(self._clock() * 1000), self._rng, self._stop.is_set)
+            for what, count in told.items():
+                self._exporter.notifications.labels(sender.name, what).inc(count)
+            self._exporter.show_unsent(sender.name, *sender.unsent())
+        except DetectorError as exc:
+            outcome = "error"
+            logger.error("event=notify_failed notifier=%s reason=%r", sender.name, str(exc))
+        except Exception:
+            outcome = "error"
+            logger.exception("event=notify_failed notifier=%s", sender.name)
+        else:
+            self._exporter.succeeded("notify", "", self._clock())
+        self._exporter.job_runs.labels("notify", "", outcome).inc()
+        self._exporter.job_duration.labels("notify", "").observe(time.monotonic() - began)
 
     # -- health -------------------------------------------------------------------------------------------------------
 

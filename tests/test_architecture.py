@@ -26,7 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "models": {"errors", "core", "ports"},
     "store": {"errors", "core", "ports", "database", "tables"},
     "export": {"errors", "core", "ports", "detector"},
-    "notify": {"errors", "core", "ports"},
+    "notify": {"errors", "core", "ports", "words", "detector"},
     # use cases: ports, never adapters
     "scoring": {"errors", "core", "ports", "config"},
     "reading": {"core", "ports", "config"},
@@ -39,6 +39,7 @@ ALLOWED: dict[str, set[str]] = {
     "lookback": {
         *("errors", "core", "ports", "config", "scoring", "exclusions", "explaining", "remembering", "pipeline"),
     },
+    "notifying": {"errors", "ports"},
     "training": {"errors", "core", "ports", "config", "reading", "scoring"},
     "importing": {"errors"},
     "dataset": {"errors", "core", "importing"},
@@ -46,7 +47,7 @@ ALLOWED: dict[str, set[str]] = {
     "judging": {"core", "config", "backtest"},
     "report": {"core", "ports", "config", "exclusions", "explaining", "words"},
     # what puts the parts together, lowest first
-    "worker": {"errors", "core", "ports", "config", "remembering", "pipeline", "training", "export"},
+    "worker": {"errors", "core", "ports", "config", "notifying", "remembering", "pipeline", "training", "export"},
     "wiring": {
         *(
             "detector",
@@ -61,7 +62,8 @@ ALLOWED: dict[str, set[str]] = {
             "export",
             "notify",
         ),
-        *("pipeline", "reading", "training", "dataset", "backtest", "report", "worker", "exclusions", "lookback"),
+        *("notifying", "pipeline", "reading", "training", "dataset", "backtest", "report", "worker"),
+        *("exclusions", "lookback"),
     },
     "capacity": {"core", "ports", "config", "database", "models", "store", "pipeline", "reading", "wiring"},
     "checking": {
@@ -97,6 +99,9 @@ THIRD_PARTY: dict[str, set[str]] = {
     "lookback": {"numpy"},
     "remembering": {"numpy"},
     "alerting": {"numpy"},
+    "notifying": set(),
+    "words": set(),
+    "notify": set(),
     "pipeline": {"numpy"},
     "training": {"numpy"},
     "dataset": {"numpy"},

@@ -31,17 +31,27 @@ GAUGES = {
     "detector_newest_sample_timestamp_seconds": ("Time of the newest sample read", ("monitor",)),
     "detector_cursor_timestamp_seconds": ("End of the newest slot scored and committed", ("monitor",)),
     "detector_step_seconds": ("Length of a slot", ("monitor",)),
+    "detector_notification_oldest_unsent_timestamp_seconds": (
+        "When the oldest event happened that a notifier is still to be told of; absent if there is none",
+        ("notifier",),
+    ),
+    "detector_notifications_dead": (
+        "Events a notifier will never be told of, as it refused for too long",
+        ("notifier",),
+    ),
     "detector_build_info": ("1, labelled with the version of the program", ("version",)),
 }
 COUNTERS = {
     "detector_alerts_total": ("Alerts opened, by their severity now", ("monitor", "severity")),
     "detector_job_runs_total": ("Runs of scheduled tasks by outcome", ("task", "monitor", "outcome")),
+    "detector_notifications_total": ("Messages to notifiers by outcome; dead counts events", ("notifier", "outcome")),
     "detector_samples_read_total": ("Samples read from the source", ("monitor",)),
     "detector_windows_scored_total": ("Windows scored", ("monitor",)),
 }
 HISTOGRAMS = {"detector_job_duration_seconds": ("Duration of scheduled tasks", ("task", "monitor"))}
 
 OUTCOMES = ("success", "error", "skipped", "missed", "timeout")
+NOTIFICATION_OUTCOMES = ("sent", "failed", "dead")
 _BUCKETS = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0, 7200.0)
 
 
@@ -78,7 +88,9 @@ class Exporter(Collector):
         self._max_entities = max_entities
         self._views: dict[str, MonitorView] = {}
         self._successes: dict[tuple[str, str], float] = {}
+        self._unsent: dict[str, tuple[int | None, int]] = {}
         self._lock = threading.Lock()
+        self.notifications = self._counter("detector_notifications_total")
         self.job_runs = self._counter("detector_job_runs_total")
         self.samples_read = self._counter("detector_samples_read_total")
         self.windows_scored = self._counter("detector_windows_scored_total")
@@ -112,6 +124,16 @@ class Exporter(Collector):
         for outcome in OUTCOMES:
             self.job_runs.labels(task, monitor, outcome)
 
+    def notifier(self, name: str) -> None:
+        """Announces a notifier, so that its counters start at 0."""
+        for outcome in NOTIFICATION_OUTCOMES:
+            self.notifications.labels(name, outcome)
+
+    def show_unsent(self, notifier: str, oldest: int | None, dead: int) -> None:
+        """Replaces what is exported of a notifier's outbox; oldest in epoch milliseconds."""
+        with self._lock:
+            self._unsent = self._unsent | {notifier: (oldest, dead)}
+
     def succeeded(self, task: str, monitor: str, at: float) -> None:
         """Notes the time of a success, epoch seconds."""
         with self._lock:
@@ -134,7 +156,11 @@ class Exporter(Collector):
         families["detector_alerts_total"] = CounterMetricFamily("detector_alerts", help_, labels=labels)
         families["detector_build_info"].add_metric([__version__], 1)
         with self._lock:
-            views, successes = list(self._views.values()), dict(self._successes)
+            views, successes, unsent = list(self._views.values()), dict(self._successes), dict(self._unsent)
+        for notifier, (oldest, dead) in unsent.items():
+            families["detector_notifications_dead"].add_metric([notifier], dead)
+            if oldest is not None:
+                families["detector_notification_oldest_unsent_timestamp_seconds"].add_metric([notifier], oldest / 1000)
         for (task, monitor), at in successes.items():
             families["detector_last_success_timestamp_seconds"].add_metric([task, monitor], at)
         for view in views:

@@ -46,6 +46,11 @@ url = "sqlite:///{folder}/detector.db"
 [export]
 listen = "127.0.0.1:0"
 
+[[notifiers]]
+type = "webhook"
+name = "absent"
+url = "http://127.0.0.1:1"
+
 [[monitors]]
 name = "hosts"
 metrics = ["load", "errors"]

@@ -25,6 +25,12 @@ metrics = ["cpu", "memory"]
 source = { type = "embedded" }
 """
 
+PAGER = """
+[[notifiers]]
+name = "pager"
+type = "webhook"
+"""
+
 SQL = """
 [database]
 url = "sqlite:///detector.db"
@@ -80,7 +86,7 @@ def test_the_shipped_file_keeps_its_database_where_systemd_says() -> None:
     assert shipped.database.url == "sqlite:////var/lib/detector/detector.db"
 
 
-@pytest.mark.parametrize("section", ["export", "monitors", "model", "training", "threshold", "decision"])
+@pytest.mark.parametrize("section", ["export", "monitors", "model", "training", "threshold", "decision", "notifiers"])
 def test_the_shipped_file_shows_every_key(section: str) -> None:
     text = (ROOT / "config.toml").read_text(encoding="utf-8")
 
@@ -197,6 +203,19 @@ def test_an_unknown_key_names_the_nearest_known_one(tmp_path: Path, text: str, l
         (SQL + "table = 'a'\nurl = 'x'\nurl_file = 'y'", "monitors[0].source: takes `url` or `url_file`, not both"),
         (SMALLEST.replace('"web"', '"a b"'), "monitors[0].name: string should match pattern"),
         (SMALLEST.replace("embedded", "csv"), "monitors[0].source: input tag 'csv'"),
+        (SMALLEST + PAGER, "notifiers[0]: needs exactly one of `url` and `url_file`"),
+        (SMALLEST + PAGER + "url = 'ftp://x'", "notifiers[0].url: must be a URL such as https://host:9093"),
+        (SMALLEST + PAGER + "url = 'http://x'\ntimeout = '0s'", "notifiers[0].timeout: must be more than 0s"),
+        (SMALLEST + 2 * (PAGER + "url = 'http://x'\n"), "file: notifier names must be unique; received 'pager' twice"),
+        (
+            SMALLEST + PAGER + "url = 'http://x'\nmonitors = ['db']",
+            "file: `monitors` of notifier 'pager' must be among",
+        ),
+        (SMALLEST + PAGER + "url = 'http://x'\nmax_alerts = 1", "notifiers[0].max_alerts: unknown key"),
+        (
+            SMALLEST + PAGER + "url = 'http://x'\nsecret = 'a'\nsecret_file = 'b'",
+            "notifiers[0]: takes `secret` or `secret_file`, not both",
+        ),
     ],
 )
 def test_a_wrong_file_is_refused_in_one_line_that_says_why(tmp_path: Path, text: str, expected: str) -> None:
@@ -457,3 +476,24 @@ def test_an_address_without_host_or_port_is_refused(tmp_path: Path, listen: str)
     lines = _refused(tmp_path, SMALLEST + f"[export]\nlisten = '{listen}'")
 
     assert lines == [f"export.listen: must be HOST:PORT, such as 127.0.0.1:9788. Received: {listen!r}"]
+
+
+def test_a_notifier_is_told_of_all_monitors_unless_some_are_named(tmp_path: Path) -> None:
+    second = "[[monitors]]\nname = 'db'\nmetrics = ['x']\nsource = {type = 'embedded'}\n"
+    only_db = "[[notifiers]]\nname = 'dba'\ntype = 'alertmanager'\nurl = 'http://x:9093'\nmonitors = ['db']\n"
+
+    found = _load(tmp_path, SMALLEST + second + PAGER + "url = 'http://x'\n" + only_db)
+
+    assert (found.told("web"), found.told("db")) == (("pager",), ("pager", "dba"))
+
+
+@pytest.mark.parametrize("written", ["url = 'hush:x@host/hush'", "url = 'https://x'\nsecret = ['hush']"])
+def test_secrets_of_a_notifier_are_not_shown_when_they_are_wrong(tmp_path: Path, written: str) -> None:
+    assert "hush" not in "".join(_refused(tmp_path, SMALLEST + PAGER + written))
+
+
+def test_a_secret_may_come_from_a_file_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("hush\n")
+    notifier = _load(tmp_path, SMALLEST + PAGER + f"url = 'http://x'\nsecret_file = '{tmp_path}/key'").notifiers[0]
+
+    assert config.secret(notifier, {}, "secret") == "hush"

@@ -1,0 +1,130 @@
+"""Tells a Prometheus Alertmanager which alerts are open, again and again, and which have closed (API v2)."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from datetime import UTC, datetime
+from typing import Any
+
+from detector import words
+from detector.errors import NotifyError
+from detector.notify import http
+from detector.ports import Message, ToldAlert
+
+REPEAT_MS = 60_000
+"""How often open alerts are told again."""
+
+_FORGOTTEN_MS = 5 * REPEAT_MS  # an alert that is told no more is over after so long
+_OPEN = ("open", "acknowledged")
+_TOP = 5  # entities a summary names
+
+Labels = dict[str, str]
+
+
+class Alertmanager:
+    """The `Notifier` port over Alertmanager."""
+
+    def __init__(self, url: str, *, timeout: float) -> None:
+        """url: with the path Alertmanager is served under, if any; timeout: seconds"""
+        self._url = url.rstrip("/")
+        self._timeout = timeout
+        # labels are an alert's identity: those it was told under must end when they change
+        self._told: dict[str, dict[int, Labels]] = {}  # by monitor and alert; 0: the summary
+
+    def send(self, message: Message, now: int) -> None:
+        """Posts what is open and what has closed. now: epoch milliseconds."""
+        told = self._told.get(message.monitor, {})
+        alerts, open_labels = payload(message, told, now)
+        if alerts:
+            body, headers = json.dumps(alerts).encode(), {"Content-Type": "application/json"}
+            http.request(f"{self._url}/api/v2/alerts", body=body, headers=headers, timeout=self._timeout)
+        self._told[message.monitor] = open_labels
+
+    def check(self) -> str:
+        """Asks for its version."""
+        url = f"{self._url}/api/v2/status"
+        answer = http.request(url, timeout=self._timeout)
+        if not answer.lstrip().startswith(b"{"):
+            msg = f"{http.redacted(self._url)} must be an Alertmanager; it answers /api/v2/status, but not with JSON"
+            raise NotifyError(msg)
+        return http.redacted(self._url)
+
+
+def payload(message: Message, told: dict[int, Labels], now: int) -> tuple[list[dict[str, Any]], dict[int, Labels]]:
+    """Alerts to post, and the labels of those that are open then, by id (0: the summary).
+
+    told: labels of those that were open after the last post
+    """
+    posted: list[dict[str, Any]] = []
+    open_labels: dict[int, Labels] = {}
+    for alert in message.alerts:
+        is_open = alert.state in _OPEN
+        labels = {"alertname": "DetectorAnomaly", **_identity(alert)}
+        if not is_open:
+            labels = told.get(alert.id, labels)
+        if is_open:
+            open_labels[alert.id] = labels
+        ends = now + _FORGOTTEN_MS if is_open else _ended(alert, now)
+        posted.append(_post(labels, _annotations(alert), alert.opened_slot, ends))
+    if message.rest:
+        severity = "critical" if any(alert.severity == "critical" for alert in message.rest) else "warning"
+        labels = {"alertname": "DetectorManyAlerts", "monitor": message.monitor, "severity": severity}
+        open_labels[0] = labels
+        begin = min(alert.opened_slot for alert in message.rest)
+        posted.append(_post(labels, _summary(message), begin, now + _FORGOTTEN_MS))
+    closed = {alert.id for alert in message.alerts if alert.state not in _OPEN}
+    for identity, labels in told.items():
+        if open_labels.get(identity) != labels and identity not in closed:
+            posted.append(_post(labels, {}, now - 1000, now))
+    return posted, open_labels
+
+
+def _identity(alert: ToldAlert) -> Labels:
+    return {"monitor": alert.monitor, "entity": alert.entity, "severity": alert.severity}
+
+
+def _annotations(alert: ToldAlert) -> dict[str, str]:
+    score = f"Score up to {alert.peak_score:.2f}, where 1 is the threshold."
+    said = {
+        "summary": f"{alert.entity} behaves unusually ({alert.monitor})",
+        "description": f"{words.sentence(alert.explanation)} {score}".strip(),
+        "alert": str(alert.id),
+        "state": alert.state,
+    }
+    if alert.incident_size > 1:
+        said["incident"] = f"{alert.incident}: {alert.incident_size} alerts opened together"
+    if alert.state == "acknowledged":
+        said["acknowledged_by"] = alert.acknowledged_by or ""
+    if alert.comment:
+        said["comment"] = alert.comment
+    return said
+
+
+def _summary(message: Message) -> dict[str, str]:
+    rest = message.rest
+    severities = ", ".join(f"{count} {what}" for what, count in Counter(a.severity for a in rest).most_common())
+    worst = sorted(rest, key=lambda alert: (-alert.peak_score, alert.id))[:_TOP]
+    entities = ", ".join(f"{alert.entity} ({alert.peak_score:.2f})" for alert in worst)
+    incidents = Counter(alert.incident for alert in rest if alert.incident is not None).most_common(1)
+    said = {
+        "summary": f"{len(rest)} more alerts are open ({message.monitor})",
+        "description": f"Beside those told one by one {len(rest)} alerts are open: {severities}. Worst: {entities}.",
+    }
+    if incidents:
+        said["incident"] = f"{incidents[0][0]}: {incidents[0][1]} of them opened together"
+    return said
+
+
+def _ended(alert: ToldAlert, now: int) -> int:
+    """When it was over: in the past, and after it began, or Alertmanager refuses it."""
+    closed = alert.closed_at if alert.closed_at is not None else alert.closed_slot
+    return max(min(closed or now, now), alert.opened_slot + 1)
+
+
+def _post(labels: Labels, annotations: dict[str, str], begins: int, ends: int) -> dict[str, Any]:
+    return {"labels": labels, "annotations": annotations, "startsAt": _utc(begins), "endsAt": _utc(ends)}
+
+
+def _utc(milliseconds: int) -> str:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,130 @@
+"""Tells an HTTP endpoint of events as JSON, signed if there is a secret."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from collections import Counter
+from datetime import UTC, datetime
+from typing import Any
+
+from detector import words
+from detector.notify import http
+from detector.ports import Message, Notice, ToldAlert
+
+SIGNATURE, TIMESTAMP, KEY = "X-Detector-Signature", "X-Detector-Timestamp", "Idempotency-Key"
+
+
+class Webhook:
+    """The `Notifier` port over an HTTP endpoint."""
+
+    def __init__(self, name: str, url: str, *, secret: str, timeout: float) -> None:
+        """timeout: seconds"""
+        self._name = name
+        self._url = url
+        self._secret = secret
+        self._timeout = timeout
+
+    def send(self, message: Message, now: int) -> None:
+        """Posts a message; only an answer of 2xx means it has arrived. now: epoch milliseconds."""
+        told = body(message)
+        headers = {"Content-Type": "application/json", KEY: key(self._name, message)}
+        if self._secret:
+            stamp = str(now // 1000)
+            headers |= {TIMESTAMP: stamp, SIGNATURE: f"sha256={signature(self._secret, stamp, told)}"}
+        http.request(self._url, body=told, headers=headers, timeout=self._timeout)
+
+    def check(self) -> str:
+        """Connects only: a message would alarm somebody."""
+        http.reach(self._url, self._timeout)
+        return http.redacted(self._url)
+
+
+def signature(secret: str, timestamp: str, told: bytes) -> str:
+    """HMAC-SHA256 of timestamp, a dot and the body, in hexadecimal."""
+    return hmac.new(secret.encode(), timestamp.encode() + b"." + told, hashlib.sha256).hexdigest()
+
+
+def key(notifier: str, message: Message) -> str:
+    """The same for the same events, so that a target knows what it has been told before."""
+    events = ",".join(str(notice.event) for notice in message.notices)
+    return hashlib.sha256(f"{notifier}:{message.monitor}:{events}".encode()).hexdigest()[:32]
+
+
+def body(message: Message) -> bytes:
+    """A message as JSON."""
+    found = _summary(message) if message.is_summary else _event(message.notices[0], message.alerts[0])
+    return json.dumps(found, ensure_ascii=False).encode()
+
+
+def _event(notice: Notice, alert: ToldAlert) -> dict[str, Any]:
+    said = f"{notice.severity} alert {notice.change}: {alert.entity} ({alert.monitor})"
+    return {
+        "kind": "event",
+        "monitor": alert.monitor,
+        "text": f"{said}. {words.sentence(alert.explanation)}".strip(),
+        "event": {
+            "id": notice.event,
+            "change": notice.change,
+            "at": _utc(notice.created_at),
+            "severity": notice.severity,
+            "peak_score": notice.peak_score,
+            "by": notice.by,
+            "detail": notice.detail,
+        },
+        "alert": _alert(alert) | {"metrics": alert.explanation.get("metrics", [])},
+    }
+
+
+def _summary(message: Message) -> dict[str, Any]:
+    alerts = [*message.alerts, *message.rest]
+    changes = Counter(notice.change for notice in message.notices)
+    incidents = Counter(alert.incident for alert in alerts if alert.incident is not None)
+    severities = Counter(alert.severity for alert in alerts)
+    counted = ", ".join(f"{count} {change}" for change, count in changes.most_common())
+    return {
+        "kind": "summary",
+        "monitor": message.monitor,
+        "text": f"{len(alerts)} alerts of {message.monitor} at once: {counted}",
+        "events": len(message.notices),
+        "first_at": _utc(message.notices[0].created_at),
+        "last_at": _utc(message.notices[-1].created_at),
+        "alerts": len(alerts),
+        "changes": dict(changes),
+        "severities": dict(severities),
+        "states": dict(Counter(alert.state for alert in alerts)),
+        "incidents": [{"incident": incident, "alerts": count} for incident, count in incidents.most_common(10)],
+        "worst": [_alert(alert) for alert in message.alerts],
+    }
+
+
+def _alert(alert: ToldAlert) -> dict[str, Any]:
+    return {
+        "id": alert.id,
+        "entity": alert.entity,
+        "state": alert.state,
+        "severity": alert.severity,
+        "opened_at": _utc(alert.opened_slot),
+        "detected_at": _utc(alert.detected_at),
+        "closed_at": _utc(_closed(alert)),
+        "closed_by": alert.closed_by,
+        "acknowledged_by": alert.acknowledged_by,
+        "comment": alert.comment,
+        "peak_score": alert.peak_score,
+        "peak_at": _utc(alert.peak_slot),
+        "model_version": alert.model_version,
+        "incident": alert.incident,
+        "incident_alerts": alert.incident_size,
+        "sentence": words.sentence(alert.explanation),
+    }
+
+
+def _closed(alert: ToldAlert) -> int | None:
+    return alert.closed_at if alert.closed_at is not None else alert.closed_slot
+
+
+def _utc(milliseconds: int | None) -> str | None:
+    if milliseconds is None:
+        return None
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,184 @@
+"""Tells notifiers what happened to alerts: which events are due, in how many messages, and what if that fails."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+
+from detector.errors import NotifyError, NotifyUnavailable
+from detector.ports import Message, Notice, Notifier, Outbox, ToldAlert
+
+logger = logging.getLogger(__name__)
+
+_FIRST_RETRY = 5_000  # milliseconds
+_LAST_RETRY = 180_000
+_LEASE_MARGIN = 15_000  # a lease outlives the timeout of a message by so much
+_TOP = 10  # alerts a summary tells of one by one
+
+Clock = Callable[[], int]
+"""The present, epoch milliseconds."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How a notifier is told. Times in milliseconds."""
+
+    timeout: int  # of one message
+    give_up_after: int  # age of an event that is told no more when it fails once again
+    max_messages: int = 0  # to tell of one monitor within `rate_span`
+    rate_span: int = 0
+    repeat: int = 0  # for a target that wants to know what is open: how often it is told; 0: it wants to know events
+    max_alerts: int = 0  # told one by one to such a target, the rest is summed up
+
+
+def back_off(attempts: int, rng: random.Random) -> int:
+    """Milliseconds to wait after the n-th failed attempt: twice as long each time, up to three minutes, less up to half
+    so that not all come at once."""
+    longest = min(_LAST_RETRY, _FIRST_RETRY * (1 << min(attempts - 1, 16)))
+    return round(longest * rng.uniform(0.5, 1.0))
+
+
+def messages(monitor: str, notices: Sequence[Notice], allowed: int) -> list[Message]:
+    """Events of a monitor, in order, as at most `allowed` messages: one each, or one for all if that is too many."""
+    if allowed <= 0:
+        return []
+    if len(notices) <= allowed:
+        return [Message(monitor, (notice,), (notice.alert,)) for notice in notices]
+    alerts = {notice.alert.id: notice.alert for notice in notices}.values()
+    worst = sorted(alerts, key=lambda alert: (-alert.peak_score, alert.id))
+    return [Message(monitor, tuple(notices), tuple(worst[:_TOP]), tuple(worst[_TOP:]), is_summary=True)]
+
+
+def standing_message(
+    monitor: str, notices: Sequence[Notice], standing: Sequence[ToldAlert], max_alerts: int
+) -> Message:
+    """All open alerts of a monitor and those events tell of: the first ones one by one, the open ones beyond summed up.
+
+    The first to be stored come first, so an alert that is told of stays so until it closes.
+    """
+    known = {notice.alert.id: notice.alert for notice in notices} | {alert.id: alert for alert in standing}
+    ordered = [known[identity] for identity in sorted(known)]
+    is_open = {alert.id for alert in standing}
+    rest = tuple(alert for alert in ordered[max_alerts:] if alert.id in is_open)
+    return Message(monitor, tuple(notices), tuple(ordered[:max_alerts]), rest, is_summary=bool(rest))
+
+
+class Sender:
+    """Tells one notifier of the alerts of its monitors; used by one thread at a time."""
+
+    def __init__(self, name: str, notifier: Notifier, outbox: Outbox, monitors: Sequence[str], limits: Limits) -> None:
+        self.name = name
+        self._notifier = notifier
+        self._outbox = outbox
+        self._limits = limits
+        self._repeat_at = dict.fromkeys(monitors, 0) if limits.repeat else {}
+        self._failures = 0  # in a row
+        self._last_sent = 0
+        self._unmarked: list[tuple[Sequence[Notice], int]] = []  # sent, but the store does not know it yet
+
+    def run(self, clock: Clock, rng: random.Random, should_stop: Callable[[], bool] = lambda: False) -> Counter[str]:
+        """Tells all that is due and may be told now; messages by outcome. A failure ends it, later runs try again.
+
+        Raises: StoreError; what was sent is not sent again as long as this process lives.
+        """
+        outcomes: Counter[str] = Counter()
+        now = clock()
+        repeats = [monitor for monitor, at in self._repeat_at.items() if now >= at]
+        if not (repeats or self._outbox.due(self.name, now)) or not self._claim(now):
+            return outcomes
+        try:
+            self._mark_sent()
+            notices = self._outbox.due(self.name, now)
+            waiting = {notice.event: notice for notice in notices}
+            for message in self._messages(notices, repeats, now):
+                if should_stop() or not self._claim(clock()):
+                    break
+                try:
+                    self._notifier.send(replace(message, alerts=self._outbox.detailed(message.alerts)), clock())
+                except NotifyUnavailable as exc:
+                    # all the others would wait for the same target in vain
+                    monitors = {message.monitor, *repeats}
+                    self._note_failure(monitors, list(waiting.values()), str(exc), clock(), rng, outcomes)
+                    break
+                except NotifyError as exc:
+                    self._note_failure({message.monitor}, message.notices, str(exc), clock(), rng, outcomes)
+                else:
+                    self._note_success(message, clock(), outcomes)
+                for notice in message.notices:
+                    del waiting[notice.event]
+        finally:
+            self._outbox.release(self.name)
+        return outcomes
+
+    def unsent(self) -> tuple[int | None, int]:
+        """When the oldest event happened that is still to be told, None if all were; and how many never will be."""
+        return self._outbox.unsent(self.name)
+
+    def _claim(self, now: int) -> bool:
+        return self._outbox.claim(self.name, now, now + self._limits.timeout + _LEASE_MARGIN)
+
+    def _messages(self, notices: Sequence[Notice], repeats: Sequence[str], now: int) -> list[Message]:
+        found: list[Message] = []
+        for monitor in dict.fromkeys([*(notice.alert.monitor for notice in notices), *repeats]):
+            mine = [notice for notice in notices if notice.alert.monitor == monitor]
+            if self._limits.repeat:
+                standing = self._outbox.standing(monitor)
+                found.append(standing_message(monitor, mine, standing, self._limits.max_alerts))
+            else:
+                told = self._outbox.messages_since(self.name, monitor, now - self._limits.rate_span)
+                found.extend(messages(monitor, mine, self._limits.max_messages - told))
+        return found
+
+    def _note_success(self, message: Message, now: int, outcomes: Counter[str]) -> None:
+        self._failures = 0
+        if self._limits.repeat:
+            self._repeat_at[message.monitor] = now + self._limits.repeat
+        self._last_sent = max(now, self._last_sent + 1)  # tells messages apart
+        self._unmarked.append((message.notices, self._last_sent))
+        outcomes["sent"] += 1
+        self._mark_sent()
+        if message.notices:
+            logger.info(
+                "event=notified notifier=%s monitor=%s events=%d summary=%s",
+                self.name,
+                message.monitor,
+                len(message.notices),
+                message.is_summary,
+            )
+
+    def _mark_sent(self) -> None:
+        while self._unmarked:
+            self._outbox.sent(self.name, *self._unmarked[0])
+            del self._unmarked[0]
+
+    def _note_failure(
+        self,
+        monitors: Collection[str],
+        failed: Sequence[Notice],
+        error: str,
+        now: int,
+        rng: random.Random,
+        outcomes: Counter[str],
+    ) -> None:
+        self._failures += 1
+        outcomes["failed"] += 1
+        wait = back_off(max([1, *(notice.attempts + 1 for notice in failed)]), rng)
+        old = [notice for notice in failed if now - notice.created_at >= self._limits.give_up_after]
+        young = [notice for notice in failed if now - notice.created_at < self._limits.give_up_after]
+        self._outbox.failed(self.name, young, error=error, next_at=now + wait)
+        self._outbox.failed(self.name, old, error=error, next_at=None)
+        if self._limits.repeat:
+            self._repeat_at |= dict.fromkeys(monitors, now + back_off(self._failures, rng))
+        outcomes["dead"] += len(old)
+        logger.warning(
+            "event=notify_failed notifier=%s monitors=%s events=%d given_up=%d failures=%d reason=%r",
+            self.name,
+            ",".join(sorted(monitors)),
+            len(failed),
+            len(old),
+            self._failures,
+            error,
+        )

@@ -1,0 +1,189 @@
+"""Events that notifiers are still to be told of: written with the events by `store.state`, read and marked here."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import Engine, and_, bindparam, func, select, update
+
+from detector.ports import Notice, ToldAlert
+from detector.store.alerts import PEOPLE_SEE_OPEN
+from detector.store.models import acquire_lease, release_lease
+from detector.store.state import translated
+from detector.tables import alert, alert_event, delivery
+
+PENDING, SENT, DEAD = "pending", "sent", "dead"
+
+_CHUNK = 500  # keys of one query
+_ERROR_LENGTH = 1000
+
+_ALERT = [name for name in ToldAlert.__dataclass_fields__ if name not in {"incident_size", "explanation"}]
+_EVENT = ("change", "severity", "peak_score", "created_at", "by", "detail")
+
+
+class OutboxStore:
+    """The `Outbox` port over the detector's database."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+
+    def claim(self, notifier: str, now: int, until: int) -> bool:
+        """Takes or prolongs the right to tell a notifier; False if another process has it."""
+        return acquire_lease(self._engine, f"notify:{notifier}", self._holder, now=now, expires_at=until)
+
+    def release(self, notifier: str) -> None:
+        """Gives that right back."""
+        release_lease(self._engine, f"notify:{notifier}", self._holder)
+
+    def due(self, notifier: str, now: int) -> list[Notice]:
+        """Events to tell now, in order; none of an alert that has an earlier one whose time has not come."""
+        waits = and_(delivery.c.state == PENDING, delivery.c.notifier == notifier)
+        keys = (
+            select(delivery.c.event_id, alert_event.c.alert_id, delivery.c.next_at)
+            .join(alert_event, alert_event.c.id == delivery.c.event_id)
+            .where(waits)
+            .order_by(delivery.c.event_id)
+        )
+        columns: list[Any] = [delivery.c.event_id, delivery.c.attempts]
+        columns += [alert_event.c[name].label(f"event_{name}") for name in _EVENT]
+        columns += [alert.c[name] for name in _ALERT]
+        query = (
+            select(*columns)
+            .join(alert_event, alert_event.c.id == delivery.c.event_id)
+            .join(alert, alert.c.id == alert_event.c.alert_id)
+            .where(waits, delivery.c.next_at <= now)
+            .order_by(delivery.c.event_id)
+        )
+        is_any = select(delivery.c.event_id).where(waits, delivery.c.next_at <= now).limit(1)
+        with translated(self._engine), self._engine.connect() as connection:
+            if connection.scalar(is_any) is None:  # the usual answer, and the cheapest
+                return []
+            waiting: set[int] = set()
+            chosen: set[int] = set()
+            for event, of, next_at in connection.execute(keys):
+                if next_at > now or of in waiting:
+                    waiting.add(of)
+                else:
+                    chosen.add(event)
+            if not chosen:
+                return []
+            rows = [row for row in connection.execute(query).mappings() if row["event_id"] in chosen]
+        told: dict[int, ToldAlert] = {}  # one object for all events of an alert
+        for row in rows:
+            told.setdefault(row["id"], ToldAlert(**{name: row[name] for name in _ALERT}))
+        return [
+            Notice(
+                event=row["event_id"],
+                attempts=row["attempts"],
+                alert=told[row["id"]],
+                **{name: row[f"event_{name}"] for name in _EVENT},
+            )
+            for row in rows
+        ]
+
+    def standing(self, monitor: str) -> list[ToldAlert]:
+        """Open alerts that are not muted, in the order they were stored in."""
+        is_open = and_(alert.c.monitor == monitor, alert.c.state.in_(PEOPLE_SEE_OPEN), alert.c.is_muted == 0)
+        # an open alert's episode goes on: the unique key over these finds it
+        query = (
+            select(*(alert.c[name] for name in _ALERT))
+            .where(is_open, alert.c.open_entity.is_not(None))
+            .order_by(alert.c.id)
+        )
+        with translated(self._engine), self._engine.connect() as connection:
+            return [ToldAlert(**row) for row in connection.execute(query).mappings()]
+
+    def detailed(self, alerts: Sequence[ToldAlert]) -> tuple[ToldAlert, ...]:
+        """The same alerts with explanation and size of their incident."""
+        explanations: dict[int, str] = {}
+        sizes: dict[int, int] = {}
+        with translated(self._engine), self._engine.connect() as connection:
+            for ids in _chunks([told.id for told in alerts]):
+                query = select(alert.c.id, alert.c.explanation).where(alert.c.id.in_(ids))
+                explanations.update((row[0], row[1]) for row in connection.execute(query))
+            for groups in _chunks(sorted({told.incident for told in alerts if told.incident is not None})):
+                is_in = and_(alert.c.incident.in_(groups), alert.c.state != "withdrawn")
+                counted = select(alert.c.incident, func.count()).where(is_in).group_by(alert.c.incident)
+                sizes.update((row[0], row[1]) for row in connection.execute(counted))
+        return tuple(
+            replace(
+                told,
+                explanation=json.loads(explanations.get(told.id, "{}")),
+                incident_size=sizes.get(told.incident or 0, 0),
+            )
+            for told in alerts
+        )
+
+    def messages_since(self, notifier: str, monitor: str, since: int) -> int:
+        """Messages a notifier was sent after a time."""
+        # next_at of a sent event is when it was sent: the index begins with state and next_at
+        recent = and_(delivery.c.state == SENT, delivery.c.next_at > since)
+        mine = and_(delivery.c.notifier == notifier, delivery.c.monitor == monitor)
+        query = select(func.count(delivery.c.sent_at.distinct())).where(recent, mine)
+        with translated(self._engine), self._engine.connect() as connection:
+            return connection.scalar(query) or 0
+
+    def sent(self, notifier: str, notices: Sequence[Notice], at: int) -> None:
+        """Notes that one message, at a time of its own, told of events."""
+        self._mark(notifier, notices, {"state": SENT, "sent_at": at, "next_at": at, "error": None})
+
+    def failed(self, notifier: str, notices: Sequence[Notice], *, error: str, next_at: int | None) -> None:
+        """Notes that an attempt failed, and when the next one is due; None: there will be none."""
+        values = {"state": DEAD} if next_at is None else {"next_at": next_at}
+        self._mark(notifier, notices, values | {"error": error[:_ERROR_LENGTH]})
+
+    def _mark(self, notifier: str, notices: Sequence[Notice], values: dict[str, Any]) -> None:
+        """Changes deliveries that are still pending, so that what was sent is never pending again."""
+        if not notices:
+            return
+        is_it = and_(
+            delivery.c.event_id == bindparam("key"), delivery.c.notifier == notifier, delivery.c.state == PENDING
+        )
+        statement = update(delivery).where(is_it).values(attempts=delivery.c.attempts + 1, **values)
+        with translated(self._engine), self._engine.begin() as connection:
+            connection.execute(statement, [{"key": notice.event} for notice in notices])
+
+    def unsent(self, notifier: str) -> tuple[int | None, int]:
+        """When the oldest event happened that is still to be told, None if all were; and how many never will be."""
+        mine = delivery.c.notifier == notifier
+        oldest = (
+            select(func.min(alert_event.c.created_at))
+            .join(delivery, delivery.c.event_id == alert_event.c.id)
+            .where(mine, delivery.c.state == PENDING)
+        )
+        dead = select(func.count()).select_from(delivery).where(mine, delivery.c.state == DEAD)
+        with translated(self._engine), self._engine.connect() as connection:
+            return connection.scalar(oldest), connection.scalar(dead) or 0
+
+
+def summary(engine: Engine, alert_ids: Sequence[int]) -> dict[int, str]:
+    """Whether all was told of each alert: dead if something never will be, else pending if something is still to be,
+    else sent; none if there was nobody to tell."""
+    states: dict[int, set[str]] = defaultdict(set)
+    with translated(engine), engine.connect() as connection:
+        for ids in _chunks(alert_ids):
+            query = (
+                select(alert_event.c.alert_id, delivery.c.state)
+                .join(delivery, delivery.c.event_id == alert_event.c.id)
+                .where(alert_event.c.alert_id.in_(ids))
+                .distinct()
+            )
+            for identity, state in connection.execute(query):
+                states[identity].add(state)
+    return {
+        identity: next((state for state in (DEAD, PENDING, SENT) if state in states[identity]), "none")
+        for identity in alert_ids
+    }
+
+
+def _chunks(keys: Sequence[int]) -> Iterator[Sequence[int]]:
+    for begin in range(0, len(keys), _CHUNK):
+        yield keys[begin : begin + _CHUNK]

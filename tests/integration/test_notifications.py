@@ -1,0 +1,464 @@
+"""Daemons that tell real targets of alerts: an HTTP server that fails, hangs and recovers, and an Alertmanager."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import threading
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from running import DETECTOR, Daemon, daemon, labelled, until
+
+from detector.errors import NotifyError, NotifyUnavailable
+from detector.notify import http, webhook
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+
+alertmanager = shutil.which("prometheus-alertmanager") or shutil.which("alertmanager")
+needs_alertmanager = pytest.mark.skipif(alertmanager is None, reason="no Alertmanager: sh tests/services.sh")
+
+CONFIG = """
+[database]
+url = "sqlite:///{folder}/detector.db"
+
+[export]
+listen = "127.0.0.1:0"
+
+[[monitors]]
+name = "disks"
+metrics = ["used_percent"]
+step = "1s"
+delay = "0s"
+lateness = "2s"
+timesteps = 5
+retrain = "off"
+rules = [{{ metric = "used_percent", valid_max = 95.0 }}]
+
+[monitors.source]
+type = "sql"
+url = "sqlite:///{folder}/samples.db"
+table = "usage"
+entity = "host"
+time_format = "epoch_seconds"
+
+[[notifiers]]
+{notifier}
+"""
+
+Answer = Callable[[BaseHTTPRequestHandler], None]
+
+
+def _status(code: int, **headers: str) -> Answer:
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(code)
+        for name, value in headers.items():
+            request.send_header(name, value)
+        request.send_header("Content-Length", "0")
+        request.end_headers()
+
+    return answer
+
+
+def _hang(request: BaseHTTPRequestHandler) -> None:
+    time.sleep(3)
+
+
+def _drip(request: BaseHTTPRequestHandler) -> None:
+    with contextlib.suppress(OSError):
+        for byte in b"HTTP/1.1 200 OK\r\n" + b"X-Slow: 1\r\n" * 100:
+            request.wfile.write(bytes([byte]))
+            request.wfile.flush()
+            time.sleep(0.1)
+
+
+def _taken_then_silent(request: BaseHTTPRequestHandler) -> None:
+    request.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+    request.wfile.flush()
+    time.sleep(3)
+
+
+@dataclass
+class Receiver:
+    """An HTTP server that keeps what it is sent and answers as the test wants."""
+
+    answer: Answer = field(default_factory=lambda: accept)
+    taken: list[tuple[dict[str, str], bytes]] = field(default_factory=list)  # answered 2xx
+    seen: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
+    url: str = ""
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        return [json.loads(body) for _, body in self.taken]
+
+    @property
+    def events(self) -> list[int]:
+        return [message["event"]["id"] for message in self.messages]
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    found = Receiver()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+            request = (dict(self.headers), body)
+            found.seen.append(request)
+            answer = found.answer
+            answer(self)
+            if answer is accept:
+                found.taken.append(request)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            """A client that has gone is what some of these tests are about."""
+
+    server = Server(("127.0.0.1", 0), Handler)
+    found.url = f"http://127.0.0.1:{server.server_address[1]}"
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield found
+    server.shutdown()
+    server.server_close()
+
+
+def accept(request: BaseHTTPRequestHandler) -> None:
+    _status(204)(request)
+
+
+# one request
+
+
+@pytest.mark.parametrize(("answer", "within"), [(_hang, 1.5), (_drip, 1.5)], ids=["hangs", "drips"])
+def test_a_target_that_is_too_slow_is_left_after_the_timeout(receiver: Receiver, answer: Answer, within: float) -> None:
+    receiver.answer = answer
+    began = time.monotonic()
+
+    with pytest.raises(NotifyUnavailable, match=r"did not answer: no answer within 0\.5 s"):
+        http.request(receiver.url, body=b"{}", timeout=0.5)
+
+    assert time.monotonic() - began < within
+
+
+def test_a_message_is_taken_though_the_rest_of_the_answer_does_not_come(receiver: Receiver) -> None:
+    receiver.answer = _taken_then_silent
+
+    http.request(receiver.url, body=b"{}", timeout=0.5)
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [(302, NotifyError), (400, NotifyError), (404, NotifyError), (429, NotifyUnavailable), (500, NotifyUnavailable)],
+)
+def test_only_2xx_is_success(receiver: Receiver, code: int, error: type[NotifyError]) -> None:
+    receiver.answer = _status(code, Location=receiver.url)
+
+    with pytest.raises(NotifyError, match=f"must answer 2xx; received {code}$") as caught:
+        http.request(receiver.url, body=b"{}", timeout=5)
+
+    assert type(caught.value) is error
+    assert len(receiver.seen) == 1  # and a redirect is not followed
+
+
+def test_user_and_password_go_into_the_header_and_into_no_message(receiver: Receiver) -> None:
+    url = receiver.url.replace("http://", "http://ada:hu%20sh@") + "/services/hush"
+
+    http.request(url, body=b"{}", timeout=5)
+    receiver.answer = _status(500)
+    with pytest.raises(NotifyUnavailable) as caught:
+        http.request(url, body=b"{}", timeout=5)
+
+    assert base64.b64decode(receiver.seen[0][0]["Authorization"].removeprefix("Basic ")) == b"ada:hu sh"
+    assert str(caught.value) == f"{receiver.url} must answer 2xx; received 500"
+
+
+def test_nobody_there_is_said_in_one_line() -> None:
+    with pytest.raises(NotifyUnavailable, match=r"^http://127\.0\.0\.1:1 did not answer: .*refused"):
+        http.request("http://127.0.0.1:1/hush", body=b"{}", timeout=5)
+    with pytest.raises(NotifyUnavailable, match=r"is the URL right, does it run\?"):
+        http.reach("http://127.0.0.1:1/hush", 5)
+
+
+# daemons
+
+
+def _webhook(url: str, **options: str) -> str:
+    lines = ['type = "webhook"', 'name = "chat"', f'url = "{url}/services/hush"', 'timeout = "1s"', 'secret = "hush"']
+    return "\n".join([*lines, *(f"{key} = {value}" for key, value in options.items())])
+
+
+def _configure(folder: Path, notifier: str, red: Mapping[str, Sequence[tuple[int, int]]], *, last: int = 120) -> Path:
+    """A monitor of disks, which are full in some spans of seconds from now."""
+    now = int(time.time())
+    rows = [
+        (now + second, host, 99.0 if any(begin <= second < end for begin, end in spans) else 50.0)
+        for second in range(-30, last)
+        for host, spans in red.items()
+    ]
+    with sqlite3.connect(folder / "samples.db") as connection:
+        connection.execute("CREATE TABLE usage (time INTEGER, host TEXT, used_percent REAL)")
+        connection.executemany("INSERT INTO usage VALUES (?, ?, ?)", rows)
+    connection.close()
+    config = folder / "config.toml"
+    config.write_text(CONFIG.format(folder=folder, notifier=notifier))
+    return config
+
+
+def _told(running: Daemon, outcome: str, notifier: str = "chat") -> float:
+    counted = running.metrics().get("detector_notifications_total", {})
+    return labelled(counted, notifier=notifier, outcome=outcome)
+
+
+@pytest.mark.slow
+def test_a_target_that_fails_hangs_and_recovers_is_told_everything_once(tmp_path: Path, receiver: Receiver) -> None:
+    receiver.answer = _status(503)
+    red = {"a": [(0, 4)], "b": [(6, 60)], "fine": []}
+    config = _configure(tmp_path, _webhook(receiver.url, max_messages="100"), red)
+
+    with daemon(config) as running:
+        until(lambda: receiver.seen, "a first attempt")
+        until(lambda: _told(running, "failed") >= 1, "a failure")
+        receiver.answer = _hang
+        hangs = len(receiver.seen)
+        until(lambda: len(receiver.seen) > hangs, "an attempt that hangs", 60)
+        cursor = labelled(running.metrics()["detector_cursor_timestamp_seconds"])
+        until(lambda: labelled(running.metrics()["detector_cursor_timestamp_seconds"]) > cursor + 2, "ticks to go on")
+        assert running.metrics()["detector_notification_oldest_unsent_timestamp_seconds"]
+        assert labelled(running.metrics()["detector_job_runs_total"], task="tick", outcome="skipped") == 0
+        receiver.answer = accept
+        until(lambda: len(receiver.taken) >= 3, "what had happened meanwhile", 90)
+        until(
+            lambda: not running.metrics().get("detector_notification_oldest_unsent_timestamp_seconds"),
+            "nothing to be left",
+            60,
+        )
+        time.sleep(6)  # another look
+        listed = subprocess.run(
+            [*DETECTOR, "alerts", "list", "--json", "--config", config], capture_output=True, text=True, check=True
+        )
+        log = running.log
+
+    changes = [(message["alert"]["entity"], message["event"]["change"]) for message in receiver.messages]
+    assert changes.count(("a", "opened")) == 1
+    assert changes.index(("a", "opened")) < changes.index(("a", "closed"))
+    assert ("b", "opened") in changes
+    assert max(Counter(receiver.events).values()) == 1
+    with sqlite3.connect(tmp_path / "detector.db") as connection:
+        stored = connection.execute("SELECT event_id, state FROM detector_delivery ORDER BY event_id").fetchall()
+    connection.close()
+    assert sorted(receiver.events) == [event for event, _ in stored]
+    assert {state for _, state in stored} == {"sent"}
+    assert {row["notified"] for row in json.loads(listed.stdout)} == {"sent"}
+    assert "hush" not in log
+    headers, body = receiver.taken[0]
+    signed = webhook.signature("hush", headers["X-Detector-Timestamp"], body)
+    assert headers["X-Detector-Signature"] == f"sha256={signed}"
+    assert abs(int(headers["X-Detector-Timestamp"]) - time.time()) < 300
+
+
+@pytest.mark.slow
+def test_a_daemon_killed_between_sending_and_noting_it_tells_again(tmp_path: Path, receiver: Receiver) -> None:
+    config = _configure(tmp_path, _webhook(receiver.url), {"a": [(0, 300)], "fine": []}, last=200)
+    process: list[int] = []
+
+    def kill(request: BaseHTTPRequestHandler) -> None:
+        os.kill(process[0], signal.SIGKILL)
+        _status(204)(request)
+
+    receiver.answer = kill
+    with daemon(config) as running:
+        process.append(running.process.pid)
+        assert running.process.wait(timeout=30) == -signal.SIGKILL
+    receiver.answer = accept
+    with daemon(config) as running:
+        until(lambda: receiver.taken, "the event to be told again", 60)
+        until(lambda: _told(running, "sent") == 1, "it to be counted")
+
+    keys = {headers["Idempotency-Key"] for headers, body in receiver.seen if b'"opened"' in body}
+    assert len(receiver.seen) >= 2
+    assert len(keys) == 1  # whoever was told twice can know
+
+
+@pytest.mark.slow
+def test_a_stop_while_a_target_hangs_is_quick_and_loses_nothing(tmp_path: Path, receiver: Receiver) -> None:
+    receiver.answer = _hang
+    config = _configure(tmp_path, _webhook(receiver.url), {"a": [(0, 300)]}, last=200)
+
+    with daemon(config) as running:
+        until(lambda: receiver.seen, "an attempt")
+        status, seconds = running.end(signal.SIGTERM)
+    receiver.answer = accept
+    with daemon(config):
+        until(lambda: receiver.taken, "the event to be told by the next process", 60)
+
+    assert (status, seconds < 5.0) == (0, True)
+    assert receiver.messages[0]["event"]["change"] == "opened"
+
+
+@pytest.mark.slow
+def test_five_hundred_entities_that_turn_red_at_once_are_at_most_five_messages(
+    tmp_path: Path, receiver: Receiver
+) -> None:
+    red = {f"disk-{n:03}": [(3 + n % 2, 8)] for n in range(500)}
+    config = _configure(tmp_path, _webhook(receiver.url), red, last=60)
+
+    with daemon(config) as running:
+        until(lambda: receiver.taken, "a message", 60)
+        time.sleep(20)  # they close again
+        assert _told(running, "sent") == len(receiver.taken)
+
+    assert 1 <= len(receiver.taken) <= 5
+    summaries = [message for message in receiver.messages if message["kind"] == "summary"]
+    assert sum(message["changes"].get("opened", 0) for message in summaries) == 500
+    assert summaries[0]["severities"] == {"critical": summaries[0]["alerts"]}
+    assert len(summaries[0]["worst"]) == 10
+    assert summaries[0]["incidents"][0]["alerts"] == summaries[0]["alerts"]
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [("http://127.0.0.1:1", r"http://127\.0\.0\.1:1 does not answer: .*refused.*is the URL right"), (None, None)],
+    ids=["absent", "there"],
+)
+def test_a_check_says_whether_a_notifier_is_there(
+    tmp_path: Path, receiver: Receiver, url: str | None, problem: str | None
+) -> None:
+    config = _configure(tmp_path, _webhook(url or receiver.url), {"a": []})
+
+    done = subprocess.run(
+        [*DETECTOR, "check", "--config", config, "--json"], capture_output=True, text=True, check=False
+    )
+
+    (row,) = [row for row in json.loads(done.stdout) if row.get("notifier") == "chat"]
+    assert "hush" not in done.stdout + done.stderr
+    assert receiver.taken == []  # a check alarms nobody
+    if problem is None:
+        assert (done.returncode, row["daemon"]) == (0, "would tell it of the alerts of disks")
+    else:
+        assert done.returncode == 1
+        assert re.search(problem, row["problem"])
+
+
+# Alertmanager
+
+
+@contextmanager
+def _alertmanager(folder: Path, receiver: Receiver, port: int) -> Iterator[Callable[[], list[dict[str, Any]]]]:
+    """An Alertmanager with the shipped route, only faster; gives a function that lists its firing alerts."""
+    text = (DEPLOY / "alertmanager/alertmanager.yml").read_text()
+    changes = {"30s": "1s", "5m": "2s", "http://127.0.0.1:5001/alerts": receiver.url}
+    for shipped, wanted in changes.items():
+        assert shipped in text
+        text = text.replace(shipped, wanted)
+    (folder / "alertmanager.yml").write_text(text)
+    assert alertmanager is not None
+    command = [alertmanager, f"--config.file={folder}/alertmanager.yml", f"--storage.path={folder}/alertmanager"]
+    command += [f"--web.listen-address=127.0.0.1:{port}", "--cluster.listen-address="]
+
+    def firing() -> list[dict[str, Any]]:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v2/alerts", timeout=5) as answer:
+            return list(json.load(answer))
+
+    def is_ready() -> bool:
+        with contextlib.suppress(OSError):
+            return firing() == []
+        return False
+
+    with (
+        (folder / "alertmanager.log").open("ab") as log,
+        subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT) as process,
+    ):
+        try:
+            until(is_ready, "Alertmanager to be ready")
+            yield firing
+        finally:
+            process.terminate()
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _oncall(port: int, **options: str) -> str:
+    lines = ['type = "alertmanager"', 'name = "oncall"', f'url = "http://127.0.0.1:{port}"']
+    return "\n".join([*lines, *(f"{key} = {value}" for key, value in options.items())])
+
+
+def test_amtool_accepts_the_shipped_route() -> None:
+    amtool = shutil.which("amtool")
+    if amtool is None:
+        pytest.skip("no amtool: sh tests/services.sh")
+    done = subprocess.run(
+        [amtool, "check-config", DEPLOY / "alertmanager/alertmanager.yml"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, "SUCCESS" in done.stdout) == (0, True), done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@needs_alertmanager
+def test_alertmanager_has_what_is_open_though_it_was_away_when_it_opened(
+    tmp_path: Path, receiver: Receiver, port: int
+) -> None:
+    config = _configure(tmp_path, _oncall(port), {"a": [(0, 25)], "fine": []})
+
+    with daemon(config) as running:
+        until(lambda: _told(running, "failed", "oncall") >= 1, "an attempt without an Alertmanager")
+        with _alertmanager(tmp_path, receiver, port) as firing:
+            (alert,) = until(firing, "the alert to fire", 30)
+            assert alert["labels"] == {
+                "alertname": "DetectorAnomaly",
+                "monitor": "disks",
+                "entity": "a",
+                "severity": "critical",
+            }
+            assert alert["annotations"]["description"].startswith("Outside its valid range: used_percent 99")
+            until(lambda: not firing(), "it to be resolved", 60)
+            until(lambda: len(receiver.taken) >= 2, "the receiver to know")
+        check = subprocess.run([*DETECTOR, "check", "--config", config], capture_output=True, text=True, check=False)
+
+    assert [message["status"] for message in receiver.messages] == ["firing", "resolved"]
+    assert check.returncode == 1
+    assert f"http://127.0.0.1:{port} did not answer" in check.stdout
+
+
+@pytest.mark.slow
+@needs_alertmanager
+def test_alertmanager_gets_a_summary_of_what_is_beyond_the_cap(tmp_path: Path, receiver: Receiver, port: int) -> None:
+    red = {f"disk-{n:03}": [(3, 14)] for n in range(500)}
+    config = _configure(tmp_path, _oncall(port, max_alerts="20"), red, last=90)
+
+    with _alertmanager(tmp_path, receiver, port) as firing, daemon(config):
+        names = until(lambda: Counter(alert["labels"]["alertname"] for alert in firing()), "alerts", 60)
+        (many,) = [alert for alert in firing() if alert["labels"]["alertname"] == "DetectorManyAlerts"]
+        until(lambda: not firing(), "all to be resolved", 60)
+        time.sleep(5)
+
+    assert names == {"DetectorAnomaly": 20, "DetectorManyAlerts": 1}
+    assert many["labels"] == {"alertname": "DetectorManyAlerts", "monitor": "disks", "severity": "critical"}
+    assert many["annotations"]["summary"] == "480 more alerts are open (disks)"
+    assert len(receiver.taken) <= 5, [(m["status"], len(m["alerts"])) for m in receiver.messages]
+    assert {message["groupLabels"]["alertname"] for message in receiver.messages} == set(names)
