@@ -29,7 +29,9 @@ def redacted(url: str) -> str:
 
 
 def request(url: str, *, timeout: float, body: bytes | None = None, headers: Mapping[str, str] | None = None) -> bytes:
-    """Posts a body, or gets without one; the beginning of the answer. timeout: seconds for all of it.
+    """Posts a body, or gets without one; the beginning of the answer.
+
+    timeout: seconds for all of it, once each address of the host's name had as long to take the connection
 
     Raises: NotifyUnavailable if there is no answer or one that says later, NotifyError for any other but 2xx.
     """
