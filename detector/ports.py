@@ -71,6 +71,15 @@ class AlertChange:
 
 
 @dataclass(frozen=True)
+class AlertCounts:
+    """Alerts of a monitor in numbers; those withdrawn do not count."""
+
+    by_severity: Mapping[str, int]  # ever opened, by their severity now
+    by_verdict: Mapping[str, int]  # marked real, false
+    recent: int  # detected since a time
+
+
+@dataclass(frozen=True)
 class Exclusion:
     """A time range that mutes alerts, masks training data, or both. Times in epoch milliseconds."""
 

@@ -30,7 +30,7 @@ from detector.errors import DetectorError, StaleState
 from detector.export.http import Endpoint
 from detector.export.prometheus import Exporter, MonitorView
 from detector.notifying import Sender
-from detector.ports import ModelVersion, Source, Store
+from detector.ports import AlertCounts, ModelVersion, Source, Store
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class Services:
     live_version: Callable[[MonitorSection], int | None]
     live_model: Callable[[MonitorSection], tuple[ModelVersion, int] | None]
     prune: Callable[[str, int], int]  # some scores of a monitor from before a time; 0: none is left
-    alert_counts: Callable[[str, int], tuple[dict[str, int], int]]
+    alert_counts: Callable[[str, int], AlertCounts]
     ping: Callable[[], None]
     config_path: Path
     senders: Sequence[Sender] = ()
@@ -352,8 +352,8 @@ class Worker:
 
     def _export(self, run: MonitorRun, report: pipeline.Report, now: int) -> None:
         name, snapshot = run.section.name, report.snapshot
-        alerts, recent = self._services.alert_counts(name, now - _WEEK_MS)
-        changes: dict[str, Any] = {"alerts": alerts, "alerts_this_week": recent, "entities": snapshot.entities}
+        counts = self._services.alert_counts(name, now - _WEEK_MS)
+        changes: dict[str, Any] = {"alerts": counts, "entities": snapshot.entities}
         changes |= {"score": snapshot.score, "reason": snapshot.reason}
         changes |= {"states": snapshot.states, "is_silent": snapshot.is_silent, "share": snapshot.share}
         if report.newest_sample is not None:

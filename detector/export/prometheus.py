@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 from detector import __version__
 from detector.core.decide import AlertStates, Severity
 from detector.core.series import Bool, Float32, Int8, Reason
+from detector.ports import AlertCounts
 
 GAUGES = {
     "detector_score": ("Newest score; 1 is the threshold; absent while unknown", ("monitor", "entity")),
@@ -22,6 +23,7 @@ GAUGES = {
     "detector_alert_active": ("1 for every open alert that is not muted", ("monitor", "entity", "severity")),
     "detector_alert_budget_per_week": ("False alerts a week the operator accepts", ("monitor",)),
     "detector_alerts_observed_per_week": ("Alerts of the last seven days", ("monitor",)),
+    "detector_alerts_judged": ("Alerts that people marked real or false", ("monitor", "verdict")),
     "detector_residual_share": ("Share of the newest score, for open alerts", ("monitor", "entity", "metric")),
     "detector_model_info": ("1, labelled with the live model version", ("monitor", "version", "kind")),
     "detector_model_detectability_ratio": ("Share of injected faults a model found", ("monitor", "kind")),
@@ -76,8 +78,7 @@ class MonitorView:
     model_created: int | None = None
     drift: float | None = None
     detectability: Mapping[str, float] = field(default_factory=dict)  # of each kind of model that was trained
-    alerts: Mapping[str, int] = field(default_factory=dict)  # by severity
-    alerts_this_week: int = 0
+    alerts: AlertCounts = field(default_factory=lambda: AlertCounts({}, {}, 0))  # recent: of this week
 
 
 class Exporter(Collector):
@@ -178,7 +179,7 @@ def _add_monitor(families: Families, view: MonitorView) -> None:
             families[name].add_metric([view.monitor, *labels], value * scale)
 
     add("detector_alert_budget_per_week", view.alert_budget_per_week)
-    add("detector_alerts_observed_per_week", view.alerts_this_week)
+    add("detector_alerts_observed_per_week", view.alerts.recent)
     add("detector_step_seconds", view.step, scale=1e-3)
     add("detector_cursor_timestamp_seconds", view.cursor, scale=1e-3)
     add("detector_newest_sample_timestamp_seconds", view.newest_sample, scale=1e-3)
@@ -189,7 +190,9 @@ def _add_monitor(families: Families, view: MonitorView) -> None:
     for kind, share in view.detectability.items():
         add("detector_model_detectability_ratio", share, kind)
     for severity in Severity:
-        add("detector_alerts_total", view.alerts.get(severity.value, 0), severity.value)
+        add("detector_alerts_total", view.alerts.by_severity.get(severity.value, 0), severity.value)
+    for verdict in ("real", "false"):
+        add("detector_alerts_judged", view.alerts.by_verdict.get(verdict, 0), verdict)
 
 
 def _add_entities(families: Families, view: MonitorView, most: int) -> None:

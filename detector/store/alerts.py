@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Engine, and_, func, select, update
 
 from detector.errors import StaleState
+from detector.ports import AlertCounts
 from detector.store.state import record, translated
 from detector.tables import alert, alert_event
 
@@ -104,14 +105,20 @@ def show(engine: Engine, identity: int) -> tuple[AlertRow, list[dict[str, Any]]]
         return _row(row), [dict(event) for event in events]
 
 
-def counts(engine: Engine, monitor: str, since: int) -> tuple[dict[str, int], int]:
-    """Alerts ever opened by severity, and how many were detected since a time in epoch milliseconds."""
+def counts(engine: Engine, monitor: str, since: int) -> AlertCounts:
+    """Alerts of a monitor in numbers; `since` in epoch milliseconds."""
     mine = and_(alert.c.monitor == monitor, alert.c.state != "withdrawn")
     with translated(engine), engine.connect() as connection:
-        by_severity = connection.execute(select(alert.c.severity, func.count()).where(mine).group_by(alert.c.severity))
-        total = {row[0]: row[1] for row in by_severity}
+        by_severity, by_verdict = (
+            {
+                row[0]: int(row[1])
+                for row in connection.execute(select(column, func.count()).where(mine).group_by(column))
+            }
+            for column in (alert.c.severity, alert.c.verdict)
+        )
         recent = connection.scalar(select(func.count()).where(mine, alert.c.detected_at >= since)) or 0
-    return total, recent
+    by_verdict.pop(None, None)
+    return AlertCounts(by_severity, by_verdict, recent)
 
 
 def acknowledge(

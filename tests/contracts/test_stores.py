@@ -18,7 +18,7 @@ from sqlalchemy.exc import IntegrityError
 from detector import database
 from detector.core.decide import Change, Ended, Severity
 from detector.errors import ArtifactError, SchemaOutdated, StaleState, StoreError
-from detector.ports import AlertChange, Commit, ScoreRows, StoredAlert
+from detector.ports import AlertChange, AlertCounts, Commit, ScoreRows, StoredAlert
 from detector.store import alerts, models, schema, scores
 from detector.store.state import StateStore
 from detector.tables import alert, alert_event, cursor, delivery, metadata, model, score
@@ -713,8 +713,39 @@ def test_alerts_are_counted_by_severity_and_by_when_they_were_detected(store: St
         )
     )
 
-    assert alerts.counts(migrated, "web", T0 + 5) == ({"warning": 2, "critical": 1}, 2)
-    assert alerts.counts(migrated, "db", 0) == ({}, 0)
+    assert alerts.counts(migrated, "web", T0 + 5) == AlertCounts({"warning": 2, "critical": 1}, {}, 2)
+    assert alerts.counts(migrated, "db", 0) == AlertCounts({}, {}, 0)
+
+
+def test_people_answer_alerts_and_nobody_overwrites_another(store: StateStore, migrated: Engine) -> None:
+    store.commit(_commit(changes=[_change(Change.OPENED)]))
+    before = alerts.listing(migrated)[0]
+
+    alerts.acknowledge(migrated, before, by="alice", comment="mine", now=T0 + 1)
+    with pytest.raises(StaleState, match="has changed in the meantime; look again: detector alerts show"):
+        alerts.acknowledge(migrated, before, by="bob", comment=None, now=T0 + 2)
+    alerts.judge(migrated, alerts.listing(migrated)[0], verdict="false", by="bob", comment=None, now=T0 + 3)
+
+    row = alerts.listing(migrated)[0]
+    assert (row.state, row.acknowledged_by, row.comment, row.verdict) == ("acknowledged", "alice", "mine", "false")
+    assert alerts.counts(migrated, "web", 0).by_verdict == {"false": 1}
+
+
+def test_what_somebody_closed_is_not_open_for_people_and_lasts_for_the_detector(
+    store: StateStore, migrated: Engine
+) -> None:
+    store.commit(_commit(changes=[_change(Change.OPENED)]))
+    alerts.close(migrated, alerts.listing(migrated)[0], by="alice", comment=None, now=T0 + 1)
+
+    assert alerts.listing(migrated, only_open=True) == []
+    assert [(found.closed_slot, found.is_dismissed) for found in store.alerts_since("web", T0)] == [(None, True)]
+
+    ended = _change(Change.CLOSED, slot=T0 + STEP, ended=Ended.NORMAL)
+    store.commit(_commit(expected_cursor=T0, changes=[ended], notifiers=("pager",)))
+    row = alerts.listing(migrated)[0]
+    assert (row.state, row.closed_by, row.closed_at, row.closed_slot) == ("closed", "alice", T0 + 1, T0 + STEP)
+    with migrated.connect() as connection:  # it was closed for people before
+        assert connection.scalar(select(func.count()).select_from(delivery)) == 0
 
 
 # models
