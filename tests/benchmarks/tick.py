@@ -194,8 +194,8 @@ def usual(url: str, entities: int, ticks: int) -> dict[str, Any]:
             ("read", fleet.source, "read"),
             ("grid", reading, "gridded"),
             ("network", fleet.model.network, "residuals"),
-            ("windows", pipeline, "_errors"),
-            ("score", pipeline, "_by_span"),
+            ("windows", remembering, "_errors"),
+            ("score", remembering, "scores_by_span"),
             ("decide", decide, "decide"),
             ("commit", fleet.store, "commit"),
         ):
