@@ -6,7 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 _MOST = 3  # metrics a sentence names
-_KINDS = {"spike": "Spike", "drift": "Drift over the last {slots} slots", "range": "Outside its valid range"}
+_KINDS = {
+    "spike": "Spike",
+    "drift": "Drift over the last {slots} slots",
+    "range": "Outside its valid range",
+    "frozen": "Frozen",
+    "no_data": "No data for {slots} slots",
+}
+_PREFIXES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
 def sentence(explanation: Mapping[str, Any]) -> str:
@@ -15,11 +22,11 @@ def sentence(explanation: Mapping[str, Any]) -> str:
     explanation: as stored with an alert
     """
     metrics = explanation.get("metrics") or []
-    if not metrics:
-        return ""
     part = explanation.get("part") or {}
     kind = str(part.get("kind", ""))
     begin = _KINDS.get(kind, kind.replace("_", " ").capitalize() or "Unusual").format(slots=part.get("slots"))
+    if not metrics:
+        return f"{begin}." if kind == "no_data" else ""
     more = f"; and {len(metrics) - _MOST} more" if len(metrics) > _MOST else ""
     return f"{begin}: {'; '.join(metric_line(metric) for metric in metrics[:_MOST])}{more}."
 
@@ -27,12 +34,24 @@ def sentence(explanation: Mapping[str, Any]) -> str:
 def metric_line(metric: Mapping[str, Any]) -> str:
     """One metric of an explanation: what it was, what was expected, how much of the score it explains."""
     observed, low, high = (metric.get(name) for name in ("observed", "low", "high"))
-    words = [f"{metric['metric']} {'missing' if observed is None else number(observed)}"]
+    name = str(metric["metric"])
+    words = [f"{name} {'missing' if observed is None else quantity(name, observed)}"]
     if low is not None and high is not None:
-        words.append(f"expected {span(low, high)}")
+        words.append(f"expected {quantity(name, low, high)}")
     if metric.get("share") is not None:
-        words.append(f"{metric['share'] * 100:.0f} % of the score")
+        share = metric["share"]
+        words.append(f"{f'{share * 100:.0f}' if share >= 0.01 or share == 0 else '<1'} % of the score")
     return ", ".join(words)
+
+
+def quantity(metric: str, *values: float) -> str:
+    """A value, or a range, in the unit that a metric's name tells: bytes, percent, each per second."""
+    size, unit = 1.0, " %" if "percent" in metric else ""
+    if "bytes" in metric:
+        most = max(map(abs, values))
+        size, unit = next(((size, f" {unit}") for size, unit in _PREFIXES if most >= size), (1.0, " B"))
+        unit += "/s" if "per_second" in metric else ""
+    return span(values[0] / size, values[-1] / size) + unit
 
 
 def span(low: float, high: float) -> str:

@@ -265,13 +265,18 @@ def _excluded(exclusion: Exclusion, start: int, end: int, clock: _Clock) -> tupl
 
 
 def _metric(metric: Mapping[str, Any]) -> dict[str, str]:
-    low, high = metric.get("low"), metric.get("high")
+    name = metric["metric"]
+
+    def told(*values: float | None) -> str:
+        known = [value for value in values if value is not None]
+        return words.quantity(name, *known) if len(known) == len(values) else "–"
+
     return {
-        "metric": metric["metric"],
+        "metric": name,
         "share": _share(metric["share"]),
-        "observed": _told(metric.get("observed")),
-        "expected": _told(metric.get("expected")),
-        "usual": "–" if low is None or high is None else words.span(low, high),
+        "observed": told(metric.get("observed")),
+        "expected": told(metric.get("expected")),
+        "usual": told(metric.get("low"), metric.get("high")),
     }
 
 
@@ -332,13 +337,6 @@ def _thinned(score: Float64) -> Float64:
 
 def _values(values: Iterable[float]) -> list[float | None]:
     return [float(f"{value:.6g}") if math.isfinite(value) else None for value in values]
-
-
-# -- words ------------------------------------------------------------------------------------------------------------
-
-
-def _told(value: float | None) -> str:
-    return "–" if value is None else words.number(value)
 
 
 def duration(milliseconds: int) -> str:

@@ -101,7 +101,7 @@ def test_an_alert_is_one_sentence_that_says_what_since_when_and_how_bad() -> Non
     (told,) = _build(_alert(explanation=explanation))["alerts"]
 
     assert told["sentence"] == (
-        "Drift over the last 10 slots: memory 20, expected 8–12, 100 % of the score; cpu 20, expected 8–12, 0 % of the"
+        "Drift over the last 10 slots: memory 20, expected 8–12, 100 % of the score; cpu 20, expected 8–12, <1 % of the"
         " score. From 2026-01-01 10:00 to 10:10 (10 min); peak score 2.5 at 2026-01-01 10:01, where 1 is the threshold."
     )
 
@@ -119,7 +119,7 @@ def test_silence_has_no_metrics_to_name() -> None:
 
     (told,) = _build(_alert(explanation=explanation))["alerts"]
 
-    assert told["sentence"].startswith("No data. From ")
+    assert told["sentence"].startswith("No data for 5 slots. From ")
 
 
 def test_an_alert_that_somebody_closed_may_go_on() -> None:

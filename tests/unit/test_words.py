@@ -38,9 +38,24 @@ def test_a_number_has_three_significant_digits(value: float, expected: str) -> N
 
 
 def test_a_metric_is_told_with_what_was_expected_and_its_share() -> None:
-    told = words.metric_line(DISK).replace("\u202f", " ")
+    assert words.metric_line(DISK) == "disk_write_bytes 41.2 MB, expected 3.2–6.04 MB, 71 % of the score"
 
-    assert told == "disk_write_bytes 41 200 000, expected 3 200 000–6 040 000, 71 % of the score"
+
+@pytest.mark.parametrize(
+    ("metric", "values", "expected"),
+    [
+        ("disk_write_bytes_per_second", (41_234_567.0,), "41.2 MB/s"),
+        ("network_bytes", (999.0,), "999 B"),
+        ("memory_bytes", (0.0, 1.5e9), "0–1.5 GB"),
+        ("cpu_percent", (-2.4, 58.2), "-2.4 to 58.2 %"),
+        ("load_1m", (1.31,), "1.31"),
+        ("requests", (12_345.0,), "12\u202f300"),
+    ],
+)
+def test_a_value_has_the_unit_that_its_metric_is_named_after(
+    metric: str, values: tuple[float, ...], expected: str
+) -> None:
+    assert words.quantity(metric, *values) == expected
 
 
 def test_a_range_below_zero_is_written_without_a_dash() -> None:
@@ -59,7 +74,7 @@ def test_what_is_not_known_is_left_out() -> None:
         ({"kind": "spike", "slots": 1}, "Spike: "),
         ({"kind": "drift", "slots": 60}, "Drift over the last 60 slots: "),
         ({"kind": "range", "slots": 1}, "Outside its valid range: "),
-        ({"kind": "no_data"}, "No data: "),
+        ({"kind": "frozen", "slots": 1}, "Frozen: "),
         ({}, "Unusual: "),
     ],
 )
@@ -74,6 +89,10 @@ def test_a_sentence_names_three_metrics_and_counts_the_rest() -> None:
 
     assert told.count("expected") == 3
     assert told.endswith("; and 2 more.")
+
+
+def test_silence_is_said_without_metrics() -> None:
+    assert words.sentence({"metrics": [], "part": {"kind": "no_data", "slots": 10}}) == "No data for 10 slots."
 
 
 @pytest.mark.parametrize("explanation", [{}, {"metrics": []}, {"metrics": None}])
