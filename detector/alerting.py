@@ -38,18 +38,31 @@ def states_of(monitor: MonitorSection, memory: Memory, alerts: Sequence[StoredAl
         slots = history.slots[-again:]
         decided = for_decisions(monitor, memory.model, history.values[rows], states.is_open[rows], by_span)
         told = decide.untold(decided, states.closed_slot[rows], slots, spans=score.SPANS, step=history.step)
-        is_restless = ~((told < monitor.decision.close_below) | settled)
+        is_known = ~np.isnan(told)
+        is_restless = is_known & ~((told < monitor.decision.close_below) | settled)
         earliest = np.maximum(states.decided_slot[rows], slots[0] - history.step)
-        for column, seen in ((states.restless_slot, is_restless), (states.known_slot, ~np.isnan(told))):
-            last = np.where(seen, slots, LONG_AGO).max(axis=1)
-            column[rows] = np.maximum(last, earliest)
+        last_restless, last_known = (
+            np.maximum(np.where(seen, slots, LONG_AGO).max(axis=1), earliest) for seen in (is_restless, is_known)
+        )
+        unknown = (~is_known & (slots > last_restless[:, None])).sum(axis=1)
+        states.restless_slot[rows], states.known_slot[rows] = last_restless + history.step * unknown, last_known
     return states
 
 
 def silent(entities: Sequence[str], alerts: Sequence[StoredAlert]) -> Bool:
     """Whose open alert nobody wants to hear of, (E,)."""
-    silent = {alert.entity for alert in alerts if alert.is_muted or alert.is_dismissed}
-    return np.array([name in silent for name in entities], dtype=np.bool_)
+    return _among(entities, {a.entity for a in alerts if a.closed_slot is None and (a.is_muted or a.is_dismissed)})
+
+
+def dismissed(entities: Sequence[str], alerts: Sequence[StoredAlert]) -> Bool:
+    """Whose open alert somebody has closed, (E,)."""
+    return _among(entities, {alert.entity for alert in alerts if alert.is_dismissed})
+
+
+def _among(entities: Sequence[str], names: set[str]) -> Bool:
+    if not names:
+        return np.zeros(len(entities), dtype=np.bool_)
+    return np.array([name in names for name in entities], dtype=np.bool_)
 
 
 def for_decisions(
@@ -58,7 +71,7 @@ def for_decisions(
     """Scores (E, K, S) as alerts see them, of the newest K of values (E, L, F).
 
     Without a model, a slot that has data lets an alert close. If so configured, an entity that had data and falls
-    silent opens one, which lasts (is_open) until it has data again.
+    silent opens one, which lasts until it has data again; is_open: (E,) has an alert that nobody has closed
     """
     slots = by_span.shape[1]
     if model.version == NO_MODEL:
@@ -70,6 +83,12 @@ def for_decisions(
         by_span = by_span.copy()
         by_span[is_silent & had_data[:, None], 0] = monitor.decision.open_at_once
     return by_span
+
+
+def checkpoint(monitor: MonitorSection, slot: int, entities: Sequence[str], states: AlertStates) -> Checkpoint:
+    """The states before a slot, of alerts that are open or whose closing still matters."""
+    reach = monitor.step_ms * max(monitor.decision.reopen_slots, *score.SPANS)
+    return Checkpoint.of(slot, entities, states, slot - reach)
 
 
 def decide_slots(
@@ -97,7 +116,7 @@ def decide_slots(
             step=monitor.step_ms,
         )
         events += found
-        checkpoints.append(Checkpoint.of(int(slots[until - 1]) + monitor.step_ms, entities, states))
+        checkpoints.append(checkpoint(monitor, int(slots[until - 1]) + monitor.step_ms, entities, states))
         done = until
     return states, events, checkpoints
 
@@ -123,13 +142,13 @@ def redecided(
     if not usable:
         return before.past, []
     earlier = [c for c in usable if c.slot <= history.slots[new - late_slots]]
-    checkpoint = earlier[-1] if earlier else usable[0]
-    first = (checkpoint.slot - history.start) // step
+    then = earlier[-1] if earlier else usable[0]
+    first = (then.slot - history.start) // step
     names = [history.entities[row] for row in late.tolist()]
     by_span, settled = remembering.scores_by_span(monitor, before, history.values.shape[1] - first + memory, late)
     begin = slice(0, new - first + memory)
     again = history.slots[first:new]
-    start = checkpoint.at(names)
+    start = then.at(names)
     decided = for_decisions(monitor, model, history.values[late, :new], start.is_open, by_span[:, begin])
     states, events, checkpoints = decide_slots(monitor, names, start, decided, settled[:, begin], again)
     before.states.put(late, states)
@@ -137,13 +156,13 @@ def redecided(
     past = tuple(c.with_states(names, corrected[c.slot]) if c.slot in corrected else c for c in before.past)
 
     stored: dict[str, list[StoredAlert]] = {}
-    for alert in store.alerts_since(monitor.name, checkpoint.slot - step * monitor.decision.reopen_slots):
+    for alert in store.alerts_since(monitor.name, then.slot - step * monitor.decision.reopen_slots):
         stored.setdefault(alert.entity, []).append(alert)
     found = [
         (row, change)
         for k, (row, name) in enumerate(zip(late.tolist(), names, strict=True))
         for change in _revisions(
-            name, stored.get(name, []), revise.episodes(start, events, states, k), checkpoint.slot, int(again[-1]), now
+            name, stored.get(name, []), revise.episodes(start, events, states, k), then.slot, int(again[-1]), now
         )
     ]
     # of peaks further back there is no whole window any more, and their explanations stay
@@ -152,7 +171,11 @@ def redecided(
         monitor,
         model,
         history,
-        [(row, change.peak_slot) for row, change in found if change.peak_slot >= earliest],
+        [
+            (row, change.peak_slot)
+            for row, change in found
+            if change.peak_slot >= earliest and change.change is not Change.WITHDRAWN  # which keeps its own
+        ],
         remembering.scores_of_history(before),
         lambda row, slot: _parts_at(monitor, before, row, slot),
     )
@@ -284,12 +307,16 @@ def _peak(
     )
 
 
+_MUTABLE = {Change.OPENED, Change.REOPENED, Change.ESCALATED}
+
+
 def muted(excluded: Sequence[Exclusion], change: AlertChange) -> AlertChange:
-    """A new alert, muted if an exclusion covers it."""
-    if change.change is not Change.OPENED or not excluded:
+    """What would be told of an alert, muted if an exclusion covers it."""
+    if change.change not in _MUTABLE or not excluded:
         return change
     share = explaining.shares(change.explanation)
-    return replace(change, is_muted=exclusions.mutes(excluded, change.entity, share, change.decided_slot))
+    at = change.decided_slot if change.change is Change.OPENED else change.slot
+    return replace(change, is_muted=exclusions.mutes(excluded, change.entity, share, at))
 
 
 def unmuted(
@@ -306,5 +333,7 @@ def unmuted(
     return [
         replace(_peak(states, row_of[alert.entity], alert.entity, {}, Change.UNMUTED), slot=slot)
         for alert in muted
-        if states.is_open[row_of[alert.entity]] and not exclusions.mutes(excluded, alert.entity, None, slot)
+        if states.is_open[row := row_of[alert.entity]]
+        and states.decided_slot[row] == alert.decided_slot
+        and not exclusions.mutes(excluded, alert.entity, None, slot)
     ]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from detector.errors import ConfigError, DetectorError
+from detector.errors import ConfigError, DetectorError, StaleState
 
 if TYPE_CHECKING:
     from detector.config import Config, MonitorSection
@@ -604,6 +604,9 @@ def incident(
     if (identity is None) == (from_ is None or to is None) or (identity is not None and verdict is None):
         msg = "name an ALERT and --real or --false, or a time range with --monitor, --from and --to"
         raise ConfigError(msg)
+    if identity is None and verdict is False:
+        msg = "a time range is that of a real incident; say of each alert that it was --false"
+        raise ConfigError(msg)
     parts = _parts(config, monitor)
     from detector import wiring
     from detector.store import alerts
@@ -623,14 +626,17 @@ def incident(
         section = parts.config.monitor(monitor)
         start, end = _time("--from", from_), _time("--to", to)
         _add_exclusion(parts, section, entity, None, start, end, "mask", None, comment or "real incident", who)
-        marked = [
-            row
-            for row in alerts.listing(parts.engine, monitor=monitor, entity=entity, until=end)
-            if row.state != "withdrawn" and (row.closed_slot is None or row.closed_slot >= (start or 0))
-        ]
-        for row in marked:
-            alerts.judge(parts.engine, row, verdict="real", by=who, comment=comment, now=now)
-        print(f"{_utc(start or 0)} to {_utc(end or 0)} is kept out of training; {len(marked)} alerts are marked real")
+        marked = 0
+        for row in alerts.listing(parts.engine, monitor=monitor, entity=entity, until=end, most=1 << 30):
+            if row.state == "withdrawn" or (row.closed_slot is not None and row.closed_slot < (start or 0)):
+                continue
+            try:
+                alerts.judge(parts.engine, row, verdict="real", by=who, comment=comment, now=now)
+            except StaleState as exc:
+                print(f"detector: {exc}", file=sys.stderr)
+            else:
+                marked += 1
+        print(f"{_utc(start or 0)} to {_utc(end or 0)} is kept out of training; {marked} alerts are marked real")
     _print_reconsidered(parts, section, now)
 
 
@@ -647,8 +653,12 @@ def _print_reconsidered(parts: Parts, section: MonitorSection, now: int) -> None
     except ModelError as exc:
         print(f"what the next recalibration would change cannot be told: {exc}")
         return
-    gone = [str(row.id) for row, peak in found if peak < 1.0]
-    print(f"with the next recalibration {len(gone)} of {len(found)} alerts of the last 30 days would not have opened")
+    gone = [str(number) for number, peak in found.judged if peak < 1.0]
+    others = f" ({found.unjudged} others are of earlier models or of rules)" if found.unjudged else ""
+    print(
+        f"with the next recalibration {len(gone)} of the {len(found.judged)} alerts that this model has raised in"
+        f" the last 30 days would not have opened{others}"
+    )
     if gone:
         print(f"these are {', '.join(gone)}; to have it now: detector retrain --recalibrate {section.name}")
 
@@ -796,7 +806,7 @@ def exclude_list(config: ConfigOption = None, monitor: MonitorOption = None, as_
             "to": None if found.end is None else _utc(found.end),
             "rule": found.rule,
             "time_zone": found.time_zone,
-            "now": any(True for _ in exclusions.ranges(found, now, now + 1)),
+            "now": exclusions.in_force(found, now),
             "by": found.created_by,
             "comment": found.comment,
         }
@@ -967,7 +977,12 @@ def _since(option: str, written: str | None) -> int | None:
         age = parse_duration(written)
     except ValueError:
         return _time(option, written)
-    return int((datetime.now(UTC) - age).timestamp() * 1000) if isinstance(age, timedelta) else None
+    assert isinstance(age, timedelta)  # what is no time and no duration has been refused
+    try:
+        return int((datetime.now(UTC) - age).timestamp() * 1000)
+    except OverflowError as exc:
+        msg = f"{option} reaches back before there were dates. Received: {written!r}"
+        raise ConfigError(msg) from exc
 
 
 def _utc(milliseconds: int) -> str:

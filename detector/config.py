@@ -45,6 +45,7 @@ HOST_METRICS = (
 )
 """What `source.type = "host"` records; `sources.host` reads them in this order."""
 
+_LONGEST_MS = 1000 * 366 * 86_400_000
 _UNITS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
 
 
@@ -56,7 +57,11 @@ def parse_duration(value: object) -> object:
     if not parts or "".join(number + unit for number, unit in parts) != value.replace(" ", ""):
         msg = 'must be a duration such as "30s", "5m", "1h30m" or "7d"'
         raise ValueError(msg)
-    return timedelta(milliseconds=sum(float(number) * _UNITS[unit] for number, unit in parts))
+    total = sum(float(number) * _UNITS[unit] for number, unit in parts)
+    if total > _LONGEST_MS:
+        msg = "must not be longer than a thousand years"
+        raise ValueError(msg)
+    return timedelta(milliseconds=total)
 
 
 def _refuse_number(value: object) -> object:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -17,6 +19,7 @@ from detector.ports import Exclusion
 
 Spans = Mapping[str, Sequence[tuple[int, int]]]
 
+_LAST = 221_845_392_000_000  # the year 9000, epoch milliseconds
 _MUTED_SHARE = 0.5  # of the score, on excluded metrics, that mutes an alert
 
 
@@ -25,9 +28,12 @@ def recurrence(rule: str, start: datetime) -> rruleset:
 
     Raises: ValueError saying what is wrong with the rule.
     """
-    text = rule.strip()
-    if "DTSTART" in text.upper():
+    text = rule.strip().upper()
+    if "DTSTART" in text:
         msg = "must not name DTSTART: the exclusion's own start is the first occurrence"
+        raise ValueError(msg)
+    if re.search(r"UNTIL=\d+T\d+Z", text):
+        msg = "must give UNTIL by the clock of the time zone, without Z"
         raise ValueError(msg)
     found = rrulestr(text, dtstart=start, forceset=True, cache=True)
     assert isinstance(found, rruleset)
@@ -67,7 +73,18 @@ def _epoch(local: datetime, zone: ZoneInfo) -> int:
 
 def concerns(exclusion: Exclusion, entity: str) -> bool:
     """Whether an exclusion is about an entity."""
-    return exclusion.entity is None or fnmatchcase(entity, exclusion.entity)
+    return exclusion.entity is None or is_like(entity, exclusion.entity)
+
+
+def is_like(name: str, glob: str) -> bool:
+    """Whether a name fits a glob of * and ?; brackets are brackets."""
+    return fnmatchcase(name, glob.replace("[", "[[]"))
+
+
+@lru_cache(maxsize=10_000)
+def in_force(exclusion: Exclusion, at: int) -> bool:
+    """Whether a time in epoch milliseconds is excluded."""
+    return any(True for _ in ranges(exclusion, at, at + 1))
 
 
 def mutes(exclusions: Sequence[Exclusion], entity: str, share: Mapping[str, float] | None, at: int) -> bool:
@@ -80,11 +97,11 @@ def mutes(exclusions: Sequence[Exclusion], entity: str, share: Mapping[str, floa
     for exclusion in exclusions:
         if exclusion.effect == "mask" or not concerns(exclusion, entity):
             continue
-        if not any(ranges(exclusion, at, at + 1)):
+        if not in_force(exclusion, at):
             continue
         if exclusion.metric is None or share is None:
             return True
-        muted.update(name for name in share if fnmatchcase(name, exclusion.metric))
+        muted.update(name for name in share if is_like(name, exclusion.metric))
     total = sum(share.values()) if share else 0.0
     return bool(share and muted and sum(share[name] for name in muted) >= _MUTED_SHARE * total)
 
@@ -112,9 +129,7 @@ def masked(exclusions: Sequence[Exclusion], history: History, metrics: Sequence[
         if exclusion.effect == "mute":
             continue
         rows = [row for row, name in enumerate(history.entities) if concerns(exclusion, name)]
-        columns = [
-            f for f, name in enumerate(metrics) if exclusion.metric is None or fnmatchcase(name, exclusion.metric)
-        ]
+        columns = [f for f, name in enumerate(metrics) if exclusion.metric is None or is_like(name, exclusion.metric)]
         for begin, end in ranges(exclusion, history.start, history.end):
             inside = np.flatnonzero((slots + history.step > begin) & (slots < end))
             result[np.ix_(rows, inside.tolist(), columns)] = True
@@ -129,7 +144,10 @@ def check(exclusion: Exclusion, metrics: Sequence[str]) -> None:
     if exclusion.end is not None and exclusion.end <= exclusion.start:
         msg = "an exclusion must end after it begins"
         raise ConfigError(msg)
-    if exclusion.metric is not None and not any(fnmatchcase(name, exclusion.metric) for name in metrics):
+    if max(abs(exclusion.start), abs(exclusion.end or 0)) > _LAST:
+        msg = "an exclusion must begin and end before the year 9000; leave --to and --for out if it is open-ended"
+        raise ConfigError(msg)
+    if exclusion.metric is not None and not any(is_like(name, exclusion.metric) for name in metrics):
         msg = f"no metric of monitor {exclusion.monitor!r} is like {exclusion.metric!r}; there is: {', '.join(metrics)}"
         raise ConfigError(msg)
     try:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from detector import scoring
+from detector import remembering, scoring
 from detector.config import MonitorSection
 from detector.core import frozen, score, window
 from detector.core.series import Bool, Float32, History, Int64, Reason
@@ -74,7 +74,9 @@ def _look(monitor: MonitorSection, model: ModelVersion, history: History, rows: 
     noise = np.asarray(np.where((known < 0)[:, None], model.fleet_noise, model.noise[known])[:, None], np.float32)
     observed = values[:, model.timesteps - 1 :]
     size = np.asarray(np.abs(deviation) / noise, dtype=np.float32)
-    is_frozen = frozen.is_frozen(history.values[rows, : index + 1], scoring.rests(model, known), 1)[:, 0]
+    is_frozen = frozen.is_frozen(history.values[rows, : index + 1], remembering.rest_limits(monitor, model, known), 1)[
+        :, 0
+    ]
     return _Seen(observed, expected, noise * scale, size, is_frozen)
 
 

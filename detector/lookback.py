@@ -11,7 +11,8 @@ import numpy as np
 
 from detector import exclusions, explaining, pipeline, remembering, scoring
 from detector.config import MonitorSection, milliseconds
-from detector.core import decide, grid, score, threshold
+from detector.core import decide, grid, score
+from detector.core.decide import LONG_AGO
 from detector.core.series import Reason, Samples
 from detector.errors import ModelError
 from detector.ports import Commit, Exclusion, ModelVersion, Source, StoredAlert
@@ -96,7 +97,10 @@ def look(
         raise ModelError(f"{msg} before that time; see: detector check")
     row = memory.history.entities.index(entity)
     by_span, settled = remembering.scores_by_span(monitor, memory, monitor.decision.open_of, np.array([row]))
-    recent = [None if np.isnan(value) else float(value) for value in threshold.worst(by_span[0]).tolist()]
+    times = slot - step * np.arange(monitor.decision.open_of - 1, -1, -1)
+    told = max((closed for _, _, closed in alerts if closed is not None and closed < slot), default=LONG_AGO)
+    news = decide.untold(by_span, np.array([told]), times, spans=score.SPANS, step=step)[0]
+    recent = [None if np.isnan(value) else float(value) for value in news.tolist()]
     explained = explaining.explain(
         monitor,
         model,
@@ -128,6 +132,8 @@ def _why(
     for identity, opened, closed in alerts:
         if opened <= slot and (closed is None or slot <= closed):
             yield f"alert {identity} was open"
+        elif closed is not None and closed < slot <= closed + max(score.SPANS) * monitor.step_ms:
+            yield f"alert {identity} closed not long before; spans that reach back to it do not count"
     if answer.score is None:
         yield f"unknown ({answer.reason}): {_UNKNOWN[answer.reason or '']}"
     elif answer.score < decide.THRESHOLD:

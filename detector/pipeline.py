@@ -12,7 +12,6 @@ from detector import alerting, reading, remembering, scoring
 from detector.config import MonitorSection, milliseconds
 from detector.core import decide, grid, score, threshold
 from detector.core.decide import AlertStates, Change, Severity
-from detector.core.revise import Checkpoint
 from detector.core.series import Float32, History, Int64, Reason, Samples
 from detector.ports import AlertChange, Commit, ModelVersion, ScoreRows, Source, Store
 from detector.remembering import Memory, Snapshot
@@ -90,7 +89,9 @@ def recall(monitor: MonitorSection, source: Source, store: Store, model: ModelVe
     by_span, _ = remembering.scores_by_span(monitor, memory, 1)
     newest = remembering.untold(by_span, states, memory.history)
     snapshot = remembering.snapshot_of(memory.history, newest, states, alerting.silent(entities, alerts), scored)
-    return replace(memory, states=states, past=(Checkpoint.of(cursor, entities, states),), snapshot=snapshot)
+    return replace(
+        memory, states=states, past=(alerting.checkpoint(monitor, cursor, entities, states),), snapshot=snapshot
+    )
 
 
 def tick(
@@ -172,11 +173,12 @@ def _chunk(
     by_span, settled = remembering.scores_by_span(monitor, before, -recent.start)
     scores[:, -new:] = threshold.worst(by_span[:, -new:])
     slots = history.slots[-new:]
-    decided = alerting.for_decisions(monitor, model, history.values, before.states.is_open, by_span)
+    stored = store.alerts_since(monitor.name, end) if before.states.is_open.any() or revisions else []
+    lasts = before.states.is_open & ~alerting.dismissed(entities, stored)
+    decided = alerting.for_decisions(monitor, model, history.values, lasts, by_span)
     states, events, checkpoints = alerting.decide_slots(monitor, entities, before.states, decided, settled, slots)
 
     excluded = store.exclusions(monitor.name)
-    stored = store.alerts_since(monitor.name, end) if before.states.is_open.any() or revisions else []
     explanations = alerting.explanations(monitor, before, states, events, by_span, int(slots[0]))
     changes = [
         *revisions,

@@ -268,6 +268,19 @@ def _errors(monitor: MonitorSection, memory: Memory, rows: Int64, slots: int) ->
     return Scored(errors, reason, share, windows)
 
 
+def rest_limits(monitor: MonitorSection, model: ModelVersion, rows: Int64) -> Int64:
+    """Slots each metric must stay the same for to count as frozen, (E, F); rows: (E,) as of `scoring.model_rows`.
+
+    `NEVER` where that is longer than is remembered before the oldest slot that late samples may change: whether it is
+    frozen must not depend on how many slots a tick happens to see.
+    """
+    if model.rest is None or not model.rest.size:
+        return np.full((len(rows), len(model.fleet_noise)), frozen.NEVER, dtype=np.int64)
+    seen = value_slots(monitor) - lateness_slots(monitor) - scoring.decision_rules(monitor).memory
+    limits = np.where((rows < 0)[:, None], frozen.NEVER, model.rest[rows])
+    return np.where(limits <= seen, limits, frozen.NEVER)
+
+
 def scores_by_span(
     monitor: MonitorSection, memory: Memory, slots: int, some: Int64 | None = None
 ) -> tuple[Float32, Bool]:
@@ -289,7 +302,7 @@ def scores_by_span(
         values = memory.history.values[at]
         is_invalid = rules.outside(values[:, -slots:]).any(axis=2)
         by_span[is_invalid] = np.fmax(by_span[is_invalid], invalid_score)
-        is_frozen = frozen.is_frozen(values, scoring.rests(memory.model, rows), slots).any(axis=2)
+        is_frozen = frozen.is_frozen(values, rest_limits(monitor, memory.model, rows), slots).any(axis=2)
         by_span[is_frozen] = np.fmax(by_span[is_frozen], np.float32(monitor.decision.open_at_once))
         scores[block] = by_span
         settled[block] = calibration.settled(smoothed, rows) & ~is_invalid & ~is_frozen

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from detector.config import MonitorSection
-from detector.core import frozen, grid, scaling, score, window
+from detector.core import grid, scaling, score, window
 from detector.core.decide import Rules
 from detector.core.rules import MetricRules
 from detector.core.scaling import Scaling
@@ -94,13 +94,6 @@ def errors(
 def model_rows(model: ModelVersion, entities: Sequence[str]) -> Int64:
     """Row of each entity in the model's per-entity arrays, −1 for one the model has not seen."""
     return grid.positions(entities, model.entities)
-
-
-def rests(model: ModelVersion, rows: Int64) -> Int64:
-    """Slots each metric must stay the same for to count as frozen, (E, F); rows: (E,) as of `model_rows`."""
-    if model.rest is None or not model.rest.size:
-        return np.full((len(rows), len(model.fleet_noise)), frozen.NEVER, dtype=np.int64)
-    return np.where((rows < 0)[:, None], frozen.NEVER, model.rest[rows])
 
 
 def expectations(

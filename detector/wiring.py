@@ -309,22 +309,28 @@ def _marked(engine: Engine, monitor: MonitorSection) -> tuple[Spans, Spans]:
 
     real: dict[str, list[tuple[int, int]]] = {}
     not_normal: dict[str, list[tuple[int, int]]] = {}
-    for alert in alerts.listing(engine, monitor=monitor.name, most=_ALL):
-        if alert.verdict == "false" or alert.state == "withdrawn":
-            continue
-        span = (alert.opened_slot, _ALWAYS if alert.closed_slot is None else alert.closed_slot)
-        not_normal.setdefault(alert.entity, []).append(span)
-        if alert.verdict == "real":
-            real.setdefault(alert.entity, []).append(span)
+    for entity, opened, closed, verdict in alerts.marked(engine, monitor.name):
+        if verdict != "false":
+            span = (opened, _ALWAYS if closed is None else closed)
+            not_normal.setdefault(entity, []).append(span)
+            if verdict == "real":
+                real.setdefault(entity, []).append(span)
     return real, not_normal
 
 
-def reconsidered(
-    parts: Parts, monitor: MonitorSection, now: int, since: int, progress: Progress
-) -> list[tuple[AlertRow, float]]:
-    """Alerts since a time in epoch milliseconds with the peak score the next recalibration would give them.
+@dataclass(frozen=True)
+class Reconsidered:
+    """What the next recalibration would make of past alerts."""
 
-    Those of other models than the live one are left out: nothing can be said of them without their data.
+    judged: list[tuple[int, float]]  # number of an alert, and the peak score it would have
+    unjudged: int  # alerts that another model raised, or a rule without a model
+
+
+_BY_SCORE = {"spike", "drift"}  # parts of an explanation that a calibration decides
+
+
+def reconsidered(parts: Parts, monitor: MonitorSection, now: int, since: int, progress: Progress) -> Reconsidered:
+    """Alerts since a time in epoch milliseconds as the next recalibration would see them.
 
     Raises: ModelError as `recalibrate`.
     """
@@ -333,16 +339,19 @@ def reconsidered(
 
     fresh = _fresh_calibration(parts, monitor, now, progress)
     row_of = {name: row for row, name in enumerate(fresh.live.entities)}
-    found = []
+    judged, unjudged = [], 0
     for alert in alerts.listing(parts.engine, monitor=monitor.name, since=since, most=_ALL):
-        by_span = alert.explanation.get("part", {}).get("scores")
-        if alert.model_version != fresh.live.version or not by_span or alert.state == "withdrawn":
+        part = alert.explanation.get("part") or {}
+        if alert.state == "withdrawn":
             continue
-        scores = np.array([[[np.nan if value is None else value for value in by_span.values()]]], dtype=np.float32)
-        row = np.array([row_of.get(alert.entity, -1)])
+        if alert.model_version != fresh.live.version or part.get("kind") not in _BY_SCORE:
+            unjudged += 1
+            continue
+        by_span = [np.nan if value is None else value for value in part["scores"].values()]
+        scores, row = np.array([[by_span]], dtype=np.float32), np.array([row_of.get(alert.entity, -1)])
         again = threshold.worst(threshold.rescored(scores, row, fresh.live.calibration, fresh.calibration))
-        found.append((alert, float(again[0, 0])))
-    return found
+        judged.append((alert.id, float(again[0, 0])))
+    return Reconsidered(judged, unjudged)
 
 
 def explain(parts: Parts, monitor: MonitorSection, entity: str, at: int) -> Answer:

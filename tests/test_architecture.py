@@ -31,9 +31,9 @@ ALLOWED: dict[str, set[str]] = {
     "scoring": {"errors", "core", "ports", "config"},
     "reading": {"core", "ports", "config"},
     "exclusions": {"errors", "core", "ports"},
-    "explaining": {"core", "ports", "config", "scoring"},
-    "words": set(),
     "remembering": {"core", "ports", "config", "scoring"},
+    "explaining": {"core", "ports", "config", "scoring", "remembering"},
+    "words": set(),
     "alerting": {"core", "ports", "config", "scoring", "exclusions", "explaining", "remembering"},
     "pipeline": {"errors", "core", "ports", "config", "reading", "scoring", "remembering", "alerting"},
     "lookback": {

@@ -82,7 +82,9 @@ class AlertStates:
     peak_score: Float32  # (E,)
     peak_slot: Int64  # (E,)
     reopenings: Int64  # (E,) how often it was opened again
-    restless_slot: Int64  # (E,) the last slot that was neither quiet nor settled, of an open alert
+    restless_slot: (
+        Int64  # (E,) the last slot that was not quiet, of an open alert, moved on by every unknown one after it
+    )
     known_slot: Int64  # (E,) the last slot with a known score, of an open alert
     closed_slot: Int64  # (E,) the slot that closed the last alert; long ago if there was none
 
@@ -150,9 +152,10 @@ def decide(
 
     A slot's score is the highest of its spans, of which those that reach back to a closed alert do not count: it is
     told already. An alert opens when `open_slots` of the last `open_of` scores reach 1.0, the newest among them, or at
-    once at `open_at_once`; it is dated to the first of these. It closes after `close_slots` known scores in a row that
-    are below `close_below` or settled, or when nothing was known for `close_unknown_slots`. Within `reopen_slots` of
-    its closing it opens again in place of a new one; one that does so too often closes after `flapping_slots`.
+    once at `open_at_once`; it is dated to the first of these. It closes after `close_slots` known scores that are below
+    `close_below` or settled, with none between them that is not, or when nothing was known for `close_unknown_slots`.
+    Within `reopen_slots` of its closing it opens again in place of a new one; one that does so too often closes after
+    `flapping_slots`.
     """
     states = states.copy()
     events: list[Event] = []
@@ -203,7 +206,8 @@ def _decide_slot(
     states.is_critical[escalates] = True
 
     is_quiet = (newest < rules.close_below) | is_settled
-    states.restless_slot[~is_quiet | begins] = slot
+    states.restless_slot[(is_known & ~is_quiet) | begins] = slot
+    states.restless_slot[~is_known & ~begins] += step  # what is unknown is neither quiet nor not
     states.known_slot[is_known | begins] = slot
     is_flapping = states.reopenings >= rules.flapping_reopenings
     needed = np.where(is_flapping, max(rules.flapping_slots, rules.close_slots), rules.close_slots)

@@ -36,10 +36,9 @@ def limits(values: Float32) -> Int64:
 def is_frozen(values: Float32, limit: Int64, slots: int) -> Bool:
     """Where each metric has been the same for its limit (E, F), in the newest K slots of (E, L, F): (E, K, F)."""
     result = np.zeros((len(values), slots, values.shape[2]), dtype=np.bool_)
-    if values.shape[1] < 2:
-        return result
-    rests = values[:, -slots:][:, 1:] == values[:, -slots:][:, :-1] if slots > 1 else values[:, -1:] == values[:, -2:-1]
-    entity, metric = np.nonzero(rests.any(axis=1) & (limit < values.shape[1]))
+    recent = values[:, -slots - 1 :]
+    rests: Bool = np.any(recent[:, 1:] == recent[:, :-1], axis=1)  # (E, F)
+    entity, metric = np.nonzero(rests & (limit < values.shape[1]))
     if entity.size:
         long = _rests(values[entity, :, metric][..., None])[:, -slots:, 0]  # (P, K)
         result[entity, :, metric] = long >= limit[entity, metric, None]

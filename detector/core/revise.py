@@ -19,9 +19,9 @@ class Checkpoint:
     states: AlertStates  # (A,)
 
     @staticmethod
-    def of(slot: int, entities: Sequence[str], states: AlertStates) -> Checkpoint:
-        """Keeps what is needed of the states (E,) of some entities."""
-        kept = np.flatnonzero(states.is_open | (states.closed_slot > LONG_AGO))
+    def of(slot: int, entities: Sequence[str], states: AlertStates, since: int) -> Checkpoint:
+        """Keeps the states (E,) of those whose alert is open or closed at `since` or later."""
+        kept = np.flatnonzero(states.is_open | (states.closed_slot >= since))
         return Checkpoint(slot, {entities[row]: k for k, row in enumerate(kept.tolist())}, states.rows(kept))
 
     def at(self, entities: Sequence[str]) -> AlertStates:
@@ -34,11 +34,11 @@ class Checkpoint:
 
     def with_states(self, entities: Sequence[str], states: AlertStates) -> Checkpoint:
         """The same with other states (len(entities),) of some entities."""
-        others = [name for name in self.rows if name not in set(entities)]
+        others = list(self.rows.keys() - set(entities))
         merged = AlertStates.none_open(len(others) + len(entities))
         merged.put(np.arange(len(others)), self.at(others))
         merged.put(np.arange(len(others), len(others) + len(entities)), states)
-        return Checkpoint.of(self.slot, [*others, *entities], merged)
+        return Checkpoint.of(self.slot, [*others, *entities], merged, LONG_AGO + 1)
 
 
 @dataclass(frozen=True)

@@ -181,6 +181,7 @@ def episode_peaks(
     is_open, has_peak, peak = *np.zeros((2, entities), dtype=np.bool_), np.zeros(entities)
     in_a_row, closed_at = np.zeros(entities, dtype=np.int64), np.full(entities, -slots - max(spans) - reopen_slots)
     known = np.nan_to_num(opens, nan=-np.inf)
+    is_unknown: Bool = np.all(np.isnan(opens), axis=2)
     peaks: list[float] = []
     for n in range(slots):
         is_told = n - np.asarray(spans) < closed_at[:, None]  # (E, S)
@@ -191,7 +192,7 @@ def episode_peaks(
         has_peak |= is_new
         is_open |= opened
         peak = np.where(is_new, now, np.where(is_open, np.maximum(peak, now), peak))
-        in_a_row = np.where(quiet[:, n], in_a_row + 1, 0)
+        in_a_row = np.where(quiet[:, n], in_a_row + 1, np.where(is_unknown[:, n], in_a_row, 0))
         closed = is_open & ~opened & (in_a_row >= close_slots)
         is_open &= ~closed
         closed_at[closed] = n

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Engine, and_, func, select, update
+from sqlalchemy import Connection, Engine, and_, func, select, update
 
 from detector.errors import StaleState
 from detector.ports import AlertCounts
@@ -44,14 +44,9 @@ class AlertRow:
     revision: int
 
 
-_peers = alert.alias("peer")
-_SIZE = (
-    select(func.count())
-    .where(_peers.c.incident == alert.c.incident, _peers.c.state != "withdrawn")
-    .scalar_subquery()
-    .label("incident_size")
-)
-_COLUMNS = [_SIZE if name == "incident_size" else alert.c[name] for name in AlertRow.__dataclass_fields__]
+_STORED = [name for name in AlertRow.__dataclass_fields__ if name != "incident_size"]
+_COLUMNS = [alert.c[name] for name in _STORED]
+_CHUNK = 500  # incidents of one query
 
 PEOPLE_SEE_OPEN = ("open", "acknowledged")
 """States of alerts that wait for somebody."""
@@ -88,7 +83,28 @@ def listing(
     if until is not None:
         query = query.where(alert.c.opened_slot < until)
     with translated(engine), engine.connect() as connection:
-        return [_row(row) for row in connection.execute(query).mappings()]
+        rows = [dict(row) for row in connection.execute(query).mappings()]
+        sizes = _sizes(connection, {row["incident"] for row in rows})
+    return [_row(row, sizes) for row in rows]
+
+
+def marked(engine: Engine, monitor: str) -> list[tuple[str, int, int | None, str | None]]:
+    """Entity, opened and closed slot and verdict of all alerts that were not withdrawn."""
+    columns = (alert.c.entity, alert.c.opened_slot, alert.c.closed_slot, alert.c.verdict)
+    query = select(*columns).where(alert.c.monitor == monitor, alert.c.state != "withdrawn")
+    with translated(engine), engine.connect() as connection:
+        return [(row[0], row[1], row[2], row[3]) for row in connection.execute(query)]
+
+
+def _sizes(connection: Connection, incidents: set[int | None]) -> dict[int | None, int]:
+    """How many alerts belong to each incident."""
+    keys = sorted(key for key in incidents if key is not None)
+    sizes: dict[int | None, int] = {}
+    for begin in range(0, len(keys), _CHUNK):
+        is_in = and_(alert.c.incident.in_(keys[begin : begin + _CHUNK]), alert.c.state != "withdrawn")
+        counted = select(alert.c.incident, func.count()).where(is_in).group_by(alert.c.incident)
+        sizes.update((row[0], int(row[1])) for row in connection.execute(counted))
+    return sizes
 
 
 def show(engine: Engine, identity: int) -> tuple[AlertRow, list[dict[str, Any]]] | None:
@@ -102,7 +118,7 @@ def show(engine: Engine, identity: int) -> tuple[AlertRow, list[dict[str, Any]]]
         events = connection.execute(
             select(*columns).where(alert_event.c.alert_id == identity).order_by(alert_event.c.id)
         ).mappings()
-        return _row(row), [dict(event) for event in events]
+        return _row(dict(row), _sizes(connection, {row["incident"]})), [dict(event) for event in events]
 
 
 def counts(engine: Engine, monitor: str, since: int) -> AlertCounts:
@@ -189,5 +205,6 @@ def _like(glob: str) -> str:
     return escaped.replace("*", "%").replace("?", "_")
 
 
-def _row(row: Any) -> AlertRow:
-    return AlertRow(**{**row, "explanation": json.loads(row["explanation"]), "is_muted": bool(row["is_muted"])})
+def _row(row: dict[str, Any], sizes: Mapping[int | None, int]) -> AlertRow:
+    row |= {"explanation": json.loads(row["explanation"]), "is_muted": bool(row["is_muted"])}
+    return AlertRow(**row, incident_size=sizes.get(row["incident"], 0))

@@ -19,13 +19,12 @@ from sqlalchemy import (
     delete,
     func,
     insert,
-    or_,
     select,
     update,
 )
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from detector.core.decide import Change, Severity
+from detector.core.decide import Change, Ended, Severity
 from detector.database import insert_rows, reason, redacted
 from detector.errors import StaleState, StoreError
 from detector.ports import AlertChange, Commit, Exclusion, ScoreRows, StoredAlert
@@ -65,16 +64,15 @@ class StateStore:
     def alerts_since(self, monitor: str, slot: int) -> list[StoredAlert]:
         """Alerts whose episode goes on or ended at `slot` (epoch milliseconds) or later, oldest first."""
         names = [name for name in StoredAlert.__dataclass_fields__ if name != "is_dismissed"]
-        goes_on = alert.c.open_entity.is_not(None)
-        query = (
-            select(*(alert.c[name] for name in names), alert.c.state)
-            .where(alert.c.monitor == monitor, or_(goes_on, alert.c.closed_slot >= slot))
-            .where(alert.c.state != "withdrawn")
-            .order_by(alert.c.opened_slot, alert.c.id)
+        mine = select(*(alert.c[name] for name in names), alert.c.state).where(
+            alert.c.monitor == monitor, alert.c.state != "withdrawn"
         )
+        # two queries, each of which has an index: of the two conditions in one, a planner may use neither
+        halves = (mine.where(alert.c.open_entity.is_not(None)), mine.where(alert.c.closed_slot >= slot))
         with translated(self._engine), self._engine.connect() as connection:
-            rows = [dict(row) for row in connection.execute(query).mappings()]
-        return [_stored(row) for row in rows]
+            rows = [dict(row) for half in halves for row in connection.execute(half).mappings()]
+        found = {row["id"]: _stored(row) for row in rows}  # an alert may open between the two
+        return sorted(found.values(), key=lambda stored: (stored.opened_slot, stored.id))
 
     def exclusions(self, monitor: str) -> list[Exclusion]:
         """What is excluded of a monitor, whenever."""
@@ -178,20 +176,19 @@ def _open(connection: Connection, commit: Commit, changes: list[AlertChange]) ->
 
 
 def _group(connection: Connection, commit: Commit, opened: list[tuple[int, AlertChange]]) -> None:
-    """Joins new alerts to the incident of the alert that opened last, if that is not long ago, or begins one."""
+    """Joins new alerts to the newest incident, if its first alert opened not long before, or begins one."""
     query = (
-        select(alert.c.incident, alert.c.decided_slot)
+        select(alert.c.incident)
         .where(alert.c.monitor == commit.monitor, alert.c.incident.is_not(None), alert.c.state != "withdrawn")
         .order_by(alert.c.opened_slot.desc(), alert.c.id.desc())
         .limit(1)
     )
-    last = connection.execute(query).first()
-    incident, when = (None, 0) if last is None else (last.incident, last.decided_slot)
+    incident = connection.scalar(query)
+    began = connection.scalar(select(alert.c.decided_slot).where(alert.c.id == incident)) if incident else None
     keys = []
     for identity, change in opened:
-        if incident is None or abs(change.decided_slot - when) > commit.incident_span:
-            incident = identity
-        when = change.decided_slot
+        if began is None or abs(change.decided_slot - began) > commit.incident_span:
+            incident, began = identity, change.decided_slot
         keys.append({"key": identity, "group": incident})
     connection.execute(update(alert).where(alert.c.id == bindparam("key")).values(incident=bindparam("group")), keys)
 
@@ -203,7 +200,8 @@ def _update(connection: Connection, commit: Commit, changes: list[AlertChange]) 
     found = {row.open_entity: row for row in rows}
     known = [(found[change.entity], change) for change in changes if change.entity in found]
     _write(connection, [_values(change) | {"key": row.id} for row, change in known])
-    told = [(row.id, change, bool(row.is_muted)) for row, change in known if row.state != "closed"]
+    _write(connection, [{"key": row.id, "is_muted": 1} for row, change in known if change.is_muted])
+    told = [(row.id, change, bool(row.is_muted) or change.is_muted) for row, change in known if row.state != "closed"]
     if changes[0].change is Change.CLOSED:
         ends = [
             {"key": row.id, "slot": change.slot, "why": change.ended.value if change.ended else None}
@@ -234,6 +232,7 @@ def _reopen(connection: Connection, commit: Commit, changes: list[AlertChange]) 
     for change in changes:
         is_it = and_(
             alert.c.monitor == commit.monitor,
+            alert.c.opened_slot == change.opened_slot,  # which is indexed
             alert.c.entity == change.entity,
             alert.c.decided_slot == change.decided_slot,
             alert.c.state == "closed",
@@ -243,9 +242,10 @@ def _reopen(connection: Connection, commit: Commit, changes: list[AlertChange]) 
             _open(connection, commit, [replace(change, change=Change.OPENED)])
             continue
         gone = {"closed_slot": None, "closed_by": None, "closed_at": None}
-        goes_on = {"key": row.id, "open_entity": change.entity, "state": "open", **gone}
+        is_muted = bool(row.is_muted) or change.is_muted
+        goes_on = {"key": row.id, "open_entity": change.entity, "state": "open", "is_muted": int(is_muted), **gone}
         _write(connection, [_values(change) | goes_on])
-        told.append((row.id, change, bool(row.is_muted)))
+        told.append((row.id, change, is_muted))
     _tell(connection, commit, told)
 
 
@@ -253,18 +253,20 @@ def _revise(connection: Connection, commit: Commit, changes: list[AlertChange]) 
     """Alerts that late samples changed, closed or opened again, or left nothing of."""
     told = []
     for change in changes:
-        row = connection.execute(select(alert.c.state, alert.c.is_muted).where(alert.c.id == change.alert)).one()
+        columns = (alert.c.state, alert.c.is_muted, alert.c.closed_at, alert.c.closed_by)
+        row = connection.execute(select(*columns).where(alert.c.id == change.alert)).one()
         is_over = change.closed_slot is not None or change.change is Change.WITHDRAWN
         values = _values(change) | {"key": change.alert, "decided_slot": change.decided_slot}
         values |= {"open_entity": None if is_over else change.entity, "closed_slot": change.closed_slot}
         if change.change is Change.WITHDRAWN:
             values |= {"state": "withdrawn", "closed_slot": change.slot}
         elif is_over:
-            values |= {"state": "closed"}
-        elif change.change is Change.REOPENED:
-            values |= {"state": "open", "closed_by": None, "closed_at": None}
+            values |= {"state": "closed", "closed_by": row.closed_by or Ended.NORMAL.value}
+        elif change.change is Change.REOPENED and row.closed_at is None:
+            values |= {"state": "open", "closed_by": None}
         _write(connection, [values])
-        is_news = change.change in TOLD and not (is_over and row.state == "closed")
+        is_back = change.change is Change.REOPENED and row.closed_at is None
+        is_news = change.change in TOLD and (row.state != "closed" or is_back)
         told.append((int(change.alert or 0), change, bool(row.is_muted) or not is_news))
     _tell(connection, commit, told)
 

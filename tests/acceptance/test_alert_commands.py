@@ -127,6 +127,8 @@ def test_it_is_explained_why_there_was_an_alert_and_why_there_was_none(run: Comm
         (("alerts", "show", "999"), "no alert 999; see: detector alerts list"),
         (("alerts", "list", "--state", "odd"), "--state must be one of open, acknowledged, closed, withdrawn"),
         (("incident", "1"), "--real or --false"),
+        (("incident", "--false", "--monitor", "demo", "--from", "2026-11-24", "--to", "2026-11-25"), "real incident"),
+        (("alerts", "list", "--since", "999999d"), "--since"),
         (("exclude", "add", "--monitor", "demo", "--rule", "FREQ=DAILY"), "needs an end"),
         (("explain", "demo", "nobody", "--at", "2026-11-24T14:19:00"), "has no data of entity 'nobody'"),
         (("explain", "demo", "host", "--at", "yesterday"), "--at must be a time such as"),

@@ -731,6 +731,21 @@ def test_people_answer_alerts_and_nobody_overwrites_another(store: StateStore, m
     assert alerts.counts(migrated, "web", 0).by_verdict == {"false": 1}
 
 
+@pytest.mark.parametrize("change", [Change.ESCALATED, Change.REOPENED])
+def test_late_samples_do_not_undo_what_somebody_closed(store: StateStore, migrated: Engine, change: Change) -> None:
+    store.commit(_commit(changes=[_change(Change.OPENED)]))
+    alerts.close(migrated, alerts.listing(migrated)[0], by="alice", comment=None, now=T0 + 1)
+    identity = alerts.listing(migrated)[0].id
+
+    revised = _change(change, alert=identity, severity=Severity.CRITICAL)
+    store.commit(_commit(expected_cursor=T0, changes=[revised], notifiers=("pager",)))
+
+    row = alerts.listing(migrated)[0]
+    assert (row.state, row.closed_by, row.severity) == ("closed", "alice", "critical")
+    with migrated.connect() as connection:
+        assert connection.scalar(select(func.count()).select_from(delivery)) == 0
+
+
 def test_what_somebody_closed_is_not_open_for_people_and_lasts_for_the_detector(
     store: StateStore, migrated: Engine
 ) -> None:

@@ -156,6 +156,48 @@ def test_an_alert_in_an_exclusion_is_stored_muted(store: StateStore) -> None:
     assert alert.is_muted
 
 
+def test_an_alert_from_before_an_exclusion_does_not_escalate_aloud_in_it(store: StateStore) -> None:
+    exclusions.add(store._engine, replace(EXCLUSION, start=BEGIN + 105 * STEP))
+    values = _values()
+    values[0, 100:180, 0] = 3000.0
+    quick = MONITOR.decision.model_copy(update={"critical_slots": 20, "critical_at": 99.0})
+
+    (alert,) = _watch(store, values, monitor=MONITOR.model_copy(update={"decision": quick}))
+
+    assert (alert.severity, alert.is_muted) == ("critical", True)
+
+
+def test_an_alert_closes_though_every_other_slot_is_missing(store: StateStore) -> None:
+    values = _strange()
+    values[0, 111::2] = np.nan
+
+    (alert,) = _watch(store, values)
+
+    assert alert.state == "closed"
+
+
+def test_an_alert_of_silence_that_somebody_closed_ends_though_silence_lasts(store: StateStore) -> None:
+    values = _values()
+    values[1, 50:] = np.nan
+    watchful = MONITOR.model_copy(update={"no_data_alert_after": timedelta(minutes=4)})
+    rows = MemorySource.of(
+        ("web-1", "web-2"),
+        np.repeat(np.arange(2, dtype=np.int32), [SLOTS, 50]),
+        BEGIN + STEP * np.concatenate([np.arange(SLOTS), np.arange(50)]),
+        np.concatenate([values[0], values[1, :50]]).astype(np.float64),
+    )
+    memory = pipeline.recall(watchful, rows, store, _model(), BEGIN)
+    for end in range(1, SLOTS + 1):
+        now = BEGIN + STEP * end
+        memory, _ = pipeline.tick(watchful, rows.between(0, now), store, memory, now)
+        if end == 60:
+            alerts.close(store._engine, alerts.listing(store._engine)[0], by="alice", comment=None, now=now)
+
+    (alert,) = alerts.listing(store._engine)
+    assert alert.closed_by == "alice"
+    assert _slots(alert)[1] is not None
+
+
 def test_an_alert_that_outlasts_its_exclusion_is_told_then(store: StateStore) -> None:
     exclusions.add(store._engine, replace(EXCLUSION, end=BEGIN + 105 * STEP))
 
@@ -227,10 +269,11 @@ def test_a_checkpoint_keeps_the_states_of_those_that_had_an_alert() -> None:
     states = AlertStates.none_open(3)
     states.is_open[1], states.opened_slot[1], states.closed_slot[2] = True, 7, 5
 
-    checkpoint = Checkpoint.of(100, ["a", "b", "c"], states)
+    checkpoint = Checkpoint.of(100, ["a", "b", "c"], states, since=5)
     there = checkpoint.at(["c", "b", "nobody"])
 
     assert sorted(checkpoint.rows) == ["b", "c"]
+    assert sorted(Checkpoint.of(100, ["a", "b", "c"], states, since=6).rows) == ["b"]
     assert there.is_open.tolist() == [False, True, False]
     assert there.closed_slot.tolist() == [5, LONG_AGO, LONG_AGO]
     again = checkpoint.with_states(["b"], AlertStates.none_open(1))

@@ -98,6 +98,13 @@ def test_an_alert_is_muted_by_what_covers_its_time_its_entity_and_most_of_its_sc
     assert exclusions.mutes([exclusion], "web-1", {"cpu": 0.6, "memory": 0.4}, _at("2026-03-01T02:00")) == muted
 
 
+def test_brackets_in_names_are_brackets() -> None:
+    exclusion = replace(ONCE, entity="[2001:db8::1]:*")
+
+    assert exclusions.mutes([exclusion], "[2001:db8::1]:9100", {"cpu": 1.0}, ONCE.start)
+    assert not exclusions.mutes([exclusion], "2:9100", {"cpu": 1.0}, ONCE.start)
+
+
 def test_several_exclusions_of_metrics_mute_together() -> None:
     both = [replace(ONCE, metric="cpu"), replace(ONCE, metric="disk")]
     share = {"cpu": 0.3, "disk": 0.3, "memory": 0.4}
@@ -141,6 +148,8 @@ def test_training_does_not_see_the_real_incidents_of_an_entity() -> None:
         ({"rule": "FREQ=SOMETIMES"}, "must be an RFC 5545 rule"),
         ({"rule": "DTSTART:20260101T000000 RRULE:FREQ=DAILY"}, "must be an RFC 5545 rule"),
         ({"rule": "FREQ=YEARLY;UNTIL=20200101T000000"}, "never happens"),
+        ({"rule": "FREQ=YEARLY;UNTIL=20270101T000000Z"}, "without Z"),
+        ({"end": 10**15}, "before the year 9000"),
     ],
 )
 def test_an_exclusion_that_makes_no_sense_is_refused_with_a_reason(changes: dict[str, object], words: str) -> None:
