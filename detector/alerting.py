@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -167,6 +167,7 @@ def redecided(
     ]
     # of peaks further back there is no whole window any more, and their explanations stay
     earliest = max(history.slots[model.timesteps - 1], history.end - step * (before.errors.shape[1] - max(score.SPANS)))
+    closings = _closings(start, events)
     explanations = explaining.explain(
         monitor,
         model,
@@ -177,7 +178,9 @@ def redecided(
             if change.peak_slot >= earliest and change.change is not Change.WITHDRAWN  # which keeps its own
         ],
         remembering.scores_of_history(before),
-        lambda row, slot: _parts_at(monitor, before, row, slot),
+        lambda row, slot: _news(
+            _parts_at(monitor, before, row, slot), closings(int(np.searchsorted(late, row)), slot), slot, step
+        ),
     )
     changes = [replace(change, explanation=explanations.get((row, change.peak_slot))) for row, change in found]
     order = {Change.WITHDRAWN: 0, Change.CLOSED: 1}  # an entity has one open alert at most, at any time
@@ -237,18 +240,40 @@ def explanations(
 ) -> dict[tuple[int, int], str]:
     """Explanations of new peaks by row and slot.
 
+    memory: with the states before the new slots; states: those after
     by_span: (E, K, S) of the newest slots; first: the first new one, epoch milliseconds
     """
     history = memory.history
     raised = np.flatnonzero(states.is_open & (states.peak_slot >= first)).tolist()
     wanted = [(row, int(states.peak_slot[row])) for row in raised]
     wanted += [(event.entity, event.peak_slot) for event in events if event.peak_slot >= first]
+    closings = _closings(memory.states, events)
 
     def parts(row: int, slot: int) -> Float32:
-        return np.asarray(by_span[row, (slot - history.end) // history.step], dtype=np.float32)
+        return _news(by_span[row, (slot - history.end) // history.step], closings(row, slot), slot, history.step)
 
     scores = remembering.scores_of_history(memory)
     return explaining.explain(monitor, memory.model, history, list(dict.fromkeys(wanted)), scores, parts)
+
+
+def _closings(before: AlertStates, events: Sequence[Event]) -> Callable[[int, int], int]:
+    """Which slot closed the last alert of a row before a slot; long ago if none did."""
+    closed: dict[int, list[int]] = {}
+    for event in events:
+        if event.change is Change.CLOSED:
+            closed.setdefault(event.entity, []).append(event.slot)
+
+    def last(row: int, slot: int) -> int:
+        found = [int(before.closed_slot[row]), *closed.get(row, [])]
+        return max((closing for closing in found if closing < slot), default=LONG_AGO)
+
+    return last
+
+
+def _news(by_span: Float32, closed_slot: int, slot: int, step: int) -> Float32:
+    """Scores (S,) of one slot, NaN where a span reaches back to the alert that closed last: it has no part in this."""
+    is_told = decide.told(np.array([closed_slot]), np.array([slot]), spans=score.SPANS, step=step)[0, 0]
+    return np.where(is_told, np.float32(np.nan), by_span)
 
 
 def _parts_at(monitor: MonitorSection, memory: Memory, row: int, slot: int) -> Float32:

@@ -100,6 +100,8 @@ def look(
     times = slot - step * np.arange(monitor.decision.open_of - 1, -1, -1)
     told = max((closed for _, _, closed in alerts if closed is not None and closed < slot), default=LONG_AGO)
     news = decide.untold(by_span, np.array([told]), times, spans=score.SPANS, step=step)[0]
+    is_told = decide.told(np.array([told]), times[-1:], spans=score.SPANS, step=step)[0, 0]
+    parts = np.where(is_told, np.float32(np.nan), by_span[0, -1])
     recent = [None if np.isnan(value) else float(value) for value in news.tolist()]
     explained = explaining.explain(
         monitor,
@@ -107,7 +109,7 @@ def look(
         memory.history,
         [(row, slot)],
         remembering.scores_of_history(memory),
-        lambda _row, _slot: np.asarray(by_span[0, -1], dtype=np.float32),
+        lambda _row, _slot: parts,
     )
     answer = Answer(
         entity=entity,

@@ -167,13 +167,18 @@ def decide(
     return states, events
 
 
+def told(closed_slot: Int64, times: Int64, *, spans: Sequence[int], step: int) -> Bool:
+    """Which spans at some slots (M,) reach back to the alert that closed last, (E, M, S); closed_slot: (E,)."""
+    reach = step * np.asarray(spans, dtype=np.int64)
+    return np.asarray(times[:, None] - reach < closed_slot[:, None, None])
+
+
 def untold(scores: Float32, closed_slot: Int64, times: Int64, *, spans: Sequence[int], step: int) -> Float32:
     """Scores (E, M) at some slots (M,) without the spans, of (E, M, S), that reach back to a closed alert.
 
     closed_slot: (E,); NaN where the newest slot alone, the first span, is unknown
     """
-    reach = step * np.asarray(spans, dtype=np.int64)
-    is_told = times[:, None] - reach < closed_slot[:, None, None]  # (E, M, S)
+    is_told = told(closed_slot, times, spans=spans, step=step)
     highest = np.fmax.reduce(np.where(is_told, np.float32(0.0), scores), axis=2)
     return np.where(np.isnan(scores[:, :, 0]), np.float32(np.nan), highest)
 

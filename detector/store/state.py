@@ -264,10 +264,11 @@ def _revise(connection: Connection, commit: Commit, changes: list[AlertChange]) 
             values |= {"state": "closed", "closed_by": row.closed_by or Ended.NORMAL.value}
         elif change.change is Change.REOPENED and row.closed_at is None:
             values |= {"state": "open", "closed_by": None}
-        _write(connection, [values])
+        is_muted = bool(row.is_muted) or change.is_muted
+        _write(connection, [values | {"is_muted": int(is_muted)}])
         is_back = change.change is Change.REOPENED and row.closed_at is None
         is_news = change.change in TOLD and (row.state != "closed" or is_back)
-        told.append((int(change.alert or 0), change, bool(row.is_muted) or not is_news))
+        told.append((int(change.alert or 0), change, is_muted or not is_news))
     _tell(connection, commit, told)
 
 

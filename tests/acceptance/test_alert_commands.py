@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,16 @@ from typing import Any
 import pytest
 from running import DETECTOR, detector
 
+from detector import database
+from detector.core.decide import Change, Severity
+from detector.ports import AlertChange, Commit, ScoreRows
+from detector.store import alerts
+from detector.store.state import StateStore
+
 pytestmark = pytest.mark.slow
 
 Command = Callable[..., str]
+NO_SCORES = ScoreRows(entity=[], slot=[], score=[])
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +47,7 @@ def _refused(config: Path, *words: str) -> tuple[int, str]:
 
 
 def _alerts(run: Command, *words: str) -> list[dict[str, Any]]:
-    return list(json.loads(run("alerts", "list", "--json", *words)))
+    return list(json.loads(run("alerts", "list", "--entity", "host", "--json", *words)))
 
 
 def test_an_alert_is_told_in_plain_words(run: Command) -> None:
@@ -63,17 +71,33 @@ def test_an_alert_keeps_what_it_takes_to_draw_it_again(run: Command) -> None:
     assert {"start", "step", "metrics", "values", "named", "expected", "band", "scores"} == set(alert["window"])
 
 
-def test_somebody_looks_after_an_alert_and_closes_it(run: Command, config: Path) -> None:
-    still_open = [alert for alert in _alerts(run) if alert["state"] == "open"]
-    closed = next(alert for alert in _alerts(run) if alert["state"] == "closed")
-    assert _refused(config, "alerts", "ack", str(closed["id"]))[0] == 2
-    for alert in still_open:
-        number = str(alert["id"])
-        run("alerts", "ack", number, "--by", "alice", "--comment", "looking")
-        shown = json.loads(run("alerts", "show", number, "--json"))
-        assert (shown["state"], shown["events"][-1]["by"]) == ("acknowledged", "alice")
-        run("alerts", "close", number, "--by", "alice")
-        assert json.loads(run("alerts", "show", number, "--json"))["state"] == "closed"
+@pytest.fixture
+def open_alert(config: Path) -> str:
+    """Number of an alert that is open: all of the demo's are over."""
+    engine = database.connect(f"sqlite:///{config.parent / 'detector.db'}")
+    store = StateStore(engine)
+    now, entity = 1_795_000_000_000, f"host-{time.monotonic_ns()}"
+    opened = AlertChange(Change.OPENED, entity, now, now, now, now, Severity.WARNING, 1.5, now, None)
+    cursor = store.cursor("demo")
+    assert cursor is not None
+    store.commit(Commit("demo", cursor, cursor, now, 1, NO_SCORES, NO_SCORES, [opened]))
+    number = alerts.listing(engine, entity=entity)[0].id
+    engine.dispose()
+    return str(number)
+
+
+def test_somebody_looks_after_an_alert_and_closes_it(run: Command, config: Path, open_alert: str) -> None:
+    run("alerts", "ack", open_alert, "--by", "alice", "--comment", "looking")
+    shown = json.loads(run("alerts", "show", open_alert, "--json"))
+    assert (shown["state"], shown["events"][-1]["by"]) == ("acknowledged", "alice")
+    done = subprocess.run([*DETECTOR, "alerts", "list", "--open", "--config", config], capture_output=True, check=False)
+    assert done.returncode == 3
+    assert _refused(config, "alerts", "ack", open_alert)[0] == 2
+
+    run("alerts", "close", open_alert, "--by", "alice")
+    assert json.loads(run("alerts", "show", open_alert, "--json"))["state"] == "closed"
+    assert run("alerts", "list", "--open") == "no alerts\n"
+    assert _refused(config, "alerts", "close", open_alert) == (2, f"detector: alert {open_alert} is closed already\n")
 
 
 @pytest.mark.parametrize("verdict", ["real", "false"])

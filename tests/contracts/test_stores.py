@@ -731,6 +731,17 @@ def test_people_answer_alerts_and_nobody_overwrites_another(store: StateStore, m
     assert alerts.counts(migrated, "web", 0).by_verdict == {"false": 1}
 
 
+def test_what_late_samples_change_in_an_exclusion_is_not_told(store: StateStore, migrated: Engine) -> None:
+    store.commit(_commit(changes=[_change(Change.OPENED)]))
+
+    revised = _change(Change.ESCALATED, alert=alerts.listing(migrated)[0].id, is_muted=True)
+    store.commit(_commit(expected_cursor=T0, changes=[revised], notifiers=("pager",)))
+
+    assert alerts.listing(migrated)[0].is_muted
+    with migrated.connect() as connection:
+        assert connection.scalar(select(func.count()).select_from(delivery)) == 0
+
+
 @pytest.mark.parametrize("change", [Change.ESCALATED, Change.REOPENED])
 def test_late_samples_do_not_undo_what_somebody_closed(store: StateStore, migrated: Engine, change: Change) -> None:
     store.commit(_commit(changes=[_change(Change.OPENED)]))

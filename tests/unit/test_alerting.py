@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detector import database, pipeline
+from detector import database, explaining, pipeline
 from detector.config import EmbeddedSource, MonitorSection
 from detector.core import revise
 from detector.core.decide import LONG_AGO, AlertStates, Change, Severity
@@ -281,7 +280,29 @@ def test_a_checkpoint_keeps_the_states_of_those_that_had_an_alert() -> None:
     assert again.at(["c"]).closed_slot.tolist() == [5]
 
 
-def test_an_explanation_is_json_that_can_be_read_back(store: StateStore) -> None:
-    (alert,) = _watch(store, _strange())
+def test_the_window_of_an_alert_is_kept_as_it_was(store: StateStore) -> None:
+    values = _strange()
+    (alert,) = _watch(store, values)
 
-    assert json.loads(json.dumps(alert.explanation)) == alert.explanation
+    window = alert.explanation["window"]
+    first = (window["start"] - BEGIN) // STEP
+    slots = slice(first, first + MONITOR.timesteps)
+    assert window["start"] + (MONITOR.timesteps - 1) * STEP == alert.peak_slot
+    np.testing.assert_array_equal(explaining.unpack(window["values"], 2), values[0, slots])
+    columns = [window["metrics"].index(name) for name in window["named"]]
+    np.testing.assert_array_equal(
+        explaining.unpack(window["expected"], len(columns)), 0.0 * values[0, slots, columns].T
+    )
+
+
+@pytest.mark.parametrize("every", [1, 100])
+def test_what_the_last_alert_told_has_no_part_in_the_next(store: StateStore, every: int) -> None:
+    values = _strange()
+    values[0, 150:153, 0] = 3000.0
+
+    _, second = _watch(store, values, every=every)
+
+    # closed less than 60 slots before: the spans of 60 and 120 slots reach back to the first alert
+    scores = second.explanation["part"]["scores"]
+    assert (scores["60"], scores["120"]) == (None, None)
+    assert max(scores["1"], scores["10"]) == pytest.approx(second.peak_score, rel=1e-5)
