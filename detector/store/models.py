@@ -92,17 +92,22 @@ def listing(engine: Engine, monitor: str | None = None) -> list[ModelRow]:
 def acquire_lease(engine: Engine, name: str, holder: str, *, now: int, expires_at: int) -> bool:
     """Takes a lease if it is free, expired or already the holder's; tells whether it did. Times: epoch milliseconds."""
     is_free = and_(lease.c.name == name, or_(lease.c.expires_at <= now, lease.c.holder == holder))
+    known = select(lease.c.holder, lease.c.expires_at).where(lease.c.name == name)
     with translated(engine):
-        with engine.begin() as connection:
-            taken = connection.execute(update(lease).where(is_free).values(holder=holder, expires_at=expires_at))
-            if taken.rowcount == 1:
-                return True
+        # who can only be refused does not write: on SQLite, the holder itself would have to wait for that
+        with engine.connect() as connection:
+            row = connection.execute(known).first()
+        if row is not None and row.holder != holder and row.expires_at > now:
+            return False
         try:
             with engine.begin() as connection:
-                connection.execute(insert(lease).values(name=name, holder=holder, expires_at=expires_at))
-        except IntegrityError:
+                if row is None:
+                    connection.execute(insert(lease).values(name=name, holder=holder, expires_at=expires_at))
+                    return True
+                taken = connection.execute(update(lease).where(is_free).values(holder=holder, expires_at=expires_at))
+                return taken.rowcount == 1
+        except IntegrityError:  # another one has just inserted it
             return False
-        return True
 
 
 def release_lease(engine: Engine, name: str, holder: str) -> None:

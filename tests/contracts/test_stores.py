@@ -12,7 +12,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, func, insert, inspect, select, update
+from sqlalchemy import Engine, event, func, insert, inspect, select, update
 from sqlalchemy.exc import IntegrityError
 
 from detector import database
@@ -853,6 +853,16 @@ def test_a_lease_that_expired_is_taken_over(migrated: Engine, other_engine: Engi
 
     assert _acquire(other_engine, "second", now=100)
     assert not _acquire(migrated, "first", now=150)
+
+
+def test_who_is_refused_a_lease_writes_nothing(migrated: Engine, other_engine: Engine) -> None:
+    _acquire(migrated, "first", now=0)
+    statements: list[str] = []
+    event.listen(other_engine, "before_cursor_execute", lambda *args: statements.append(args[2].split()[0]))
+
+    assert not _acquire(other_engine, "second", now=99)
+
+    assert set(statements) == {"SELECT"}
 
 
 def test_its_holder_may_take_a_lease_again_without_any_change(migrated: Engine) -> None:

@@ -343,8 +343,11 @@ def _newest_score(engine: Engine) -> int:
 
 
 def _compared() -> list[str]:
-    """Columns of alerts; `revision` is left out: a peak that rises is written as often as there are ticks."""
-    return [column.name for column in alert.columns if column.name not in {"id", "revision"}]
+    """Columns of alerts; `revision` is left out: a peak that rises is written as often as there are ticks.
+
+    Also `incident`, a row number: PostgreSQL does not give one again that a killed transaction had taken.
+    """
+    return [column.name for column in alert.columns if column.name not in {"id", "revision", "incident"}]
 
 
 def _results(engine: Engine) -> dict[str, list[tuple[Any, ...]]]:
@@ -355,10 +358,17 @@ def _results(engine: Engine) -> dict[str, list[tuple[Any, ...]]]:
         .join_from(alert_event, alert)
         .order_by(alert.c.entity, alert.c.opened_slot, alert_event.c.id)
     )
+    first = alert.alias()  # of the incident
     alerts = [alert.c[name] for name in _compared()]
+    incidents = (
+        select(alert.c.entity, alert.c.opened_slot, first.c.entity, first.c.opened_slot)
+        .join_from(alert, first, first.c.id == alert.c.incident)
+        .order_by(alert.c.entity, alert.c.opened_slot)
+    )
     queries = {
         "scores": select(score).order_by(score.c.monitor, score.c.slot, score.c.entity),
         "alerts": select(*alerts).order_by(alert.c.monitor, alert.c.entity, alert.c.opened_slot),
+        "incidents": incidents,
         "events": events,
     }
     with engine.connect() as connection:
@@ -419,6 +429,7 @@ def test_killed_daemon_arrives_at_the_results_of_an_undisturbed_one(
     assert kills >= 3
     assert len(undisturbed["scores"]) == HOSTS * REPLAYED_SLOTS  # there are no holes in the data
     assert len(undisturbed["alerts"]) > HOSTS
+    assert len(undisturbed["incidents"]) == len(undisturbed["alerts"])
     assert len(undisturbed["events"]) > len(undisturbed["alerts"])
     longest = max(closed - opened for opened, closed in _spans(undisturbed["alerts"]))
     assert longest > 1_440 * STEP * 1000  # one was open from one commit to the next, and the one after
