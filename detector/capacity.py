@@ -27,7 +27,7 @@ from detector.core.series import Float32, Samples, Windows
 from detector.core.threshold import Calibration
 from detector.models import artifact as artifacts
 from detector.models.artifact import Artifact, BaselineSpec, NetworkSpec
-from detector.models.lstm import NumpyAutoencoder, cores, weight_shapes
+from detector.models.inference import Autoencoder, cores, weight_shapes
 from detector.ports import Source
 from detector.reading import Progress
 from detector.store import models as model_store
@@ -274,11 +274,9 @@ def flops_of_newest(spec: NetworkSpec) -> int:
     """Multiplications and additions in the matrix products of one window's newest slot."""
     products = 0
     for name, shape in weight_shapes(spec).items():
-        part, is_bias = name.split("/")[0], name.endswith("bias")
-        if part.startswith("encoder"):
-            products += (spec.timesteps - 1) * math.prod(shape)  # the bias rides in the product
-        elif not is_bias:
-            products += math.prod(shape)  # one step of the decoder
+        if not name.endswith("bias"):
+            steps = spec.timesteps - 1 if name.startswith("encoder") else 1
+            products += steps * math.prod(shape)
     return 2 * products
 
 
@@ -294,7 +292,7 @@ def scoring_rate(monitor: MonitorSection) -> float:
     count = max(64, min(_WINDOWS, int(_SCORING_FLOPS / flops_of_newest(spec))))
     values = np.random.default_rng(1).normal(size=(count, spec.timesteps, spec.metrics)).astype(np.float32)
     windows = Windows(values, np.zeros(count, dtype=np.int64), np.full(count, _BEGIN))
-    network = NumpyAutoencoder(spec, _weights(spec))
+    network = Autoencoder(spec, _weights(spec))
     network.residuals(windows)  # warms up
     return count / statistics.median(_seconds(lambda: network.residuals(windows)) for _ in range(5))
 

@@ -137,10 +137,10 @@ def _model(artifact: Artifact) -> Model:
     """
     from detector.models.artifact import NetworkSpec
     from detector.models.baseline import SeasonalBaseline
-    from detector.models.lstm import NumpyAutoencoder
+    from detector.models.inference import Autoencoder
 
     if isinstance(artifact.spec, NetworkSpec):
-        return NumpyAutoencoder(artifact.spec, artifact.weights)
+        return Autoencoder(artifact.spec, artifact.weights)
     return SeasonalBaseline(artifact.spec, artifact.weights)
 
 
@@ -168,7 +168,7 @@ class MonitorFit:
     def network(self, windows: Windows, validation: Windows, *, days: float, seed: int, progress: Progress) -> Fitted:
         """A network trained with Keras, which reads the calendar if that many days show its rhythm."""
         from detector.models import network
-        from detector.models.lstm import NumpyAutoencoder
+        from detector.models.inference import Autoencoder
         from detector.training import Fitted
 
         monitor, spec = self._monitor, network_spec(self._monitor, days)
@@ -182,7 +182,7 @@ class MonitorFit:
             "keras": network.keras_version(),
             "calendar": spec.calendar,
         }
-        model = NumpyAutoencoder(spec, trained.weights)
+        model = Autoencoder(spec, trained.weights)
         return Fitted("network", model, spec.timesteps, spec, trained.weights, facts)
 
     def baseline(self, history: History, chosen: Bool) -> Fitted:

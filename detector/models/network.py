@@ -21,7 +21,7 @@ from detector.core import window
 from detector.core.series import Int64, Windows
 from detector.errors import ModelError
 from detector.models.artifact import NetworkSpec
-from detector.models.lstm import cores, network_input
+from detector.models.inference import cores, network_input
 
 # Both are read when Keras and TensorFlow are imported, so they must stand before.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

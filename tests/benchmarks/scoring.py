@@ -35,9 +35,9 @@ import numpy as np
 
 from detector.capacity import flops_of_newest, matrix_peak
 from detector.core.series import Float32, Windows
-from detector.models import lstm, network  # sets what Keras reads when it is imported
+from detector.models import inference, network  # sets what Keras reads when it is imported
 from detector.models.artifact import NetworkSpec
-from detector.models.lstm import NumpyAutoencoder
+from detector.models.inference import Autoencoder
 
 Engine = Callable[[Float32], Float32]
 """Inputs (B, T − 1, channels) to rebuilt slots (B, T or 1, F), newest first."""
@@ -64,8 +64,17 @@ def in_calls(engine: Engine, batch: int) -> Engine:
 
 def keras_engines(model: Any) -> dict[str, Engine]:
     """`model.predict` as it is used, and the compiled model."""
+    import keras
     import tensorflow as tf
 
+    def usual(layer: Any) -> Any:
+        """What training does without: XLA cannot compile its operation for all slots."""
+        kind = keras.layers.LSTM if isinstance(layer, network.FusedLSTM) else type(layer)
+        return kind.from_config(layer.get_config())
+
+    weights = model.get_weights()
+    model = keras.models.clone_model(model, clone_function=usual)
+    model.set_weights(weights)
     compiled = tf.function(lambda x: model(x, training=False), jit_compile=True)
     return {
         "predict_32": lambda x: np.asarray(model.predict(x, batch_size=32, verbose=0)),
@@ -161,7 +170,7 @@ def engines(spec: NetworkSpec) -> dict[str, Engine]:
     for array in model.weights:
         array.assign(rng.normal(0.0, 1.0 / np.sqrt(array.shape[0]), array.shape) if array.name != "bias" else array)
     weights = network.weights_of(model)
-    ours = NumpyAutoencoder(spec, weights)
+    ours = Autoencoder(spec, weights)
     return (
         keras_engines(model)
         | {"pytorch": pytorch(spec, weights)}
@@ -175,7 +184,7 @@ def shape(spec: NetworkSpec, count: int, repeats: int, peak: float) -> dict[str,
     rng = np.random.default_rng(1)
     values = rng.normal(size=(count, spec.timesteps, spec.metrics)).astype(np.float32)
     nothing = np.zeros(count, dtype=np.int64)
-    inputs = lstm.network_input(spec, Windows(values, nothing, nothing))
+    inputs = inference.network_input(spec, Windows(values, nothing, nothing))
     running = engines(spec)
     expected = running["predict_1024"](inputs)
     for name, engine in running.items():  # warms up, too

@@ -47,7 +47,7 @@ from detector.core.series import Float32
 from detector.core.threshold import Calibration
 from detector.export.prometheus import Exporter, MonitorView
 from detector.models.artifact import NetworkSpec
-from detector.models.lstm import NumpyAutoencoder, weight_shapes
+from detector.models.inference import Autoencoder, weight_shapes
 from detector.ports import ModelVersion, Source
 from detector.store import schema
 from detector.store.state import StateStore
@@ -139,7 +139,7 @@ def model(entities: int, until: int) -> ModelVersion:
         timesteps=TIMESTEPS,
         trained_from=BEGIN,
         trained_until=until,
-        network=NumpyAutoencoder(spec, weights),
+        network=Autoencoder(spec, weights),
         entities=tuple(f"host-{n:06d}" for n in range(entities)),
         scaling=Scaling(0.5 * ones(entities, METRICS), ones(entities, METRICS), ones(METRICS)),
         noise=ones(entities, METRICS),

@@ -251,7 +251,7 @@ def test_scoring_daemon_has_no_tensorflow_and_little_memory(
         _note(record_property, "peak_megabytes", running.megabytes("VmHWM"))
 
     modules = listing.read_text().splitlines()
-    assert "detector.models.lstm" in modules  # the list is that of a daemon that scores
+    assert "detector.models.inference" in modules  # the list is that of a daemon that scores
     assert [name for name in modules if name.split(".")[0] in {"tensorflow", "keras"}] == []
     assert "numpy" in mapped
     assert "tensorflow" not in mapped

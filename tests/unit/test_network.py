@@ -11,9 +11,9 @@ import pytest
 from detector.core import window
 from detector.core.series import Float32, Windows
 from detector.errors import ArtifactError, ModelError
-from detector.models import lstm, network
+from detector.models import inference, network
 from detector.models.artifact import NetworkSpec
-from detector.models.lstm import NumpyAutoencoder
+from detector.models.inference import Autoencoder
 from detector.models.network import Trained, TrainingSettings
 
 SPEC = NetworkSpec(timesteps=8, metrics=2, units=8)
@@ -59,7 +59,7 @@ def test_training_on_sine_waves_beats_predicting_the_mean(trained: Trained) -> N
 def test_trained_network_rebuilds_the_newest_slot_first(trained: Trained) -> None:
     windows = _sines(200, 3)
 
-    rebuilt = NumpyAutoencoder(SPEC, trained.weights).reconstruct(window.network_input(windows), SPEC.timesteps)
+    rebuilt = Autoencoder(SPEC, trained.weights).reconstruct(window.network_input(windows), SPEC.timesteps)
 
     backwards = np.abs(rebuilt - windows[:, ::-1]).mean()
     forwards = np.abs(rebuilt - windows).mean()
@@ -70,7 +70,7 @@ def test_trained_network_foretells_the_newest_slot_which_it_does_not_read(traine
     windows = _sines(200, 3)
     windows[:, -1] += 3.0
 
-    residuals = NumpyAutoencoder(SPEC, trained.weights).residuals(_windows(windows))
+    residuals = Autoencoder(SPEC, trained.weights).residuals(_windows(windows))
 
     assert np.median(residuals) == pytest.approx(3.0, abs=0.3)
 
@@ -175,7 +175,7 @@ def test_training_stays_quiet_when_the_windows_left_would_fill_fewer_batches() -
 def test_noise_and_dropout_while_training_leave_the_arrays_as_the_spec_demands() -> None:
     trained = _train(_sines(64, 1), replace(SETTINGS, epochs=1, dropout=0.2, input_noise=0.1))
 
-    assert {name: array.shape for name, array in trained.weights.items()} == lstm.weight_shapes(SPEC)
+    assert {name: array.shape for name, array in trained.weights.items()} == inference.weight_shapes(SPEC)
 
 
 def test_training_learns_from_windows_with_missing_values() -> None:
@@ -211,7 +211,7 @@ def test_a_loss_that_is_not_finite_ends_training_with_an_error() -> None:
 
 def _arrays(spec: NetworkSpec) -> dict[str, Float32]:
     rng = np.random.default_rng(5)
-    return {name: rng.normal(0, 0.5, shape).astype(np.float32) for name, shape in lstm.weight_shapes(spec).items()}
+    return {name: rng.normal(0, 0.5, shape).astype(np.float32) for name, shape in inference.weight_shapes(spec).items()}
 
 
 @pytest.mark.parametrize(
@@ -226,25 +226,25 @@ def _arrays(spec: NetworkSpec) -> dict[str, Float32]:
 )
 def test_weights_of_another_spec_are_refused_by_name_and_shape(change: dict[str, object], message: str) -> None:
     with pytest.raises(ArtifactError, match=message):
-        NumpyAutoencoder(replace(SPEC, **change), _arrays(SPEC))  # type: ignore[arg-type]
+        Autoencoder(replace(SPEC, **change), _arrays(SPEC))  # type: ignore[arg-type]
 
 
 def test_weights_that_the_spec_has_no_place_for_are_refused() -> None:
     two_layers = _arrays(replace(SPEC, layers=2))
 
     with pytest.raises(ArtifactError, match="no such array expected"):
-        NumpyAutoencoder(replace(SPEC, layers=1), two_layers)
+        Autoencoder(replace(SPEC, layers=1), two_layers)
 
 
 def test_windows_of_another_shape_are_refused() -> None:
-    model = NumpyAutoencoder(SPEC, _arrays(SPEC))
+    model = Autoencoder(SPEC, _arrays(SPEC))
 
     with pytest.raises(ModelError, match=r"\(8, 2\), \(8, 3\) received"):
         model.residuals(_windows(np.zeros((4, 8, 3), dtype=np.float32)))
 
 
 def test_inputs_that_hold_the_newest_slot_are_refused() -> None:
-    model = NumpyAutoencoder(SPEC, _arrays(SPEC))
+    model = Autoencoder(SPEC, _arrays(SPEC))
 
     with pytest.raises(ModelError, match=r"\(7, 3\), \(8, 3\) received"):
         model.reconstruct(np.zeros((4, 8, 3), dtype=np.float32), 1)
@@ -252,14 +252,14 @@ def test_inputs_that_hold_the_newest_slot_are_refused() -> None:
 
 @pytest.mark.parametrize("newest", [0, 9])
 def test_no_more_slots_are_rebuilt_than_a_window_has(newest: int) -> None:
-    model = NumpyAutoencoder(SPEC, _arrays(SPEC))
+    model = Autoencoder(SPEC, _arrays(SPEC))
 
     with pytest.raises(ValueError, match=r"within 1\.\.8"):
         model.reconstruct(np.zeros((4, 7, 3), dtype=np.float32), newest)
 
 
 def test_no_windows_give_no_residuals() -> None:
-    model = NumpyAutoencoder(SPEC, _arrays(SPEC))
+    model = Autoencoder(SPEC, _arrays(SPEC))
 
     assert model.residuals(_windows(np.empty((0, 8, 2), dtype=np.float32))).shape == (0, 2)
 
@@ -295,7 +295,7 @@ def test_one_unit_lstm_equals_scalar_arithmetic() -> None:
     expected = [scale * h + offset for h in (first, second, third)]
 
     values = np.array([[[oldest], [older], [newest]]], dtype=np.float32)
-    model = NumpyAutoencoder(spec, weights)
+    model = Autoencoder(spec, weights)
 
     rebuilt = model.reconstruct(window.network_input(values), 3)
     np.testing.assert_allclose(rebuilt[0, :, 0], expected, rtol=0, atol=1e-6)
@@ -305,7 +305,7 @@ def test_one_unit_lstm_equals_scalar_arithmetic() -> None:
 def test_residuals_are_positive_where_the_newest_value_is_higher_than_foretold_and_unknown_where_it_is_missing() -> (
     None
 ):
-    model = NumpyAutoencoder(SPEC, _arrays(SPEC))
+    model = Autoencoder(SPEC, _arrays(SPEC))
     values = np.repeat(_sines(1, 2), 3, axis=0)
     values[:, -1] = [[50.0, -50.0], [60.0, np.nan], [np.nan, np.nan]]
 

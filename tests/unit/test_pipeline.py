@@ -16,7 +16,7 @@ from detector.core.scaling import Scaling
 from detector.core.series import Float32, Reason, Samples
 from detector.core.threshold import Calibration
 from detector.models.artifact import NetworkSpec
-from detector.models.lstm import NumpyAutoencoder, weight_shapes
+from detector.models.inference import Autoencoder, weight_shapes
 from detector.ports import Commit, Exclusion, ModelVersion, StoredAlert
 from detector.sources.memory import MemorySource
 
@@ -122,7 +122,7 @@ def _model() -> ModelVersion:
         timesteps=TIMESTEPS,
         trained_from=BEGIN,
         trained_until=BEGIN + 20 * STEP,
-        network=NumpyAutoencoder(spec, weights),
+        network=Autoencoder(spec, weights),
         entities=("always", "with a hole"),
         scaling=Scaling(0.0 * ones(2, 2), ones(2, 2), ones(2)),
         noise=ones(2, 2),

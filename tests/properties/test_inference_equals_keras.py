@@ -1,4 +1,4 @@
-"""The NumPy autoencoder computes what the Keras one does, for every supported variant."""
+"""The graph the daemon scores with computes what the Keras network does, for every supported variant."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detector.core.series import Float32, Int64, Windows
-from detector.models import lstm, network
+from detector.models import inference, network
 from detector.models.artifact import NetworkSpec
-from detector.models.lstm import NumpyAutoencoder
+from detector.models.inference import Autoencoder
 
 TOLERANCE = 1e-5  # absolute, scaled units; float32 rounding over some tens of steps stays a tenth of it
 
@@ -38,7 +38,7 @@ def _name(spec: NetworkSpec) -> str:
 
 
 class Pair:
-    """The same random weights in Keras and in NumPy; gates neither all open nor all shut."""
+    """The same random weights in Keras and in the graph; gates neither all open nor all shut."""
 
     def __init__(self, spec: NetworkSpec) -> None:
         self.spec = spec
@@ -47,7 +47,7 @@ class Pair:
         for weights in self.keras.weights:
             fan_in = weights.shape[0] if weights.name != "bias" else 4
             weights.assign(rng.normal(0.0, 1.5 / np.sqrt(fan_in), weights.shape))
-        self.numpy = NumpyAutoencoder(spec, network.weights_of(self.keras))
+        self.graph = Autoencoder(spec, network.weights_of(self.keras))
 
     def windows(self, count: int, missing: float, seed: int) -> Windows:
         """Scaled windows at any times, with heavy tails and the given share of NaN."""
@@ -61,7 +61,7 @@ class Pair:
         """Keras's reconstruction, (B, T, F), newest slot first."""
         if not len(windows):  # TensorFlow 2.21 adds no bias to an empty batch: "Biases must be 1D"
             return np.empty_like(windows.values)
-        return np.asarray(self.keras(lstm.network_input(self.spec, windows), training=False))
+        return np.asarray(self.keras(inference.network_input(self.spec, windows), training=False))
 
 
 @pytest.fixture(scope="module", params=VARIANTS, ids=_name)
@@ -69,13 +69,12 @@ def pair(request: pytest.FixtureRequest) -> Pair:
     return Pair(request.param)
 
 
-# The first is an even share of one block per core, the second some whole blocks and a rest on any machine.
+# The first is less than a block per core, the second some whole blocks and a rest on any machine.
 @pytest.mark.parametrize("count", [1, 1283])
-def test_reconstruction_equals_keras_at_every_slot(pair: Pair, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lstm, "BLOCK_STATES", 256 * pair.spec.units)  # several blocks for each core
+def test_reconstruction_equals_keras_at_every_slot(pair: Pair, count: int) -> None:
     windows = pair.windows(count, missing=0.1, seed=1)
 
-    rebuilt = pair.numpy.reconstruct(lstm.network_input(pair.spec, windows), pair.spec.timesteps)
+    rebuilt = pair.graph.reconstruct(inference.network_input(pair.spec, windows), pair.spec.timesteps)
 
     np.testing.assert_allclose(rebuilt, pair.expected(windows), rtol=0, atol=TOLERANCE)
 
@@ -86,7 +85,7 @@ def test_the_newest_slots_do_not_depend_on_how_many_are_rebuilt(pair: Pair, data
     newest = data.draw(st.integers(1, pair.spec.timesteps), label="newest")
     windows = pair.windows(20, missing=0.1, seed=2)
 
-    rebuilt = pair.numpy.reconstruct(lstm.network_input(pair.spec, windows), newest)
+    rebuilt = pair.graph.reconstruct(inference.network_input(pair.spec, windows), newest)
 
     np.testing.assert_allclose(rebuilt, pair.expected(windows)[:, :newest], rtol=0, atol=TOLERANCE)
 
@@ -98,7 +97,7 @@ def test_residuals_of_any_batch_equal_keras(pair: Pair, data: st.DataObject) -> 
     missing = data.draw(st.sampled_from([0.0, 0.05, 0.5, 1.0]), label="missing")
     windows = pair.windows(count, missing, seed=data.draw(st.integers(0, 1000), label="seed"))
 
-    residuals = pair.numpy.residuals(windows)
+    residuals = pair.graph.residuals(windows)
 
     expected = windows.values[:, -1] - pair.expected(windows)[:, 0]  # NaN where the value is missing
     assert residuals.dtype == np.float32
@@ -108,7 +107,7 @@ def test_residuals_of_any_batch_equal_keras(pair: Pair, data: st.DataObject) -> 
 def test_weight_shapes_name_exactly_the_arrays_of_the_keras_network(pair: Pair) -> None:
     arrays = network.weights_of(pair.keras)
 
-    assert {name: array.shape for name, array in arrays.items()} == lstm.weight_shapes(pair.spec)
+    assert {name: array.shape for name, array in arrays.items()} == inference.weight_shapes(pair.spec)
 
 
 def test_the_variants_cover_every_calendar_with_every_cell_depth_and_direction() -> None:
