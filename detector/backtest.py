@@ -105,7 +105,8 @@ class Outcome:
 def settings(section: MonitorSection | None, assignments: Sequence[str], metrics: Iterable[str]) -> MonitorSection:
     """Settings for a backtest: those of a configured monitor or the defaults, changed by assignments `key=value`.
 
-    There is no delay and no lateness in recorded data unless they are set; without a configuration no retraining.
+    There is no delay and no lateness in recorded data unless they are set; without a configuration neither
+    retraining nor recalibration.
 
     Raises: ConfigError if an assignment names no setting, or one that the data decides.
     """
@@ -115,7 +116,7 @@ def settings(section: MonitorSection | None, assignments: Sequence[str], metrics
             raise ConfigError(msg)
     table: dict[str, Any] = {"delay": timedelta(0), "lateness": timedelta(0)}
     if section is None:
-        table["retrain"] = "off"
+        table["retrain"] = table["recalibrate"] = "off"
     else:
         table |= section.model_dump(exclude_unset=True, exclude={"step"})
         metrics = {*metrics, *section.metrics}
@@ -267,6 +268,7 @@ class _Replay:
             "name": f"{monitor.name}{_BASELINE}",
             "model": monitor.model.model_copy(update={"kind": "baseline"}),
             "retrain": "off",
+            "recalibrate": "off",
         }
         group = replace(self._group, monitor=monitor.model_copy(update=changes))
         floor = _Replay(group, self._services, lambda _done, _what: None)
@@ -345,7 +347,7 @@ class _Replay:
         )
 
     def _replay(self, model: ModelVersion, begin: int) -> None:
-        """Ticks and retrainings in order of time, each of which sees only the rows from before it."""
+        """Ticks, retrainings and recalibrations in order of time, each of which sees only the rows from before it."""
         began, trained_before = time.monotonic(), self.train_seconds
         monitor, store, recordings = self._monitor, self._services.store, self._group.recordings
         everything = self._source([recording.has_time for recording in recordings])
@@ -353,20 +355,28 @@ class _Replay:
         visible = self._source(shown)
         times = np.concatenate([recording.time[rows] for recording, rows in zip(recordings, shown, strict=True)])
         ticks = _tick_times(monitor, np.sort(times[times >= begin]))
-        firings = _firings(monitor, begin, ticks[-1])
+        retrainings, recalibrations = (
+            _firings(when, begin, ticks[-1]) for when in (monitor.retrain, monitor.recalibrate)
+        )
 
         def recall(model: ModelVersion, now: int) -> remembering.Memory:
             known = visible.between(_EVER, now)
             return pipeline.recall(monitor, known, store, replace(model, trained_until=begin), now)
 
         memory = recall(model, begin + milliseconds(monitor.delay))
-        trained_until = begin
-        for now in sorted({*ticks, *firings}):
+        trained_until = calibrated_until = begin
+        for now in sorted({*ticks, *retrainings, *recalibrations}):
             memory, _ = pipeline.tick(monitor, visible.between(_EVER, now), store, memory, now)
             done = _TRAINING_SHARE + (1.0 - _TRAINING_SHARE) * (now - begin) / (ticks[-1] - begin)
             self._progress(done, f"{monitor.name}: replaying")
-            if now in firings and everything.between(trained_until, now).extent():  # else the same model again
+            # without new rows they would only find the same again
+            if now in recalibrations and everything.between(calibrated_until, now).extent():
+                recalibrated = self._recalibrate(model, everything.between(_EVER, now), now, trained_until)
+                memory = recall(recalibrated, now) if recalibrated else memory
+                calibrated_until = now
+            if now in retrainings and everything.between(trained_until, now).extent():
                 retrained = self._retrain(everything.between(_EVER, now), now, done)
+                model = retrained or model
                 memory = recall(retrained, now) if retrained else memory
                 trained_until = now
         self.replay_seconds += time.monotonic() - began - (self.train_seconds - trained_before)
@@ -381,6 +391,26 @@ class _Replay:
         except ModelError as exc:
             logger.warning("event=retrain_failed monitor=%s reason=%r", monitor.name, str(exc))
             return None
+
+    def _recalibrate(self, model: ModelVersion, known: Recorded, now: int, trained_until: int) -> ModelVersion | None:
+        """The trained model with its threshold fitted to recent rows without alerts; None if these are too few."""
+        monitor = self._monitor
+        alerts = [
+            training.Alerted(
+                alert.entity, alert.opened, now if alert.closed is None else alert.closed, alert.peak_score
+            )
+            for alert in self._services.alerts(monitor.name)
+        ]
+        try:
+            history = reading.read_history(
+                monitor, known, *training.recent(monitor, known, now, trained_until), lambda _done, _what: None
+            )
+            alerted = training.not_normal(monitor, history, alerts)
+            calibration, _ = training.recalibrated(monitor, model, history, alerted)
+        except ModelError as exc:
+            logger.warning("event=recalibrate_failed monitor=%s reason=%r", monitor.name, str(exc))
+            return None
+        return replace(model, calibration=calibration)
 
     def _results(self) -> list[Replayed]:
         monitor = self._monitor
@@ -432,8 +462,8 @@ def _tick_times(monitor: MonitorSection, times: Int64) -> list[int]:
     return found
 
 
-def _firings(monitor: MonitorSection, begin: int, end: int) -> set[int]:
-    return set() if monitor.retrain == "off" else set(configuration.firing_times(monitor.retrain, begin, end))
+def _firings(when: str, begin: int, end: int) -> set[int]:
+    return set() if when == "off" else set(configuration.firing_times(when, begin, end))
 
 
 def _result(

@@ -13,11 +13,9 @@ from zoneinfo import ZoneInfo
 import numpy as np
 from dateutil.rrule import rruleset, rrulestr
 
-from detector.core.series import Bool, History
+from detector.core.series import Bool, History, Spans
 from detector.errors import ConfigError
 from detector.ports import Exclusion
-
-Spans = Mapping[str, Sequence[tuple[int, int]]]
 
 _LAST = 221_845_392_000_000  # the year 9000, epoch milliseconds
 _MUTED_SHARE = 0.5  # of the score, on excluded metrics, that mutes an alert

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -17,7 +17,7 @@ from detector.config import MonitorSection, milliseconds
 from detector.core import faults, frozen, grid, scaling, score, threshold, window
 from detector.core.faults import Fault
 from detector.core.scaling import Scaling
-from detector.core.series import Bool, Float32, History, Int64, Reason, Windows
+from detector.core.series import Bool, Float32, History, Int64, Reason, Spans, Windows
 from detector.core.threshold import Calibration
 from detector.errors import ModelError
 from detector.ports import Model, ModelVersion, Source
@@ -39,6 +39,7 @@ _CLEARLY = 1.2  # times as many faults as the network a baseline must find to ta
 _NOISE_QUANTILE = 0.98
 _NOISE_FLOOR = 0.1  # scaled units; a metric rebuilt better than this is as good as perfectly rebuilt
 _DAY_MS = 86_400_000
+_WEEK_MS = 7 * _DAY_MS
 
 
 @dataclass(frozen=True)
@@ -222,8 +223,59 @@ def _calibrated(data: _Data, fitted: Fitted) -> tuple[ModelVersion, Fitted]:
     return model, fitted
 
 
+def recent(monitor: MonitorSection, source: Source, now: int, trained_until: int) -> tuple[int, int]:
+    """What to recalibrate on: the newest `training.span`, of which no model has learned; epoch milliseconds.
+
+    trained_until: end of what the model was trained on; the last part of that was held out
+
+    Raises: ModelError if the source is empty.
+    """
+    first, last = span(monitor, source, now, None, None)
+    held_out = round(milliseconds(monitor.training.span) * monitor.training.holdout)
+    return max(first, min(last, trained_until) - held_out), last
+
+
+@dataclass(frozen=True)
+class Alerted:
+    """When an entity had an alert, [start, end) in epoch milliseconds, how high its score went, and what people say."""
+
+    entity: str
+    start: int
+    end: int
+    peak_score: float
+    verdict: str | None = None
+
+
+def unpromised(alerts: Sequence[Alerted], promised: float) -> list[Alerted]:
+    """Alerts that are not normal: the real ones, and of those nobody judged all but the weakest.
+
+    As many as are promised to be false, by what people say or else the weakest, are what normal data do at their worst.
+    Without them normal data would look tamer after each recalibration, and the threshold sink: in stationary noise by
+    so much that two to three times as many alerts opened as were promised (`quality.py --parts budget`).
+    """
+    judged_false = sum(alert.verdict == "false" for alert in alerts)
+    unjudged = sorted((alert for alert in alerts if alert.verdict is None), key=lambda alert: alert.peak_score)
+    real = [alert for alert in alerts if alert.verdict == "real"]
+    return real + unjudged[max(0, int(promised + 0.5) - judged_false) :]
+
+
+def not_normal(monitor: MonitorSection, history: History, alerts: Sequence[Alerted]) -> Spans:
+    """What a recalibration on a history leaves out, by entity."""
+    weeks = (history.end - history.start) / _WEEK_MS
+    inside = [alert for alert in alerts if history.start < alert.end and alert.start < history.end]
+    return spans_of(unpromised(inside, monitor.threshold.alert_budget_per_week * weeks))
+
+
+def spans_of(alerts: Iterable[Alerted]) -> Spans:
+    """When each entity had these alerts."""
+    spans: dict[str, list[tuple[int, int]]] = {}
+    for alert in alerts:
+        spans.setdefault(alert.entity, []).append((alert.start, alert.end))
+    return spans
+
+
 def recalibrated(
-    monitor: MonitorSection, model: ModelVersion, history: History, alerted: Mapping[str, Sequence[tuple[int, int]]]
+    monitor: MonitorSection, model: ModelVersion, history: History, alerted: Spans
 ) -> tuple[Calibration, float]:
     """The model's calibration to its errors in more recent history, and how far the usual errors have drifted.
 
@@ -266,9 +318,14 @@ def recalibrated(
     )
     before = model.calibration
     drift = float(np.median(fresh.start[:, 0] / before.start[:, 0]))
-    bounded = np.clip(fresh.start, before.start / MOST_DRIFT, before.start * MOST_DRIFT)
+    return bounded(fresh, before), drift
+
+
+def bounded(fresh: Calibration, before: Calibration) -> Calibration:
+    """A recalibration no entity's usual errors of which are far from what training found."""
+    start = np.clip(fresh.start, before.start / MOST_DRIFT, before.start * MOST_DRIFT)
     fleet_start = np.clip(fresh.fleet_start, before.fleet_start / MOST_DRIFT, before.fleet_start * MOST_DRIFT)
-    return replace(fresh, start=bounded, fleet_start=fleet_start), drift
+    return replace(fresh, start=start, fleet_start=fleet_start)
 
 
 def finds_faults(data: _Data, model: ModelVersion, rng: np.random.Generator) -> Bool:

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from detector.core.series import Bool, History, Windows
     from detector.core.threshold import Calibration
     from detector.dataset import Recording
-    from detector.exclusions import Spans
     from detector.export.prometheus import Exporter
     from detector.lookback import Answer
     from detector.models.artifact import Artifact, NetworkSpec
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
     from detector.report.content import Rows
     from detector.sources.embedded import EmbeddedSource
     from detector.store.alerts import AlertRow
-    from detector.training import Fitted, Trained
+    from detector.training import Alerted, Fitted, Trained
     from detector.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -209,7 +208,7 @@ def retrain(
         reader = parts.sources[monitor.name]
         first, last = training.span(monitor, reader, now, start, end)
         history = reading.read_history(monitor, reader, first, last, lambda done, what: progress(0.1 * done, what))
-        real, _ = _marked(parts.engine, monitor)
+        real = training.spans_of(alert for alert in _alerted(parts.engine, monitor) if alert.verdict == "real")
         history = exclusions.without(history, monitor.metrics, parts.store.exclusions(monitor.name), real)
         trained = training.train(
             monitor,
@@ -290,32 +289,29 @@ def _fresh_calibration(parts: Parts, monitor: MonitorSection, now: int, progress
         raise ModelError(msg)
     model, _ = live
     reader = parts.sources[monitor.name]
-    span = round(configuration.milliseconds(monitor.training.span) * monitor.training.holdout)
-    first, last = training.span(monitor, reader, now, None, None)
-    history = reading.read_history(monitor, reader, max(first, last - span), last, progress)
+    history = reading.read_history(
+        monitor, reader, *training.recent(monitor, reader, now, model.trained_until), progress
+    )
     history = exclusions.without(history, monitor.metrics, parts.store.exclusions(monitor.name), {})
     # always against what training found, or small drifts would add up day by day
     provenance = artifacts.load(model_store.load(parts.engine, model.version)).provenance
     trained = int(provenance.get("recalibrated_from", model.version))
     artifact = artifacts.load(model_store.load(parts.engine, trained))
     trained_model = replace(model, calibration=artifact.calibration)
-    calibration, drift = training.recalibrated(monitor, trained_model, history, _marked(parts.engine, monitor)[1])
+    alerted = training.not_normal(monitor, history, _alerted(parts.engine, monitor))
+    calibration, drift = training.recalibrated(monitor, trained_model, history, alerted)
     return _Fresh(model, trained, artifact, calibration, drift, history.start, history.end)
 
 
-def _marked(engine: Engine, monitor: MonitorSection) -> tuple[Spans, Spans]:
-    """Spans of real incidents, and of all alerts that are not known to be false; of each entity, epoch milliseconds."""
+def _alerted(engine: Engine, monitor: MonitorSection) -> list[Alerted]:
+    """All alerts of a monitor."""
     from detector.store import alerts
+    from detector.training import Alerted
 
-    real: dict[str, list[tuple[int, int]]] = {}
-    not_normal: dict[str, list[tuple[int, int]]] = {}
-    for entity, opened, closed, verdict in alerts.marked(engine, monitor.name):
-        if verdict != "false":
-            span = (opened, _ALWAYS if closed is None else closed)
-            not_normal.setdefault(entity, []).append(span)
-            if verdict == "real":
-                real.setdefault(entity, []).append(span)
-    return real, not_normal
+    return [
+        Alerted(entity, opened, _ALWAYS if closed is None else closed, peak_score, verdict)
+        for entity, opened, closed, peak_score, verdict in alerts.marked(engine, monitor.name)
+    ]
 
 
 @dataclass(frozen=True)

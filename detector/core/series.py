@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -13,6 +14,8 @@ Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
 Int8 = NDArray[np.int8]
 Bool = NDArray[np.bool_]
+Spans = Mapping[str, Sequence[tuple[int, int]]]
+"""Times of each entity, [start, end) in epoch milliseconds."""
 
 
 class Reason(IntEnum):

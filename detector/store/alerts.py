@@ -88,12 +88,12 @@ def listing(
     return [_row(row, sizes) for row in rows]
 
 
-def marked(engine: Engine, monitor: str) -> list[tuple[str, int, int | None, str | None]]:
-    """Entity, opened and closed slot and verdict of all alerts that were not withdrawn."""
-    columns = (alert.c.entity, alert.c.opened_slot, alert.c.closed_slot, alert.c.verdict)
+def marked(engine: Engine, monitor: str) -> list[tuple[str, int, int | None, float, str | None]]:
+    """Entity, opened and closed slot, peak score and verdict of all alerts that were not withdrawn."""
+    columns = (alert.c.entity, alert.c.opened_slot, alert.c.closed_slot, alert.c.peak_score, alert.c.verdict)
     query = select(*columns).where(alert.c.monitor == monitor, alert.c.state != "withdrawn")
     with translated(engine), engine.connect() as connection:
-        return [(row[0], row[1], row[2], row[3]) for row in connection.execute(query)]
+        return [(row[0], row[1], row[2], row[3], row[4]) for row in connection.execute(query)]
 
 
 def _sizes(connection: Connection, incidents: set[int | None]) -> dict[int | None, int]:

@@ -37,7 +37,7 @@ from unittest.mock import patch
 import numpy as np
 
 from detector import backtest, dataset, judging, reading, remembering, scoring, training, wiring
-from detector.config import MonitorSection
+from detector.config import MonitorSection, milliseconds
 from detector.core import decide, evaluate, grid, score, threshold, window
 from detector.core.faults import SCALED, Fault
 from detector.core.series import Bool, Float32, Float64, History, Int64, Reason, Windows
@@ -57,7 +57,8 @@ FAULT_SIZES = (2.0, 4.0, 8.0, 16.0)
 FAULTS_PER_KIND = 60
 BUDGETS = (0.2, 1.0, 5.0)
 ECHO_SLOTS = 60  # behind an event, in which an alert may still belong to it
-WEEK_MS = 7 * 24 * 3_600_000
+DAY_MS = 24 * 3_600_000
+WEEK_MS = 7 * DAY_MS
 
 FLEET = 20
 DAY_SLOTS = 1440
@@ -336,13 +337,13 @@ def budgets(asked: Namespace) -> list[Row]:
     rows = []
     for name in asked.normal_sets:
         trained = cases(asked, read(asked.data / name), "network")
-        rows += _budget_rows(name, [counts for case in trained for counts in _recorded(case)])
+        rows += _budget_rows(name, [counts for case in trained for counts in _recorded(case, asked.recalibrate)])
     for law in LAWS:
-        rows += _budget_rows(law, [_synthetic(law, seed) for seed in asked.seeds])
+        rows += _budget_rows(law, [_synthetic(law, seed, asked.recalibrate) for seed in asked.seeds])
     return rows
 
 
-def _recorded(case: Case) -> Iterator[Float64]:
+def _recorded(case: Case, days: int) -> Iterator[Float64]:
     """Counts outside labelled events and `ECHO_SLOTS` behind them; of entities that were seen in calibration."""
     monitor, step, residuals = case.monitor, case.monitor.step_ms, case.calibration()
     for replay in replays(case):
@@ -355,28 +356,56 @@ def _recorded(case: Case) -> Iterator[Float64]:
         is_event = np.isin(replay.slots, times[_label(recording)] // step * step)
         is_event = np.convolve(is_event, np.ones(1 + ECHO_SLOTS))[: len(is_event)] > 0.5
         first = times[times != dataset.NO_TIME].min() // step * step
-        yield _counts(monitor, errors, later, ~np.isnan(later) & ~is_event & (replay.slots >= first))
+        yield _counts(monitor, errors, later, ~np.isnan(later) & ~is_event & (replay.slots >= first), days)
 
 
-def _counts(monitor: MonitorSection, errors: Float32, later: Float32, is_quiet: Bool) -> Float64:
+def _counts(monitor: MonitorSection, errors: Float32, later: Float32, is_quiet: Bool, days: int) -> Float64:
     """False alerts observed and promised in quiet slots of each entity at each budget, (E, budgets, 2).
 
-    errors: (E, N), on which each entity is calibrated alone; later, is_quiet: (E, K)
+    errors: (E, N), on which each entity is calibrated alone at first; later, is_quiet: (E, K)
+    days: after which each is calibrated again, as the daemon does, to what had no alert in the newest `training.span`
     """
-    scores, settled, row = [], [], np.zeros(1, dtype=np.int64)
-    for own, then in zip(errors[:, None], later[:, None], strict=True):
-        for calibration in (calibrated(monitor, own, budget) for budget in BUDGETS):
-            smoothed = calibration.smoothed(then, row)
+    entities, budgets = np.divmod(np.arange(len(errors) * len(BUDGETS)), len(BUDGETS))  # (R,)
+    rules, states = scoring.decision_rules(monitor), decide.AlertStates.none_open(len(entities))
+    first = [calibrated(monitor, errors[[e]], BUDGETS[b]) for e, b in zip(entities, budgets, strict=True)]
+    everything, known, row = np.concatenate([errors, later], axis=1), errors.shape[1], np.zeros(1, dtype=np.int64)
+    until_next = days * DAY_MS // monitor.step_ms or later.shape[1]
+    most = milliseconds(monitor.training.span) // monitor.step_ms
+    memory = rules.memory + max(score.SPANS) - 1
+    observed = np.zeros((len(errors), len(BUDGETS)))
+    alerts: list[list[training.Alerted]] = [[] for _ in entities]
+    calibrations = first
+    for begin in range(memory, later.shape[1], until_next):
+        end = min(begin + until_next, later.shape[1])
+        slots = np.arange(begin, end)
+        scores, settled = [], []
+        for calibration, entity in zip(calibrations, entities, strict=True):
+            smoothed = calibration.smoothed(later[[entity], begin - memory : end], row)
             scores.append(calibration.by_span(smoothed, row))
             settled.append(calibration.settled(smoothed, row))
-    by_span, is_settled = np.concatenate(scores), np.concatenate(settled)
-    rules, states = scoring.decision_rules(monitor), decide.AlertStates.none_open(len(scores))
-    slots = np.arange(later.shape[1])[rules.memory - by_span.shape[1] :]
-    _, events = decide.decide(states, by_span, is_settled, slots, rules, spans=score.SPANS, step=1)
-    observed = np.zeros((len(errors), len(BUDGETS)))
-    for event in events:
-        entity, budget = divmod(event.entity, len(BUDGETS))
-        observed[entity, budget] += event.change is decide.Change.OPENED and is_quiet[entity, event.slot]
+        by_span, is_settled = np.concatenate(scores), np.concatenate(settled)
+        states, events = decide.decide(states, by_span, is_settled, slots, rules, spans=score.SPANS, step=1)
+        for event in events:
+            entity, budget = divmod(event.entity, len(BUDGETS))
+            if event.change is decide.Change.CLOSED:
+                alerts[event.entity].append(training.Alerted("", event.opened_slot, event.slot, event.peak_score))
+            observed[entity, budget] += event.change is decide.Change.OPENED and is_quiet[entity, event.slot]
+        if end == later.shape[1]:
+            break
+        oldest = max(-known, end - most)
+        fresh = []
+        for one, (entity, budget) in enumerate(zip(entities, budgets, strict=True)):
+            mine = [alert for alert in alerts[one] if alert.start >= oldest]
+            if states.is_open[one]:
+                mine.append(training.Alerted("", int(states.opened_slot[one]), end, float(states.peak_score[one])))
+            recent = everything[entity, known + oldest : known + end].copy()
+            weeks = len(recent) * monitor.step_ms / WEEK_MS
+            for alert in training.unpromised(mine, BUDGETS[budget] * weeks):
+                recent[max(0, alert.start - oldest) : alert.end - oldest + monitor.timesteps] = np.nan
+            is_enough = (~np.isnan(recent)).sum() >= training.BASELINE_SLOTS
+            again = calibrated(monitor, recent[None], BUDGETS[budget]) if is_enough else calibrations[one]
+            fresh.append(training.bounded(again, first[one]))
+        calibrations = fresh
     weeks = is_quiet.sum(axis=1, keepdims=True) * monitor.step_ms / WEEK_MS
     return np.stack([observed, weeks * BUDGETS], axis=2)
 
@@ -399,14 +428,14 @@ LAWS: dict[str, Callable[[np.random.Generator, tuple[int, ...]], Float64]] = {
 }
 
 
-def _synthetic(law: str, seed: int) -> Float64:
+def _synthetic(law: str, seed: int, days: int) -> Float64:
     """Counts in errors of known law: the root mean square of eight metrics' noise, larger at one time of the day."""
     monitor = backtest.settings(None, ["step=60s"], ["value"])
     noise = LAWS[law](np.random.default_rng(seed), (FLEET, CALIBRATION_SLOTS + TEST_SLOTS, 8))
     season = 1.0 + 0.2 * np.sin(2.0 * np.pi * np.arange(noise.shape[1]) / DAY_SLOTS)
     errors = (season * np.sqrt((noise**2).mean(axis=2))).astype(np.float32)
     is_quiet = np.broadcast_to(np.arange(errors.shape[1]) >= CALIBRATION_SLOTS, errors.shape)
-    return _counts(monitor, errors[:, :CALIBRATION_SLOTS], errors, is_quiet)
+    return _counts(monitor, errors[:, :CALIBRATION_SLOTS], errors, is_quiet, days)
 
 
 def _budget_rows(data: str, parts: list[Float64]) -> list[Row]:
@@ -457,6 +486,9 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=(0, 1, 2))
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=tuple(PARTS))
     parser.add_argument("--networks", action="store_true")
+    parser.add_argument(
+        "--recalibrate", type=int, default=0, metavar="DAYS", help="part budget: every so often, 0: never"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes")
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()

@@ -14,7 +14,7 @@ from detector.core.faults import Fault
 from detector.core.series import Bool, Float32, History, Windows
 from detector.errors import ModelError
 from detector.ports import Model
-from detector.training import Fitted, Trained
+from detector.training import Alerted, Fitted, Trained
 
 STEP, TIMESTEPS, START = 60_000, 10, 1_700_000_040_000
 NAN = np.nan
@@ -381,6 +381,45 @@ def test_what_was_alerted_does_not_count_in_a_recalibration() -> None:
 
     assert left_out == pytest.approx(1.0, rel=0.1)
     assert counted > 2.0
+
+
+def _alerts(*peaks_and_verdicts: tuple[float, str | None]) -> list[Alerted]:
+    return [Alerted("web-1", n, n + 1, *what) for n, what in enumerate(peaks_and_verdicts)]
+
+
+@pytest.mark.parametrize(
+    ("promised", "left_out"),
+    [
+        (0.2, [1.2, 1.4, 3.0]),  # none of them is to be expected
+        (0.5, [1.4, 3.0]),
+        (1.4, [1.4, 3.0]),
+        (2.0, [3.0]),
+        (9.0, []),
+    ],
+)
+def test_the_weakest_of_the_alerts_are_normal_as_many_as_are_promised(promised: float, left_out: list[float]) -> None:
+    alerts = _alerts((3.0, None), (1.2, None), (1.4, None))
+
+    assert sorted(alert.peak_score for alert in training.unpromised(alerts, promised)) == left_out
+
+
+def test_what_people_say_of_an_alert_goes_before_what_is_promised() -> None:
+    alerts = _alerts((1.1, "real"), (3.0, "false"), (1.2, None), (1.4, None))
+
+    assert {alert.peak_score for alert in training.unpromised(alerts, 1.0)} == {1.1, 1.2, 1.4}
+    assert {alert.peak_score for alert in training.unpromised(alerts, 2.0)} == {1.1, 1.4}
+    assert {alert.peak_score for alert in training.unpromised(alerts, 0.0)} == {1.1, 1.2, 1.4}
+
+
+def test_only_alerts_of_the_history_are_promised_in_it() -> None:
+    _, recent = _twins()
+    monitor = _monitor()  # one alert a week
+    weeks = (recent.end - recent.start) / (7 * 24 * 3_600_000)
+    assert weeks < 0.5  # so that none is promised
+    before = Alerted("web-1", recent.start - 10 * STEP, recent.start - STEP, 1.1)
+    within = Alerted("web-2", recent.start - STEP, recent.start + STEP, 2.0)
+
+    assert training.not_normal(monitor, recent, [before, within]) == {"web-2": [(within.start, within.end)]}
 
 
 def test_an_entity_without_recent_history_is_recalibrated_by_the_fleet() -> None:
