@@ -325,7 +325,9 @@ def bench(
 
     table = section.model_dump(exclude_unset=True)
     if metrics is not None:
-        table |= {"metrics": tuple(f"m{n}" for n in range(metrics)), "rules": ()}
+        # the fleet is synthetic, so its source need not have them
+        source = {"type": "embedded"}
+        table |= {"metrics": tuple(f"m{n}" for n in range(metrics)), "rules": (), "source": source}
     asked = {"timesteps": timesteps, "model.units": units}
     changes = [f"{key}={value}" for key, value in asked.items() if value is not None]
     section = configuration.monitor(table, changes)

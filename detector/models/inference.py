@@ -28,6 +28,9 @@ from detector.models.artifact import NetworkSpec
 BLOCK = 128
 """Windows a thread works on at a time; from 64 to 256 the speed is the same."""
 
+BLOCK_STATES = 1 << 21
+"""Slots times units times windows of a block at most: ONNX Runtime holds the gates of all slots, then 32 MB."""
+
 _OPSET, _IR_VERSION = 17, 9  # understood by every ONNX Runtime since 1.16
 
 _GATES = {"lstm": ("ifco", "iofc"), "gru": ("zrh", "zrh")}  # order of Keras, order of ONNX
@@ -95,7 +98,8 @@ class Autoencoder:
 
     def _in_blocks(self, work: Callable[[slice], None], batch: int) -> None:
         """Runs `work` on slices that together are the whole batch, one thread per core."""
-        size = max(1, min(BLOCK, -(-batch // cores())))
+        most = BLOCK_STATES // (self.spec.timesteps * self.spec.units)
+        size = max(1, min(BLOCK, most, -(-batch // cores())))
         blocks = [slice(start, start + size) for start in range(0, batch, size)]
         with ThreadPoolExecutor(cores()) as threads:
             list(threads.map(work, blocks))  # list: raise what a block raised

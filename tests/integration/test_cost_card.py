@@ -57,7 +57,7 @@ def test_check_tells_what_a_tick_takes(config: Path) -> None:
 
 def test_check_refuses_what_this_machine_cannot_carry_and_says_what_to_change(config: Path) -> None:
     fine = {"name": "small", "units": 8, "timesteps": 10}
-    path = _with_monitors(config, fine, {"name": "large", "units": 1024, "timesteps": 40})
+    path = _with_monitors(config, fine, {"name": "large", "units": 1024, "timesteps": 160})
 
     done = subprocess.run(
         [*DETECTOR, "check", "--config", path], capture_output=True, text=True, timeout=120, check=False
@@ -68,6 +68,15 @@ def test_check_refuses_what_this_machine_cannot_carry_and_says_what_to_change(co
     assert "monitor 'large': 200 entities take about " in done.stderr
     assert "a tick comes every 1 s; raise step to " in done.stderr
     assert "lower model.units" in done.stderr
+
+
+def test_bench_takes_other_metrics_than_the_source_has(config: Path) -> None:
+    path = _with_monitors(config)
+    path.write_text(f'{path.read_text()}[[monitors]]\nname = "host"\nsource = {{ type = "host" }}\n')
+
+    done = detector("bench", "--json", "--config", path, "--entities", "20", "--metrics", "2", "--units", "4")
+
+    assert json.loads(done.output)[0]["window"].endswith("slots of 2 metrics")
 
 
 @pytest.mark.slow
