@@ -45,6 +45,7 @@ metrics = {metrics}
 retrain = "off"
 max_catch_up = "36500d"
 source = {{ type = "embedded" }}
+training = {{ epochs = 8 }}
 """
 
 NAB_BEGIN = datetime(2014, 1, 1, tzinfo=UTC)
