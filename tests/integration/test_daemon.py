@@ -263,7 +263,7 @@ def test_scoring_daemon_has_no_tensorflow_and_little_memory(
 STEP = 60
 FIRST = 1_735_689_600  # 2025-01-01
 TRAINING_SLOTS = 3_000
-REPLAYED_SLOTS = 40 * 1_440
+REPLAYED_SLOTS = 24 * 1_440
 HOSTS = 6
 END_MS = (FIRST + (TRAINING_SLOTS + REPLAYED_SLOTS) * STEP) * 1000
 LONGEST_FAULT = 4_000
@@ -272,7 +272,7 @@ KILLS = 6
 
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database of somebody else's: six hosts for six weeks, with faults in the part that is replayed."""
+    """A database of somebody else's: six hosts for four weeks, with faults in the part that is replayed."""
     path = tmp_path_factory.mktemp("recording") / "recording.db"
     rng = np.random.default_rng(1)
     slots = np.arange(TRAINING_SLOTS + REPLAYED_SLOTS)
