@@ -393,7 +393,7 @@ class _Replay:
             return None
 
     def _recalibrate(self, model: ModelVersion, known: Recorded, now: int, trained_until: int) -> ModelVersion | None:
-        """The trained model with its threshold fitted to recent rows without alerts; None if these are too few."""
+        """The trained model with its threshold fitted to recent rows; None if these are too few."""
         monitor = self._monitor
         alerts = [
             training.Alerted(

@@ -115,7 +115,7 @@ def retrain(
     from_: Annotated[str | None, typer.Option("--from", help="Train on data from this time on.")] = None,
     to: Annotated[str | None, typer.Option("--to", help="Train on data up to this time.")] = None,
     recalibrate: Annotated[
-        bool, typer.Option("--recalibrate", help="Keep the network; fit the threshold to recent data without alerts.")
+        bool, typer.Option("--recalibrate", help="Keep the network; fit the threshold to recent data.")
     ] = False,
 ) -> None:
     """Trains monitors on their history and makes the new model version the live one."""

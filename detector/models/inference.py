@@ -31,7 +31,7 @@ BLOCK = 128
 BLOCK_STATES = 1 << 21
 """Slots times units times windows of a block at most: ONNX Runtime holds the gates of all slots, then 32 MB."""
 
-_OPSET, _IR_VERSION = 17, 9  # understood by every ONNX Runtime since 1.16
+_OPSET, _IR_VERSION = 17, 9  # older than any ONNX Runtime that is allowed, so that each understands them
 
 _GATES = {"lstm": ("ifco", "iofc"), "gru": ("zrh", "zrh")}  # order of Keras, order of ONNX
 

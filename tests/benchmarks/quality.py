@@ -363,7 +363,7 @@ def _counts(monitor: MonitorSection, errors: Float32, later: Float32, is_quiet: 
     """False alerts observed and promised in quiet slots of each entity at each budget, (E, budgets, 2).
 
     errors: (E, N), on which each entity is calibrated alone at first; later, is_quiet: (E, K)
-    days: after which each is calibrated again, as the daemon does, to what had no alert in the newest `training.span`
+    days: after which each is calibrated again, as the daemon does, to the newest `training.span`; 0: never
     """
     entities, budgets = np.divmod(np.arange(len(errors) * len(BUDGETS)), len(BUDGETS))  # (R,)
     rules, states = scoring.decision_rules(monitor), decide.AlertStates.none_open(len(entities))
