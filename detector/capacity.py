@@ -42,6 +42,7 @@ QUICK = 2_000
 
 _BEGIN = 1_767_225_600_000  # epoch ms; any time would do
 _TICKS = 3  # after one that warms up
+_LEAST_PER_CORE = 8  # entities measured with: one for each core would take as long as one in all
 _CELLS_PER_ENTITY = 500  # values of the synthetic table, and
 _FLOPS_PER_ENTITY = 10_000_000  # operations of a tick, that one entity may take before fewer are measured with
 _PEAK_SIZE = 4096
@@ -114,7 +115,7 @@ def tick_cost(monitor: MonitorSection, most: int, progress: Progress = lambda _d
     slots = monitor.timesteps + (_TICKS + 1) * slots_per_tick(monitor)
     cells, flops = slots * len(monitor.metrics), slots_per_tick(monitor) * _flops(monitor)
     share = min(1.0, _CELLS_PER_ENTITY / cells, _FLOPS_PER_ENTITY / max(1, flops))
-    entities = max(2, int(most * share)) if most > 1 else 1
+    entities = max(min(most, _LEAST_PER_CORE * cores()), int(most * share))
     with tempfile.TemporaryDirectory(prefix="detector-capacity-") as folder:
         engine = database.connect(f"sqlite:///{folder}/detector.db")
         try:

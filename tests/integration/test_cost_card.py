@@ -11,7 +11,7 @@ from running import DETECTOR, detector
 
 from detector import database
 
-ENTITIES, SLOTS = 200, 40
+ENTITIES, SLOTS = 2_000, 40
 FILL = f"""
     WITH RECURSIVE slot(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM slot WHERE n < {SLOTS} - 1),
                    host(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM host WHERE n < {ENTITIES} - 1)
@@ -20,7 +20,7 @@ FILL = f"""
 MONITOR = """
 [[monitors]]
 name = "{name}"
-step = "1s"
+step = "{step}"
 metrics = ["cpu", "memory"]
 model = {{ units = {units} }}
 timesteps = {timesteps}
@@ -30,7 +30,7 @@ source = {{ type = "sql", table = "measured", entity = ["host"], time = "ts", ti
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    """A configuration without monitors, and two hundred hosts with a row a second."""
+    """A configuration without monitors, and two thousand hosts with a row a second."""
     engine = database.connect(f"sqlite:///{tmp_path}/detector.db")
     with engine.begin() as connection:
         connection.exec_driver_sql("CREATE TABLE measured (ts bigint, host text, cpu double precision, memory real)")
@@ -48,16 +48,16 @@ def _with_monitors(config: Path, *monitors: dict[str, object]) -> Path:
 
 
 def test_check_tells_what_a_tick_takes(config: Path) -> None:
-    path = _with_monitors(config, {"name": "small", "units": 8, "timesteps": 10})
+    path = _with_monitors(config, {"name": "small", "step": "10s", "units": 8, "timesteps": 4})
 
     rows = json.loads(detector("check", "--json", "--config", path).output)
 
-    assert "of 1 s on this machine" in rows[1]["capacity"]
+    assert "of 10 s on this machine" in rows[1]["capacity"]
 
 
 def test_check_refuses_what_this_machine_cannot_carry_and_says_what_to_change(config: Path) -> None:
-    fine = {"name": "small", "units": 8, "timesteps": 10}
-    path = _with_monitors(config, fine, {"name": "large", "units": 1024, "timesteps": 160})
+    fine = {"name": "small", "step": "10s", "units": 8, "timesteps": 4}
+    path = _with_monitors(config, fine, {"name": "large", "step": "1s", "units": 1024, "timesteps": 160})
 
     done = subprocess.run(
         [*DETECTOR, "check", "--config", path], capture_output=True, text=True, timeout=120, check=False
@@ -65,7 +65,7 @@ def test_check_refuses_what_this_machine_cannot_carry_and_says_what_to_change(co
 
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
-    assert "monitor 'large': 200 entities take about " in done.stderr
+    assert "monitor 'large': 2,000 entities take about " in done.stderr
     assert "a tick comes every 1 s; raise step to " in done.stderr
     assert "lower model.units" in done.stderr
 

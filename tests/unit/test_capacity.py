@@ -10,6 +10,7 @@ from detector import capacity
 from detector.capacity import TickCost
 from detector.config import EmbeddedSource, ModelSection, MonitorSection
 from detector.models.artifact import NetworkSpec
+from detector.models.inference import cores
 
 MINUTE = timedelta(minutes=1)
 
@@ -91,7 +92,7 @@ def test_ticks_are_measured_with_the_monitor_s_own_model(kind: str) -> None:
     assert cost.model_bytes > 20 * 4 * (12 + (168 * 2 if kind == "baseline" else 0))
 
 
-def test_a_large_network_is_measured_with_fewer_entities() -> None:
+def test_a_large_network_is_measured_with_fewer_entities_but_several_for_each_core() -> None:
     monitor = _monitor(timesteps=200, model=ModelSection(units=128))
 
-    assert 2 <= capacity.tick_cost(monitor, 1000).entities < 1000
+    assert 4 * cores() <= capacity.tick_cost(monitor, 1000).entities < 1000
