@@ -638,7 +638,8 @@ def incident(
                 print(f"detector: {exc}", file=sys.stderr)
             else:
                 marked += 1
-        print(f"{_utc(start or 0)} to {_utc(end or 0)} is kept out of training; {marked} alerts are marked real")
+        alerts_are = "alert is" if marked == 1 else "alerts are"
+        print(f"{_utc(start or 0)} to {_utc(end or 0)} is kept out of training; {marked} {alerts_are} marked real")
     _print_reconsidered(parts, section, now)
 
 
@@ -657,6 +658,9 @@ def _print_reconsidered(parts: Parts, section: MonitorSection, now: int) -> None
         return
     gone = [str(number) for number, peak in found.judged if peak < 1.0]
     others = f" ({found.unjudged} others are of earlier models or of rules)" if found.unjudged else ""
+    if not found.judged:
+        print(f"this model has raised no alert in the last 30 days that a recalibration could change{others}")
+        return
     print(
         f"with the next recalibration {len(gone)} of the {len(found.judged)} alerts that this model has raised in"
         f" the last 30 days would not have opened{others}"
@@ -951,8 +955,8 @@ def _log_to_stderr(level: str) -> None:
     logging.getLogger("apscheduler.executors").setLevel(logging.ERROR)
 
 
-def _time(option: str, written: str | None, zone: str = "UTC") -> int | None:
-    """Epoch milliseconds of an ISO 8601 time, of the zone unless it names its own."""
+def _time(option: str, written: str | None, zone: str = "UTC", *, or_else: str = "") -> int | None:
+    """Epoch milliseconds of an ISO 8601 time, of the zone unless it names its own; or_else: what else may be given."""
     if written is None:
         return None
     from zoneinfo import ZoneInfo
@@ -960,7 +964,7 @@ def _time(option: str, written: str | None, zone: str = "UTC") -> int | None:
     try:
         moment = datetime.fromisoformat(written)
     except ValueError as exc:
-        msg = f"{option} must be a time such as 2026-11-23T14:00 or 2026-11-23. Received: {written!r}"
+        msg = f"{option} must be a time such as 2026-11-23T14:00 or 2026-11-23{or_else}. Received: {written!r}"
         raise ConfigError(msg) from exc
     try:
         return int((moment if moment.tzinfo else moment.replace(tzinfo=ZoneInfo(zone))).timestamp() * 1000)
@@ -978,7 +982,7 @@ def _since(option: str, written: str | None) -> int | None:
     try:
         age = parse_duration(written)
     except ValueError:
-        return _time(option, written)
+        return _time(option, written, or_else=", or an age such as 2h or 7d")
     assert isinstance(age, timedelta)  # what is no time and no duration has been refused
     try:
         return int((datetime.now(UTC) - age).timestamp() * 1000)
