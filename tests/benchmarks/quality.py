@@ -11,10 +11,10 @@ written to FILE_<part>.json as soon as it is done. Parts:
     ablation  VUS-PR with one choice changed at a time, all on the residuals of the same networks
     faults    share of injected faults that open an alert, and after how many slots, by kind and size
     budget    false alerts observed for each one promised, in quiet recordings and in synthetic errors of known law
-    networks  VUS-PR of settings that need another training (--networks; first seed only)
+    networks  VUS-PR of settings that need another training, each changed alone; not by default, first seed only
 
 Costs on two busy cores: one to three minutes for each set and seed, whose network all parts of a run share; two minutes
-for each set of `faults`, one for each seed of synthetic errors; for `networks` nine times what a set costs.
+for each set of `faults`, one for each seed of synthetic errors; for `networks` eight times what a set costs.
 """
 
 from __future__ import annotations
@@ -454,28 +454,34 @@ def _budget_rows(data: str, parts: list[Float64]) -> list[Row]:
 
 
 NETWORKS = (
-    *("model.kind=network", "timesteps=60", "model.units=32", "model.cell=gru"),
-    *(
-        "training.input_noise=0.0",
-        "training.input_noise=0.1",
-        "training.trim=0.0",
-        "model.kind=baseline",
-        "model.kind=auto",
-    ),
+    "model.kind=network",
+    "timesteps=60",
+    "model.units=32",
+    "model.cell=gru",
+    "model.bidirectional=true",
+    "training.input_noise=0.0",
+    "training.input_noise=0.1",
+    "training.trim=0.0",
 )
 
 
 def networks(asked: Namespace) -> list[Row]:
-    """VUS-PR of other settings of a network, one row each; first seed only."""
+    """VUS-PR of other settings of a network, one row each, the defaults first; first seed only."""
     rows = []
     for change in NETWORKS:
-        totals = {n: replayed(asked, n, asked.seeds[0], "model.kind=network", change)[1] for n in asked.normal_sets}
+        totals = {n: replayed(asked, n, asked.seeds[0], "model.kind=network", change)[1] for n in asked.sets}
         rows.append(_by_set(change, {name: [total["vus_pr"]] for name, total in totals.items()}))
         told(f"networks {rows[-1]}")
     return rows
 
 
-PARTS: dict[str, Callable[[Namespace], Any]] = {"vus": vus, "ablation": ablation, "faults": injected, "budget": budgets}
+PARTS: dict[str, Callable[[Namespace], Any]] = {
+    "vus": vus,
+    "ablation": ablation,
+    "faults": injected,
+    "budget": budgets,
+    "networks": networks,
+}
 
 
 def main() -> None:
@@ -484,8 +490,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
     parser.add_argument("--seeds", nargs="+", type=int, default=(0, 1, 2))
-    parser.add_argument("--parts", nargs="*", choices=PARTS, default=tuple(PARTS))
-    parser.add_argument("--networks", action="store_true")
+    parser.add_argument("--parts", nargs="*", choices=PARTS, default=tuple(PARTS)[:-1])
     parser.add_argument(
         "--recalibrate", type=int, default=0, metavar="DAYS", help="part budget: every so often, 0: never"
     )
@@ -496,9 +501,9 @@ def main() -> None:
     warnings.simplefilter("ignore", RuntimeWarning)  # means and quantiles of slots where nothing is known
     result: Row = {"seeds": asked.seeds, "changes": asked.changes}
     with patch.object(wiring, "MonitorFit", SharedFit):
-        for name in [*asked.parts, *(["networks"] if asked.networks else [])]:
+        for name in asked.parts:
             began = time.monotonic()
-            result[name] = (PARTS | {"networks": networks})[name](asked)
+            result[name] = PARTS[name](asked)
             told(f"{name} took {time.monotonic() - began:.0f} s")
             if asked.out:
                 asked.out.with_stem(f"{asked.out.stem}_{name}").write_text(json.dumps(result[name], indent=1))
