@@ -40,7 +40,9 @@ app.add_typer(db_app, name="db")
 
 ConfigOption = Annotated[
     Path | None,
-    typer.Option("--config", "-c", help="Configuration file [./config.toml, then /etc/detector/config.toml]"),
+    typer.Option(
+        "--config", "-c", help="Configuration file [$DETECTOR_CONFIG, ./config.toml, /etc/detector/config.toml]"
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 MonitorOption = Annotated[str | None, typer.Option("--monitor", help="Only this monitor.")]
@@ -950,7 +952,7 @@ def _log_to_stderr(level: str) -> None:
     logging.basicConfig(level=level.upper(), format=f"{stamp}%(levelname)s %(name)s %(message)s", stream=sys.stderr)
     for noisy in ("apscheduler", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    # skipped and missed runs are counted and logged by the worker, with the monitor's name
+    # skipped runs are counted and logged by the worker, with the monitor's name
     logging.getLogger("apscheduler.scheduler").setLevel(logging.ERROR)
     logging.getLogger("apscheduler.executors").setLevel(logging.ERROR)
 

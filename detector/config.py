@@ -378,7 +378,7 @@ class MonitorSection(Section):
 
     @property
     def minimum_slots(self) -> int:
-        """Slots of history the first training waits for."""
+        """Slots of history a network waits for."""
         return self.training.minimum_slots or max(300, 10 * self.timesteps)
 
     @property

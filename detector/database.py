@@ -28,7 +28,7 @@ _WRONG_QUESTION = (
     "doesn't exist",
     "unknown column",
 )
-_EXTRAS = {"psycopg": "postgres", "pymysql": "mysql"}
+_DRIVERS = {"psycopg": "psycopg[binary]", "pymysql": "pymysql"}
 
 
 def parse(url: str) -> URL:
@@ -67,8 +67,8 @@ def connect(url: str, *, timeout: timedelta = timedelta(minutes=5)) -> Engine:
         engine = create_engine(parsed, pool_pre_ping=True, connect_args=_connect_args(backend, timeout))
     except (NoSuchModuleError, ModuleNotFoundError) as exc:
         name = getattr(exc, "name", None) or parsed.drivername
-        extra = _EXTRAS.get(str(name))
-        hint = f"pip install 'detector[{extra}]'" if extra else "install its SQLAlchemy driver"
+        driver = _DRIVERS.get(str(name))
+        hint = f"pip install '{driver}'" if driver else "install its SQLAlchemy driver"
         msg = f"no driver for {redacted(parsed)}; {hint}"
         raise ConfigError(msg) from exc
     except (TypeError, ValueError) as exc:

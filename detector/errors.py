@@ -6,7 +6,7 @@ Two questions shape the tree: whose fault is it, and may it be retried?
     0   done
     1   failed for a reason of the outside world (a database is down, training failed)
     2   the operator's mistake: command line or configuration
-    3   `detector alerts list --open` found open alerts, `detector db check` found an outdated schema
+    3   `detector alerts list --open` found open alerts, or the schema is outdated
     130 interrupted by Ctrl-C
 
 A message says what was expected, what was received, and what to do.

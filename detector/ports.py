@@ -237,10 +237,10 @@ class Outbox(Protocol):
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """A trained network with all that turns its residuals into scores."""
+    """A trained model with all that turns its residuals into scores."""
 
     version: int
-    kind: str  # network, baseline
+    kind: str  # network, baseline; none: a stand-in
     timesteps: int  # slots of the windows it reads
     trained_from: int  # the data it has seen, epoch milliseconds
     trained_until: int

@@ -1,4 +1,4 @@
-"""The daemon: scheduled ticks, collection and retraining; signals, systemd, orderly shutdown. Reads the clock."""
+"""The daemon: scheduled ticks, collection, training, pruning, notifying; signals, systemd, stop. Reads the clock."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from apscheduler.events import EVENT_JOB_MAX_INSTANCES, EVENT_JOB_MISSED, JobExecutionEvent
+from apscheduler.events import EVENT_JOB_MAX_INSTANCES, JobExecutionEvent
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.cron import CronTrigger
@@ -188,7 +188,7 @@ class Worker:
             # a late run still runs, several late ones run once: a tick handles everything since the cursor anyway
             job_defaults={"coalesce": True, "misfire_grace_time": None, "max_instances": 1},
         )
-        scheduler.add_listener(self._on_event, EVENT_JOB_MISSED | EVENT_JOB_MAX_INSTANCES)
+        scheduler.add_listener(self._on_skipped, EVENT_JOB_MAX_INSTANCES)
         now = datetime.now(UTC)
         for run in self._runs.values():
             monitor = run.section
@@ -231,11 +231,10 @@ class Worker:
             **options,
         )
 
-    def _on_event(self, event: JobExecutionEvent) -> None:
+    def _on_skipped(self, event: JobExecutionEvent) -> None:
         task, monitor = event.job_id.split(":")[:2]
-        outcome = "missed" if event.code == EVENT_JOB_MISSED else "skipped"
-        self._exporter.job_runs.labels(task, monitor, outcome).inc()
-        logger.warning("event=job_%s task=%s monitor=%s; the run before it has not ended", outcome, task, monitor)
+        self._exporter.job_runs.labels(task, monitor, "skipped").inc()
+        logger.warning("event=job_skipped task=%s monitor=%s; the run before it has not ended", task, monitor)
 
     def _in_task(self, task: Task, run: MonitorRun, work: Callable[[MonitorRun], None]) -> None:
         """Runs one task, counts and logs its outcome; nothing it raises ends the daemon."""

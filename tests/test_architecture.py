@@ -1,4 +1,4 @@
-"""Who may import whom: section 4 of DESIGN.md as a table, held against every import statement there is."""
+"""Who may import whom: a table, held against every import statement there is."""
 
 from __future__ import annotations
 

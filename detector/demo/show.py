@@ -138,7 +138,7 @@ def run(folder: Path, *, listen: str, once: bool, as_json: bool) -> None:
         _show(result, found, false)
         _say_next(folder, path, quiet_until, first_alert=next((f.alerts[0].id for f in found if f.alerts), None))
     if endpoint is not None:
-        _serve(endpoint, say)
+        _serve(endpoint, config.export.address[0], say)
 
 
 def _prepare(folder: Path, listen: str) -> Path:
@@ -273,13 +273,13 @@ def _say_next(folder: Path, path: Path, start: int, *, first_alert: int | None) 
     print("Watch your own database: README.md, “From your own PostgreSQL table to the first alert”.")
 
 
-def _serve(endpoint: Endpoint, say: Callable[[str], None]) -> None:
+def _serve(endpoint: Endpoint, host: str, say: Callable[[str], None]) -> None:
     """Serves the state after the last tick until it is told to stop."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     endpoint.start()
-    say(f"\nServing http://127.0.0.1:{endpoint.port}/metrics until Ctrl-C (not wanted: --once).")
+    say(f"\nServing http://{host}:{endpoint.port}/metrics until Ctrl-C (not wanted: --once).")
     stop.wait()
     endpoint.stop()
 

@@ -52,7 +52,7 @@ COUNTERS = {
 }
 HISTOGRAMS = {"detector_job_duration_seconds": ("Duration of scheduled tasks", ("task", "monitor"))}
 
-OUTCOMES = ("success", "error", "skipped", "missed", "timeout")
+OUTCOMES = ("success", "error", "skipped", "timeout")
 NOTIFICATION_OUTCOMES = ("sent", "failed", "dead")
 _BUCKETS = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0, 7200.0)
 

@@ -97,7 +97,7 @@ def dump(artifact: Artifact) -> bytes:
 def load(data: bytes) -> Artifact:
     """A model version from its bytes.
 
-    Raises: ArtifactError if they are no model version or one of a newer format.
+    Raises: ArtifactError if they are no model version or one of another format.
     """
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:

@@ -1,6 +1,6 @@
 """The autoencoder in Keras and its training; the only file that imports Keras.
 
-Runs in the child process of `detector retrain`: importing it costs seconds and half a gigabyte.
+Never runs in the daemon's own process: importing it costs seconds and half a gigabyte.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ class TrainingSettings:
     input_noise: float = 0.3  # standard deviation added to the inputs, scaled units, while training only
     trim: float = 0.01  # share of the windows, the worst rebuilt, left out after a third of the epochs
     batch_size: int = 256  # windows
-    epochs: int = 30  # at most
-    patience: int = 4  # epochs without a better validation loss before training stops
+    epochs: int = 15  # at most
+    patience: int = 3  # epochs without a better validation loss before training stops
 
 
 @dataclass(frozen=True)

@@ -159,12 +159,12 @@ def close(
     _answer(engine, row, "closed", values, by=by, comment=comment, now=now, notifiers=notifiers)
 
 
-def judge(engine: Engine, row: AlertRow, *, verdict: str | None, by: str, comment: str | None, now: int) -> None:
-    """Notes whether an alert was real or false; None takes it back.
+def judge(engine: Engine, row: AlertRow, *, verdict: str, by: str, comment: str | None, now: int) -> None:
+    """Notes whether an alert was real or false.
 
     Raises: StaleState if the alert has changed since `row` was read.
     """
-    _answer(engine, row, f"marked {verdict or 'unsure'}", {"verdict": verdict}, by=by, comment=comment, now=now)
+    _answer(engine, row, f"marked {verdict}", {"verdict": verdict}, by=by, comment=comment, now=now)
 
 
 def _answer(

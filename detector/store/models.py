@@ -1,4 +1,4 @@
-"""Model versions: saved, listed, promoted; and the lease that lets one training run at a time."""
+"""Model versions: saved, loaded, listed, deleted; and the lease that lets one training run at a time."""
 
 from __future__ import annotations
 

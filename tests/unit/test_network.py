@@ -1,4 +1,4 @@
-"""Training in Keras, and the NumPy network against arithmetic done by hand."""
+"""Training in Keras, and the graph for ONNX Runtime against arithmetic done by hand."""
 
 from __future__ import annotations
 
