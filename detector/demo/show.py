@@ -138,7 +138,7 @@ def run(folder: Path, *, listen: str, once: bool, as_json: bool) -> None:
         _show(result, found, false)
         _say_next(folder, path, quiet_until, first_alert=next((f.alerts[0].id for f in found if f.alerts), None))
     if endpoint is not None:
-        _serve(endpoint, config.export.address[0], say)
+        _serve(endpoint, config.export.listen.rpartition(":")[0], say)
 
 
 def _prepare(folder: Path, listen: str) -> Path:

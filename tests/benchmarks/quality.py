@@ -490,7 +490,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
     parser.add_argument("--seeds", nargs="+", type=int, default=(0, 1, 2))
-    parser.add_argument("--parts", nargs="*", choices=PARTS, default=tuple(PARTS)[:-1])
+    parser.add_argument("--parts", nargs="*", choices=PARTS, default=[name for name in PARTS if name != "networks"])
     parser.add_argument(
         "--recalibrate", type=int, default=0, metavar="DAYS", help="part budget: every so often, 0: never"
     )
