@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from numpy.typing import NDArray
+
 from detector.core.decide import Change, Ended, Severity
 from detector.core.scaling import Scaling
-from detector.core.series import Float32, Int64, Samples, Windows
+from detector.core.series import Bool, Float32, History, Int64, Samples, Windows
 from detector.core.threshold import Calibration
+from detector.progress import Progress
 
 
 class Source(Protocol):
@@ -253,3 +256,25 @@ class ModelVersion:
     rest: Int64 | None = None  # (E, F) slots a metric must stay the same for to count as frozen; None: none ever does
     drift: float | None = None  # usual errors at the last recalibration against those at training
     detectability: Mapping[str, float] = field(default_factory=dict)  # share of injected faults found, by model kind
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A model fitted to data, not calibrated yet."""
+
+    kind: str
+    model: Model
+    timesteps: int  # slots of the windows it reads
+    spec: Any  # what its artifact keeps beside the weights
+    weights: dict[str, NDArray[Any]]
+    facts: dict[str, Any]
+
+
+class Fit(Protocol):
+    """Fits the models of a monitor; made by `wiring`."""
+
+    def network(self, windows: Windows, validation: Windows, *, days: float, seed: int, progress: Progress) -> Fitted:
+        """A network trained on scaled windows from so many days."""
+
+    def baseline(self, history: History, chosen: Bool) -> Fitted:
+        """A seasonal baseline from scaled history (E, L, F) where `chosen` (E, L) is true."""

@@ -8,11 +8,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+Progress = Callable[[float, str], None]
+"""Told the share that is done, 0 to 1, and what is being done."""
+
 logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def shown(task: str) -> Iterator[Callable[[float, str], None]]:
+def shown(task: str) -> Iterator[Progress]:
     """A function to call with the share done, 0 to 1, and what is being done."""
     if sys.stderr.isatty():
         yield from _bar(task)
@@ -20,18 +23,19 @@ def shown(task: str) -> Iterator[Callable[[float, str], None]]:
         yield _log_lines(task)
 
 
-def _bar(task: str) -> Iterator[Callable[[float, str], None]]:
+def _bar(task: str) -> Iterator[Progress]:
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
 
     columns = (TextColumn("{task.fields[name]}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"))
     console = Console(stderr=True)
-    with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.description}"), console=console) as bar:
+    with Bar(*columns, TimeRemainingColumn(), TextColumn("{task.description}"), console=console) as bar:
         row = bar.add_task("", total=1.0, name=task)
         yield lambda done, what: bar.update(row, completed=done, description=what)
 
 
-def _log_lines(task: str) -> Callable[[float, str], None]:
+def _log_lines(task: str) -> Progress:
     told, share = time.monotonic(), 0.0
 
     def report(done: float, what: str) -> None:

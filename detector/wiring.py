@@ -17,31 +17,36 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sqlalchemy import Engine
 
-from detector import __version__, database, exclusions
-from detector import config as configuration
-from detector.config import Config, MonitorSection
+from detector import __version__, database, times
+from detector.config import loading, values
+from detector.config import sections as configuration
+from detector.config.sections import Config, MonitorSection
+from detector.detect import exclusions
 from detector.errors import ArtifactError, ConfigError, ModelError
 from detector.ports import ModelVersion, Source
 from detector.store import models as model_store
 from detector.store import schema
 from detector.store.state import StateStore
+from detector.train import calibrate, division
 
 if TYPE_CHECKING:
-    from detector.backtest import Alert, Outcome
-    from detector.core.series import Bool, History, Windows
     from detector.core.threshold import Calibration
-    from detector.dataset import Recording
+    from detector.daemon.worker import Worker
+    from detector.detect.explain_slot import Answer
     from detector.export.prometheus import Exporter
-    from detector.lookback import Answer
-    from detector.models.artifact import Artifact, NetworkSpec
-    from detector.notifying import Sender
+    from detector.models.artifact import Artifact
+    from detector.notify.sender import Sender
     from detector.ports import Model, Notifier
-    from detector.reading import Progress
+    from detector.progress import Progress
+    from detector.replay.recordings import Recording
+    from detector.replay.results import Alert, Outcome
     from detector.report.content import Rows
     from detector.sources.embedded import EmbeddedSource
     from detector.store.alerts import AlertRow
-    from detector.training import Alerted, Fitted, Trained
-    from detector.worker import Worker
+    from detector.train.calibrate import Alerted
+    from detector.train.fit import Trained
+from detector.daemon.collector import HostCollector
+from detector.models.fitting import MonitorFit
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +66,7 @@ class Parts:
 
 def assemble(config: Config, *, upgrade: bool = False) -> Parts:
     """Connects everything; with `upgrade` the schema is brought up to date, else an outdated one is refused."""
-    engine = database.connect(configuration.secret(config.database))
+    engine = database.connect(loading.secret(config.database))
     if upgrade:
         schema.upgrade(engine)
     else:
@@ -80,7 +85,7 @@ def source(config: Config, monitor: MonitorSection, engine: Engine) -> Source:
     if isinstance(section, configuration.SqlSource):
         from detector.sources.sql import SqlSource, TableSpec
 
-        url = configuration.secret(section)
+        url = loading.secret(section)
         own = database.connect(url, timeout=section.timeout) if url else engine
         settings = section.model_dump(exclude={"type", "url", "url_file"})
         return SqlSource(own, TableSpec(metrics=monitor.metrics, only_entity=monitor.name, **settings))
@@ -143,57 +148,6 @@ def _model(artifact: Artifact) -> Model:
     return SeasonalBaseline(artifact.spec, artifact.weights)
 
 
-def network_spec(monitor: MonitorSection, days: float) -> NetworkSpec:
-    """A monitor's network, which reads the calendar if that many days of history show its rhythm."""
-    from detector.models import calendar
-    from detector.models.artifact import NetworkSpec
-
-    return NetworkSpec(
-        monitor.timesteps,
-        len(monitor.metrics),
-        **monitor.model.model_dump(exclude={"kind"}),
-        calendar=calendar.channels_for(days),
-        time_zone=monitor.time_zone,
-        step=monitor.step_ms,
-    )
-
-
-class MonitorFit:
-    """Fits the models of a monitor; imports TensorFlow for a network, so only in a training process."""
-
-    def __init__(self, monitor: MonitorSection) -> None:
-        self._monitor = monitor
-
-    def network(self, windows: Windows, validation: Windows, *, days: float, seed: int, progress: Progress) -> Fitted:
-        """A network trained with Keras, which reads the calendar if that many days show its rhythm."""
-        from detector.models import network
-        from detector.models.inference import Autoencoder
-        from detector.training import Fitted
-
-        monitor, spec = self._monitor, network_spec(self._monitor, days)
-        names = network.TrainingSettings.__dataclass_fields__
-        settings = network.TrainingSettings(**monitor.training.model_dump(include=set(names)))
-        trained = network.train(spec, windows, validation, settings=settings, seed=seed, progress=progress)
-        facts = {
-            "loss": trained.loss,
-            "validation_loss": trained.validation_loss,
-            "epochs": trained.epochs,
-            "keras": network.keras_version(),
-            "calendar": spec.calendar,
-        }
-        model = Autoencoder(spec, trained.weights)
-        return Fitted("network", model, spec.timesteps, spec, trained.weights, facts)
-
-    def baseline(self, history: History, chosen: Bool) -> Fitted:
-        """A seasonal baseline."""
-        from detector.models import baseline
-        from detector.training import Fitted
-
-        spec, weights = baseline.fit(history, chosen, self._monitor.time_zone)
-        model = baseline.SeasonalBaseline(spec, weights)
-        return Fitted("baseline", model, spec.timesteps, spec, weights, {"phases": spec.phases})
-
-
 def retrain(
     parts: Parts, monitor: MonitorSection, now: int, start: int | None, end: int | None, progress: Progress
 ) -> tuple[int, dict[str, Any]]:
@@ -201,14 +155,15 @@ def retrain(
 
     Raises: ModelError if there is too little history or another process trains this monitor now.
     """
-    from detector import reading, training
+    from detector.detect import history as reading
+    from detector.train import fit as training
 
     began = time.monotonic()
     with _lease(parts.engine, monitor, now):
         reader = parts.sources[monitor.name]
-        first, last = training.span(monitor, reader, now, start, end)
+        first, last = division.span(monitor, reader, now, start, end)
         history = reading.read_history(monitor, reader, first, last, lambda done, what: progress(0.1 * done, what))
-        real = training.spans_of(alert for alert in _alerted(parts.engine, monitor) if alert.verdict == "real")
+        real = calibrate.spans_of(alert for alert in _alerted(parts.engine, monitor) if alert.verdict == "real")
         history = exclusions.without(history, monitor.metrics, parts.store.exclusions(monitor.name), real)
         trained = training.train(
             monitor,
@@ -228,7 +183,7 @@ def _lease(engine: Engine, monitor: MonitorSection, now: int) -> Iterator[None]:
     Raises: ModelError if another process holds it.
     """
     holder, name = f"{socket.gethostname()}:{os.getpid()}", f"retrain:{monitor.name}"
-    expires = now + configuration.milliseconds(monitor.training.timeout)
+    expires = now + times.milliseconds(monitor.training.timeout)
     if not model_store.acquire_lease(engine, name, holder, now=now, expires_at=expires):
         msg = f"monitor {monitor.name!r} is being trained by another process; wait for it to end"
         raise ModelError(msg)
@@ -280,7 +235,7 @@ class _Fresh:
 
 
 def _fresh_calibration(parts: Parts, monitor: MonitorSection, now: int, progress: Progress) -> _Fresh:
-    from detector import reading, training
+    from detector.detect import history as reading
     from detector.models import artifact as artifacts
 
     live = live_model(parts.engine, monitor)
@@ -290,7 +245,7 @@ def _fresh_calibration(parts: Parts, monitor: MonitorSection, now: int, progress
     model, _ = live
     reader = parts.sources[monitor.name]
     history = reading.read_history(
-        monitor, reader, *training.recent(monitor, reader, now, model.trained_until), progress
+        monitor, reader, *division.recent(monitor, reader, now, model.trained_until), progress
     )
     history = exclusions.without(history, monitor.metrics, parts.store.exclusions(monitor.name), {})
     # always against what training found, or small drifts would add up day by day
@@ -298,15 +253,15 @@ def _fresh_calibration(parts: Parts, monitor: MonitorSection, now: int, progress
     trained = int(provenance.get("recalibrated_from", model.version))
     artifact = artifacts.load(model_store.load(parts.engine, trained))
     trained_model = replace(model, calibration=artifact.calibration)
-    alerted = training.not_normal(monitor, history, _alerted(parts.engine, monitor))
-    calibration, drift = training.recalibrated(monitor, trained_model, history, alerted)
+    alerted = calibrate.not_normal(monitor, history, _alerted(parts.engine, monitor))
+    calibration, drift = calibrate.recalibrated(monitor, trained_model, history, alerted)
     return _Fresh(model, trained, artifact, calibration, drift, history.start, history.end)
 
 
 def _alerted(engine: Engine, monitor: MonitorSection) -> list[Alerted]:
     """All alerts of a monitor."""
     from detector.store import alerts
-    from detector.training import Alerted
+    from detector.train.calibrate import Alerted
 
     return [
         Alerted(entity, opened, _ALWAYS if closed is None else closed, peak_score, verdict)
@@ -355,7 +310,7 @@ def explain(parts: Parts, monitor: MonitorSection, entity: str, at: int) -> Answ
 
     Raises: ModelError if there is no model or no data.
     """
-    from detector import lookback
+    from detector.detect import explain_slot as lookback
     from detector.store import alerts
 
     live = live_model(parts.engine, monitor)
@@ -391,7 +346,7 @@ def backtest(
     recordings: Sequence[Recording], settings: MonitorSection, *, name: str, per_entity: bool, progress: Progress
 ) -> Outcome:
     """Replays recordings on a database of their own, which does not outlive it; trains in this process."""
-    from detector import backtest as backtesting
+    from detector.replay import replay as backtesting
     from detector.sources.memory import MemorySource
     from detector.store import alerts, scores
 
@@ -412,7 +367,7 @@ def backtest(
 
 
 def _alert(row: AlertRow) -> Alert:
-    from detector.backtest import Alert
+    from detector.replay.results import Alert
 
     return Alert(
         entity=row.entity,
@@ -456,35 +411,14 @@ def report_rows(parts: Parts, monitor: MonitorSection, *, since: int, now: int, 
     )
 
 
-class HostCollector:
-    """Writes this machine's metrics into a monitor's samples."""
-
-    def __init__(self, monitor: MonitorSection, sink: EmbeddedSource) -> None:
-        from detector.sources.host import HostSampler
-
-        entity = monitor.source.entity if isinstance(monitor.source, configuration.HostSource) else ""
-        self._entity = entity or socket.gethostname()
-        self._metrics = monitor.metrics
-        self._sink = sink
-        self._sampler = HostSampler()
-        self._sampler.sample(time.time())
-
-    def collect(self, slot: int, at: float) -> None:
-        """Stores one sample per metric; slot in epoch milliseconds, at in epoch seconds."""
-        sampled = dict(zip(configuration.HOST_METRICS, self._sampler.sample(at), strict=True))
-        values = [sampled[metric] for metric in self._metrics]
-        count = len(values)
-        self._sink.write([self._entity] * count, self._metrics, [slot] * count, values)
-
-
 def notifier(section: configuration.AlertmanagerNotifier | configuration.WebhookNotifier) -> Notifier:
     """Who is told, as configured.
 
     Raises: ConfigError if a file with a secret is missing or holds no URL.
     """
-    url, timeout = configuration.secret(section), section.timeout.total_seconds()
+    url, timeout = loading.secret(section), section.timeout.total_seconds()
     try:
-        configuration.http_url(url)
+        values.http_url(url)
     except ValueError as exc:
         msg = f"notifier {section.name!r}: url_file {exc}"
         raise ConfigError(msg) from None
@@ -494,7 +428,7 @@ def notifier(section: configuration.AlertmanagerNotifier | configuration.Webhook
         return Alertmanager(url, timeout=timeout)
     from detector.notify.webhook import Webhook
 
-    return Webhook(section.name, url, secret=configuration.secret(section, key="secret"), timeout=timeout)
+    return Webhook(section.name, url, secret=loading.secret(section, key="secret"), timeout=timeout)
 
 
 def senders(config: Config, engine: Engine) -> list[Sender]:
@@ -502,17 +436,17 @@ def senders(config: Config, engine: Engine) -> list[Sender]:
     if not config.notifiers:
         return []
     from detector.notify.alertmanager import REPEAT_MS
-    from detector.notifying import Limits, Sender
+    from detector.notify.sender import Limits, Sender
     from detector.store.outbox import OutboxStore
 
     outbox = OutboxStore(engine)
     found = []
     for section in config.notifiers:
-        common = {key: configuration.milliseconds(getattr(section, key)) for key in ("timeout", "give_up_after")}
+        common = {key: times.milliseconds(getattr(section, key)) for key in ("timeout", "give_up_after")}
         if isinstance(section, configuration.AlertmanagerNotifier):
             limits = Limits(**common, repeat=REPEAT_MS, max_alerts=section.max_alerts)
         else:
-            span = configuration.milliseconds(section.rate_span)
+            span = times.milliseconds(section.rate_span)
             limits = Limits(**common, max_messages=section.max_messages, rate_span=span)
         monitors = section.monitors or [monitor.name for monitor in config.monitors]
         found.append(Sender(section.name, notifier(section), outbox, monitors, limits))
@@ -521,8 +455,8 @@ def senders(config: Config, engine: Engine) -> list[Sender]:
 
 def worker(parts: Parts, config_path: Path, exporter: Exporter, clock: Callable[[], float] = time.time) -> Worker:
     """The daemon of a configuration, not yet running; clock in epoch seconds."""
+    from detector.daemon.worker import Services, Worker
     from detector.store import alerts, scores
-    from detector.worker import Services, Worker
 
     engine = parts.engine
     collectors = {
@@ -547,7 +481,7 @@ def worker(parts: Parts, config_path: Path, exporter: Exporter, clock: Callable[
 
 def serve(config_path: Path, config: Config) -> None:
     """Runs the daemon until it is told to stop; an empty database gets its tables, an outdated one is refused."""
-    engine = database.connect(configuration.secret(config.database))
+    engine = database.connect(loading.secret(config.database))
     is_empty = schema.current(engine) is None
     engine.dispose()
     from detector.export.prometheus import Exporter

@@ -20,6 +20,7 @@ import numpy as np
 from detector.core import score
 from detector.core.decide import Rules
 from detector.core.series import Bool, Float32, Float64, Int64
+from detector.times import WEEK_MS
 
 TAIL = 0.02
 """Share of normal data above the quantile where the exponential tail begins."""
@@ -37,7 +38,6 @@ _LEAST_DECAY = 0.15  # normal errors that are all alike would make any differenc
 _WIDE_DECAY = 1.0  # where nothing is known of a tail
 _SHORT = 1  # of the spans, the one that tells whether an episode goes on
 _ORDINARY = 0.8  # of the start of the tail
-_WEEK_MS = 7 * 24 * 3_600_000
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def level(
     opens = openings(surprises, settled, rules)
     highest = worst(opens)
     known = highest[~np.isnan(highest)]
-    weeks = known.size * step / _WEEK_MS / len(surprises)
+    weeks = known.size * step / WEEK_MS / len(surprises)
     begin = max(float(np.quantile(known, 1.0 - TAIL)), -float(np.log(TAIL)))
     quiet = settled | (worst(surprises) < rules.close_below * begin)  # NaN compares False
     peaks = episode_peaks(opens, quiet, spans, begin, rules.close_slots, rules.reopen_slots)

@@ -18,15 +18,18 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from detector import config as configuration
-from detector import importing, wiring
-from detector.config import Config, MonitorSection
+from detector import csv_files as importing
+from detector import wiring
+from detector.config import loading
+from detector.config import sections as configuration
+from detector.config.sections import Config, MonitorSection
 from detector.core import grid
+from detector.daemon.worker import Worker
 from detector.errors import ConfigError, ModelError, SourceError
 from detector.export.http import Endpoint
 from detector.export.prometheus import Exporter
 from detector.store import alerts
-from detector.worker import Worker
+from detector.times import utc
 
 _MARK = "# Written by `detector demo`"
 _CONFIG = (
@@ -102,7 +105,7 @@ def run(folder: Path, *, listen: str, once: bool, as_json: bool) -> None:
     say: Callable[[str], None] = (lambda _: None) if as_json else print
     recording = resources.files("detector.demo") / "recording"
     path = _prepare(folder, listen)
-    config = configuration.load(path)
+    config = loading.load(path)
     monitor = config.monitors[0]
     exporter = Exporter(config.export.max_entities)
     # before the work, so that a port that is taken is told at once
@@ -163,7 +166,7 @@ def _prepare(folder: Path, listen: str) -> Path:
 
 def _train(path: Path, monitor: MonitorSection, until: int) -> None:
     """`detector retrain` in a process of its own, as the daemon does it: TensorFlow stays out of this one."""
-    command = [sys.executable, "-m", "detector", "retrain", monitor.name, "--config", str(path), "--to", _iso(until)]
+    command = [sys.executable, "-m", "detector", "retrain", monitor.name, "--config", str(path), "--to", utc(until)]
     with _spinning("training; TensorFlow takes a few seconds to start"):
         child = subprocess.run(command, capture_output=True, check=False)  # noqa: S603 - own command
     if child.returncode != 0:
@@ -220,8 +223,8 @@ def _result(
         "faults": [
             {
                 "name": finding.fault.name,
-                "start": _iso(finding.fault.start),
-                "end": _iso(finding.fault.end),
+                "start": utc(finding.fault.start),
+                "end": utc(finding.fault.end),
                 "found": bool(finding.alerts),
                 "delay_seconds": finding.delay,
                 "top_metrics": finding.top_metrics,
@@ -268,7 +271,7 @@ def _say_next(folder: Path, path: Path, start: int, *, first_alert: int | None) 
     print(f"  detector alerts list --config {path}")
     if first_alert is not None:
         print(f"  detector alerts show {first_alert} --config {path}")
-    print(f"  detector report --since {_iso(start)[:10]} --out report.html --config {path}")
+    print(f"  detector report --since {utc(start)[:10]} --out report.html --config {path}")
     print("Watch this very machine: write `detector run` where the shipped config.toml is.")
     print("Watch your own database: README.md, “From your own PostgreSQL table to the first alert”.")
 
@@ -282,10 +285,6 @@ def _serve(endpoint: Endpoint, host: str, say: Callable[[str], None]) -> None:
     say(f"\nServing http://{host}:{endpoint.port}/metrics until Ctrl-C (not wanted: --once).")
     stop.wait()
     endpoint.stop()
-
-
-def _iso(milliseconds: int) -> str:
-    return f"{_moment(milliseconds):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _clock(milliseconds: int) -> str:

@@ -12,6 +12,7 @@ from detector.core.series import Bool, Float32, History, Int64, Windows
 from detector.errors import ArtifactError
 from detector.models import calendar
 from detector.models.artifact import BaselineSpec
+from detector.times import DAY_MS
 
 HOUR_MS = 3_600_000
 _LEAST = 3  # values of a phase without which it is expected to be as ever
@@ -52,7 +53,7 @@ class SeasonalBaseline:
 def fit(history: History, chosen: Bool, time_zone: str) -> tuple[BaselineSpec, dict[str, NDArray[Any]]]:
     """A baseline from scaled history (E, L, F) where `chosen` (E, L) is true; phases and entities unseen expect 0."""
     metrics = history.values.shape[2]
-    days = float(chosen.sum(axis=1).max(initial=0)) * history.step / calendar.DAY_MS
+    days = float(chosen.sum(axis=1).max(initial=0)) * history.step / DAY_MS
     spec = BaselineSpec(metrics, phases_for(days), time_zone)
     phase = _phase(history.slots, spec)
     values = np.where(chosen[:, :, None], history.values, np.float32(np.nan))

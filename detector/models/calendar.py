@@ -8,9 +8,8 @@ from zoneinfo import ZoneInfo
 import numpy as np
 
 from detector.core.series import Float32, Int64
+from detector.times import DAY_MS, WEEK_MS
 
-DAY_MS = 86_400_000
-WEEK_MS = 7 * DAY_MS
 DAILY_FROM_DAYS = 3.0
 WEEKLY_FROM_DAYS = 21.0
 _MONDAY_MS = 4 * DAY_MS  # 1970-01-01 was a Thursday

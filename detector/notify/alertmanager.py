@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from datetime import UTC, datetime
 from typing import Any
 
-from detector import words
+from detector import wording as words
 from detector.errors import NotifyError
 from detector.notify import http
 from detector.ports import Message, ToldAlert
+from detector.times import utc
 
 REPEAT_MS = 60_000
 """How often open alerts are told again."""
@@ -123,8 +123,9 @@ def _ended(alert: ToldAlert, now: int) -> int:
 
 
 def _post(labels: Labels, annotations: dict[str, str], begins: int, ends: int) -> dict[str, Any]:
-    return {"labels": labels, "annotations": annotations, "startsAt": _utc(begins), "endsAt": _utc(ends)}
-
-
-def _utc(milliseconds: int) -> str:
-    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return {
+        "labels": labels,
+        "annotations": annotations,
+        "startsAt": utc(begins, "milliseconds"),
+        "endsAt": utc(ends, "milliseconds"),
+    }

@@ -6,12 +6,12 @@ import hashlib
 import hmac
 import json
 from collections import Counter
-from datetime import UTC, datetime
 from typing import Any
 
-from detector import words
+from detector import wording as words
 from detector.notify import http
 from detector.ports import Message, Notice, ToldAlert
+from detector.times import utc
 
 SIGNATURE, TIMESTAMP, KEY = "X-Detector-Signature", "X-Detector-Timestamp", "Idempotency-Key"
 
@@ -67,7 +67,7 @@ def _event(notice: Notice, alert: ToldAlert) -> dict[str, Any]:
         "event": {
             "id": notice.event,
             "change": notice.change,
-            "at": _utc(notice.created_at),
+            "at": utc(notice.created_at, "milliseconds"),
             "severity": notice.severity,
             "peak_score": notice.peak_score,
             "by": notice.by,
@@ -88,8 +88,8 @@ def _summary(message: Message) -> dict[str, Any]:
         "monitor": message.monitor,
         "text": f"{len(alerts)} alerts of {message.monitor} at once: {counted}",
         "events": len(message.notices),
-        "first_at": _utc(message.notices[0].created_at),
-        "last_at": _utc(message.notices[-1].created_at),
+        "first_at": utc(message.notices[0].created_at, "milliseconds"),
+        "last_at": utc(message.notices[-1].created_at, "milliseconds"),
         "alerts": len(alerts),
         "changes": dict(changes),
         "severities": dict(severities),
@@ -105,14 +105,14 @@ def _alert(alert: ToldAlert) -> dict[str, Any]:
         "entity": alert.entity,
         "state": alert.state,
         "severity": alert.severity,
-        "opened_at": _utc(alert.opened_slot),
-        "detected_at": _utc(alert.detected_at),
-        "closed_at": _utc(_closed(alert)),
+        "opened_at": utc(alert.opened_slot, "milliseconds"),
+        "detected_at": utc(alert.detected_at, "milliseconds"),
+        "closed_at": None if (closed := _closed(alert)) is None else utc(closed, "milliseconds"),
         "closed_by": alert.closed_by,
         "acknowledged_by": alert.acknowledged_by,
         "comment": alert.comment,
         "peak_score": alert.peak_score,
-        "peak_at": _utc(alert.peak_slot),
+        "peak_at": utc(alert.peak_slot, "milliseconds"),
         "model_version": alert.model_version,
         "incident": alert.incident,
         "incident_alerts": alert.incident_size,
@@ -122,9 +122,3 @@ def _alert(alert: ToldAlert) -> dict[str, Any]:
 
 def _closed(alert: ToldAlert) -> int | None:
     return alert.closed_at if alert.closed_at is not None else alert.closed_slot
-
-
-def _utc(milliseconds: int | None) -> str | None:
-    if milliseconds is None:
-        return None
-    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

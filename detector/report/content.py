@@ -12,16 +12,17 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 
-from detector import exclusions, words
-from detector.config import MonitorSection
+from detector import wording as words
+from detector.config.sections import MonitorSection
 from detector.core.series import Float64
-from detector.explaining import unpack
+from detector.detect import exclusions
+from detector.detect.explanations import unpack
 from detector.ports import Exclusion
+from detector.times import WEEK_MS
 
 if TYPE_CHECKING:
     from detector.store.alerts import AlertRow
 
-_WEEK_MS = 7 * 24 * 3_600_000
 _POINTS = 2000  # of a score plot; of a longer alert each point is the highest score of several slots
 _RANKED = 20  # entities
 _TOP_SHARE = 0.01  # of the score, that a metric named first has at least
@@ -123,7 +124,7 @@ def _budget(of: Rows) -> dict[str, Any]:
     opened = [alert for alert in of.alerts if alert.opened_slot >= of.first]
     counted = [alert for alert in opened if _counts(alert)]
     verdicts = Counter(alert.verdict for alert in counted)
-    weeks = max(of.until - of.first, of.monitor.step_ms) / _WEEK_MS
+    weeks = max(of.until - of.first, of.monitor.step_ms) / WEEK_MS
     budget, observed = of.monitor.threshold.alert_budget_per_week, len(counted) / weeks
     return {
         "monitor": of.monitor.name,

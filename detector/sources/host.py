@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from detector.config import HOST_METRICS
+from detector.config.sections import HOST_METRICS
 
 METRICS = HOST_METRICS
 """Every metric this source knows, in the order of the tuple `HostSampler.sample` returns."""

@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.series import Float64, Int64, Samples
-
-_WEEK_MS = 7 * 24 * 3_600_000
+from detector.times import WEEK_MS
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class MemorySource:
 
         Moves are whole weeks, so that the time of the week stays. For entities that were recorded in different months.
         """
-        move = math.lcm(step, _WEEK_MS)
+        move = math.lcm(step, WEEK_MS)
         cut = np.maximum(np.diff(self.time) - gap, 0) // move * move  # (N − 1,)
         later = np.append(np.cumsum(cut[::-1])[::-1], 0)[: len(self.time)]
         return replace(self, time=self.time + later)

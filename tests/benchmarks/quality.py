@@ -36,17 +36,27 @@ from unittest.mock import patch
 
 import numpy as np
 
-from detector import backtest, dataset, judging, reading, remembering, scoring, training, wiring
-from detector.config import MonitorSection, milliseconds
+from detector import wiring
+from detector.config.sections import MonitorSection
 from detector.core import decide, evaluate, grid, score, threshold, window
 from detector.core.faults import SCALED, Fault
 from detector.core.series import Bool, Float32, Float64, History, Int64, Reason, Windows
 from detector.core.threshold import Calibration
-from detector.dataset import Recording
-from detector.ports import ModelVersion
-from detector.reading import Progress
+from detector.detect import history as reading
+from detector.detect import horizon
+from detector.detect import residuals as scoring
+from detector.models import fitting
+from detector.ports import Fitted, ModelVersion
+from detector.progress import Progress
+from detector.replay import recordings as dataset
+from detector.replay import replay as backtest
+from detector.replay import results
+from detector.replay import verdicts as judging
+from detector.replay.recordings import Recording
 from detector.sources.memory import MemorySource
-from detector.training import Fitted
+from detector.times import milliseconds
+from detector.train import calibrate, division, trial
+from detector.train import fit as training
 
 Row = dict[str, Any]
 
@@ -66,7 +76,7 @@ CALIBRATION_SLOTS = round(0.3 * 14 * DAY_SLOTS)  # the newest part of two weeks,
 TEST_SLOTS = 8 * 7 * DAY_SLOTS
 
 
-class SharedFit(wiring.MonitorFit):
+class SharedFit(fitting.MonitorFit):
     """Trains no network twice: two that would be trained alike are the same."""
 
     _known: ClassVar[dict[tuple[int, str], Fitted]] = {}
@@ -86,12 +96,12 @@ class Case:
 
     monitor: MonitorSection
     recordings: tuple[Recording, ...]
-    data: training._Data
+    data: division.Division
     model: ModelVersion
 
     def residuals(self, history: History, rows: Int64, chosen: Bool) -> Float32:
         """Of the chosen windows of a history (E, K, F); arguments as in `scoring.gather`."""
-        what = (self.model.network, self.model.timesteps, self.model.scaling, scoring.metric_rules(self.monitor))
+        what = (self.model.network, self.model.timesteps, self.model.scaling, horizon.metric_rules(self.monitor))
         return scoring.residuals(*what, values=history.values, rows=rows, slots=history.slots, chosen=chosen)
 
     def calibration(self) -> Float32:
@@ -130,7 +140,7 @@ def settings(asked: Namespace, recordings: Sequence[Recording], seed: int, chang
     return backtest.settings(None, [*asked.changes, f"training.seed={seed}", *changes], metrics)
 
 
-def replayed(asked: Namespace, name: str, seed: int, *changes: str) -> tuple[backtest.Outcome, Row]:
+def replayed(asked: Namespace, name: str, seed: int, *changes: str) -> tuple[results.Outcome, Row]:
     """What `detector backtest` makes of a set, and its judgement of all entities."""
     recordings = read(asked.data / name)
     wanted = settings(asked, recordings, seed, changes)
@@ -161,7 +171,7 @@ def _spread(values: list[Any]) -> Any:
     return values[0] if values.count(values[0]) == len(values) else values
 
 
-def flagged_rows(entities: Sequence[backtest.Replayed]) -> Row:
+def flagged_rows(entities: Sequence[results.Replayed]) -> Row:
     """F1, false alarm and missed alarm rate of rows inside alerts, counted as SKAB's leaderboard does."""
     chosen = [one for one in entities if one.recording.entity.startswith("other_")]
     label = np.concatenate([_label(one.recording) for one in chosen])
@@ -183,16 +193,16 @@ def cases(asked: Namespace, recordings: Sequence[Recording], kind: str) -> Itera
         for group in backtest.groups(recordings, wanted, name="quality", per_entity=False):
             monitor, step = group.monitor, group.monitor.step_ms
             rows = [backtest._history(recording, monitor) for recording in group.recordings]
-            source = _source(group, rows).closed_up(step, step * remembering.memory_slots(monitor))
+            source = _source(group, rows).closed_up(step, step * horizon.memory_slots(monitor))
             start, last = source.extent() or (0, 0)
             history = reading.read_history(monitor, source, start, grid.floor(last, step) + step, quiet)
-            trained = training.train(monitor, history, wiring.MonitorFit(monitor), seed=seed, progress=quiet)
-            yield Case(monitor, group.recordings, training._divide(monitor, history), trained.model)
+            trained = training.train(monitor, history, fitting.MonitorFit(monitor), seed=seed, progress=quiet)
+            yield Case(monitor, group.recordings, division.divide(monitor, history), trained.model)
 
 
 def _source(group: backtest.Group, rows: list[Bool]) -> backtest.Recorded:
     nothing: Any = None  # is stored
-    services = backtest.Services(nothing, MemorySource.of, wiring.MonitorFit, nothing, nothing)
+    services = backtest.Services(nothing, MemorySource.of, fitting.MonitorFit, nothing, nothing)
     return backtest._Replay(group, services, quiet)._source(rows)
 
 
@@ -203,7 +213,7 @@ def replays(case: Case) -> Iterator[Replay]:
         times = recording.time[backtest._replayed(recording)]
         if times.size:
             source = _source(backtest.Group(monitor, (recording,)), [backtest._shown(recording, monitor)])
-            start = grid.floor(int(times.min()), step) - remembering.memory_slots(monitor) * step
+            start = grid.floor(int(times.min()), step) - horizon.memory_slots(monitor) * step
             history = reading.read_history(monitor, source, start, grid.floor(int(times.max()), step) + step, quiet)
             row = scoring.model_rows(model, (recording.entity,))
             reasons = window.reasons(history.values, model.timesteps, max_missing=monitor.max_missing)
@@ -213,7 +223,7 @@ def replays(case: Case) -> Iterator[Replay]:
 
 def calibrated(monitor: MonitorSection, errors: Float32, budget: float) -> Calibration:
     """As training calibrates on errors (E, N)."""
-    rules, step = scoring.decision_rules(monitor), monitor.step_ms
+    rules, step = horizon.decision_rules(monitor), monitor.step_ms
     smoothed = threshold.smoothed(errors)
     return threshold.calibrate(smoothed, spans=score.SPANS, rules=rules, alert_budget_per_week=budget, step=step)
 
@@ -231,9 +241,9 @@ VARIANTS: dict[str, dict[str, object]] = {
     "spans 1 5 15 60": {"core.score.SPANS": (1, 5, 15, 60)},
     "over metrics: mean": {"core.score.error": _over_metrics(np.nanmean)},
     "over metrics: maximum": {"core.score.error": _over_metrics(np.nanmax)},
-    "noise: plain 0.98 quantile": {"training._upper_quantile": lambda sizes: np.nanquantile(sizes, 0.98, axis=0)},
-    "noise: plain 0.75 quantile": {"training._upper_quantile": lambda sizes: np.nanquantile(sizes, 0.75, axis=0)},
-    "noise: 1": {"training._upper_quantile": lambda sizes: np.ones(sizes.shape[1])},
+    "noise: plain 0.98 quantile": {"calibrate._upper_quantile": lambda sizes: np.nanquantile(sizes, 0.98, axis=0)},
+    "noise: plain 0.75 quantile": {"calibrate._upper_quantile": lambda sizes: np.nanquantile(sizes, 0.75, axis=0)},
+    "noise: 1": {"calibrate._upper_quantile": lambda sizes: np.ones(sizes.shape[1])},
     "over spans: sum": {"core.threshold.worst": lambda by_span: np.sum(by_span, axis=-1)},
     "tail prior of long spans: none": {"core.threshold._SPAN_PRIOR": 0.0},
     "slot in long spans: at most 5": {"core.threshold._LIMIT": 5.0},
@@ -271,14 +281,14 @@ def ablation(asked: Namespace) -> list[Row]:
 def _ranked(case: Case, residuals: Float32, entities: Iterable[Replay]) -> list[float]:
     """VUS-PR of each entity, NaN where it cannot be told."""
     monitor, result = case.monitor, []
-    noise, fleet_noise = training._noise(residuals)
+    noise, fleet_noise = calibrate._noise(residuals)
     errors, _ = score.error(residuals, noise[:, None])
     calibration = calibrated(monitor, errors, monitor.threshold.alert_budget_per_week)
     for replay in entities:
         recording, row = replay.recording, replay.row
         errors, _ = score.error(replay.residuals, noise[row[0]] if row[0] >= 0 else fleet_noise)
         scores = calibration.score(calibration.smoothed(errors, row), row)[0].astype(np.float64)
-        by_row = backtest._result(recording, monitor, replay.slots[-len(scores) :], scores, []).score
+        by_row = results.result(recording, monitor, replay.slots[-len(scores) :], scores, []).score
         label, period = _label(recording), evaluate.dominant_period(recording.values[recording.train_rows :, 0])
         result.append(np.nan if label.all() else evaluate.vus_pr(np.nan_to_num(by_row), label, period))
     return result
@@ -316,11 +326,11 @@ def _delays(case: Case, size: float) -> Float64:
         seen.append(real(*arguments))
         return seen[-1]
 
-    sizes = {"training.FAULT_SIZES": (size,), "training.FAULTS_PER_KIND": FAULTS_PER_KIND}
+    sizes = {"trial.FAULT_SIZES": (size,), "trial.FAULTS_PER_KIND": FAULTS_PER_KIND}
     with replaced(sizes | {"core.threshold.openings": openings}):
         rng = np.random.default_rng(case.monitor.training.seed)
-        found = training.finds_faults(case.data, case.model, rng)
-    faulty, clean = (np.any(opens[:, -training.FAULT_SLOTS :] >= 1.0, axis=2) for opens in seen)  # (C, slots) each
+        found = trial.finds_faults(case.data, case.model, rng)
+    faulty, clean = (np.any(opens[:, -trial.FAULT_SLOTS :] >= 1.0, axis=2) for opens in seen)  # (C, slots) each
     delays = np.where(faulty.any(axis=1) & ~clean.any(axis=1), faulty.argmax(axis=1), np.nan)
     assert (~np.isnan(delays) == found).all()
     return delays.reshape(len(Fault), FAULTS_PER_KIND)
@@ -350,7 +360,7 @@ def _recorded(case: Case, days: int) -> Iterator[Float64]:
         own, recording = residuals[replay.row], replay.recording
         if replay.row[0] < 0 or np.isnan(own).all():
             continue
-        noise, _ = training._noise(own)
+        noise, _ = calibrate._noise(own)
         (errors, _), (later, _) = (score.error(one, noise[:, None]) for one in (own, replay.residuals))
         times = recording.time[recording.train_rows :]
         is_event = np.isin(replay.slots, times[_label(recording)] // step * step)
@@ -363,17 +373,17 @@ def _counts(monitor: MonitorSection, errors: Float32, later: Float32, is_quiet: 
     """False alerts observed and promised in quiet slots of each entity at each budget, (E, budgets, 2).
 
     errors: (E, N), on which each entity is calibrated alone at first; later, is_quiet: (E, K)
-    days: after which each is calibrated again, as the daemon does, to the newest `training.span`; 0: never
+    days: after which each is calibrated again, as the daemon does, to the newest `division.span`; 0: never
     """
     entities, budgets = np.divmod(np.arange(len(errors) * len(BUDGETS)), len(BUDGETS))  # (R,)
-    rules, states = scoring.decision_rules(monitor), decide.AlertStates.none_open(len(entities))
+    rules, states = horizon.decision_rules(monitor), decide.AlertStates.none_open(len(entities))
     first = [calibrated(monitor, errors[[e]], BUDGETS[b]) for e, b in zip(entities, budgets, strict=True)]
     everything, known, row = np.concatenate([errors, later], axis=1), errors.shape[1], np.zeros(1, dtype=np.int64)
     until_next = days * DAY_MS // monitor.step_ms or later.shape[1]
     most = milliseconds(monitor.training.span) // monitor.step_ms
     memory = rules.memory + max(score.SPANS) - 1
     observed = np.zeros((len(errors), len(BUDGETS)))
-    alerts: list[list[training.Alerted]] = [[] for _ in entities]
+    alerts: list[list[calibrate.Alerted]] = [[] for _ in entities]
     calibrations = first
     for begin in range(memory, later.shape[1], until_next):
         end = min(begin + until_next, later.shape[1])
@@ -388,7 +398,7 @@ def _counts(monitor: MonitorSection, errors: Float32, later: Float32, is_quiet: 
         for event in events:
             entity, budget = divmod(event.entity, len(BUDGETS))
             if event.change is decide.Change.CLOSED:
-                alerts[event.entity].append(training.Alerted("", event.opened_slot, event.slot, event.peak_score))
+                alerts[event.entity].append(calibrate.Alerted("", event.opened_slot, event.slot, event.peak_score))
             observed[entity, budget] += event.change is decide.Change.OPENED and is_quiet[entity, event.slot]
         if end == later.shape[1]:
             break
@@ -397,14 +407,14 @@ def _counts(monitor: MonitorSection, errors: Float32, later: Float32, is_quiet: 
         for one, (entity, budget) in enumerate(zip(entities, budgets, strict=True)):
             mine = [alert for alert in alerts[one] if alert.start >= oldest]
             if states.is_open[one]:
-                mine.append(training.Alerted("", int(states.opened_slot[one]), end, float(states.peak_score[one])))
+                mine.append(calibrate.Alerted("", int(states.opened_slot[one]), end, float(states.peak_score[one])))
             recent = everything[entity, known + oldest : known + end].copy()
             weeks = len(recent) * monitor.step_ms / WEEK_MS
-            for alert in training.unpromised(mine, BUDGETS[budget] * weeks):
+            for alert in calibrate.unpromised(mine, BUDGETS[budget] * weeks):
                 recent[max(0, alert.start - oldest) : alert.end - oldest + monitor.timesteps] = np.nan
-            is_enough = (~np.isnan(recent)).sum() >= training.BASELINE_SLOTS
+            is_enough = (~np.isnan(recent)).sum() >= division.BASELINE_SLOTS
             again = calibrated(monitor, recent[None], BUDGETS[budget]) if is_enough else calibrations[one]
-            fresh.append(training.bounded(again, first[one]))
+            fresh.append(calibrate.bounded(again, first[one]))
         calibrations = fresh
     weeks = is_quiet.sum(axis=1, keepdims=True) * monitor.step_ms / WEEK_MS
     return np.stack([observed, weeks * BUDGETS], axis=2)

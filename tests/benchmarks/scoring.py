@@ -33,11 +33,11 @@ from typing import Any
 
 import numpy as np
 
-from detector.capacity import flops_of_newest, matrix_peak
 from detector.core.series import Float32, Windows
 from detector.models import inference, network  # sets what Keras reads when it is imported
 from detector.models.artifact import NetworkSpec
 from detector.models.inference import Autoencoder
+from detector.operate.cost import flops_of_newest, matrix_peak
 
 Engine = Callable[[Float32], Float32]
 """Inputs (B, T − 1, channels) to rebuilt slots (B, T or 1, F), newest first."""

@@ -33,6 +33,9 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from detector import times
+from detector.detect import horizon, recall
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import conftest
@@ -40,11 +43,15 @@ import numpy as np
 from prometheus_client import generate_latest
 from sqlalchemy import Engine, MetaData
 
-from detector import config, database, pipeline, reading, remembering, wiring
+from detector import database, wiring
+from detector.config import sections as config
 from detector.core import decide, score
 from detector.core.scaling import Scaling
 from detector.core.series import Float32
 from detector.core.threshold import Calibration
+from detector.detect import history as reading
+from detector.detect import memory as remembering
+from detector.detect import tick as pipeline
 from detector.export.prometheus import Exporter, MonitorView
 from detector.models.artifact import NetworkSpec
 from detector.models.inference import Autoencoder, weight_shapes
@@ -162,7 +169,7 @@ class Fleet:
 
     def tick(self, slots: int) -> pipeline.Report:
         """The tick so many slots after the begin of the first window."""
-        now = BEGIN + slots * STEP + config.milliseconds(self.monitor.delay)
+        now = BEGIN + slots * STEP + times.milliseconds(self.monitor.delay)
         self.memory, report = pipeline.tick(self.monitor, self.source, self.store, self.memory, now)
         return report
 
@@ -178,7 +185,7 @@ def start(url: str, entities: int, slots: int, history: int = TIMESTEPS) -> Flee
     until = BEGIN + TIMESTEPS * STEP
     fleet = model(entities, until)
     began = time.perf_counter()
-    memory = pipeline.recall(monitor, source, store, fleet, until + config.milliseconds(monitor.delay))
+    memory = recall.recall(monitor, source, store, fleet, until + times.milliseconds(monitor.delay))
     recalled = time.perf_counter() - began
     told(f"recalled in {recalled:.1f} s")
     return Fleet(monitor, engine, source, store, fleet, memory, recalled)
@@ -230,7 +237,7 @@ def usual(url: str, entities: int, ticks: int) -> dict[str, Any]:
 
 def started(url: str, entities: int, _ticks: int) -> dict[str, Any]:
     """A start with everything there that scores look back on."""
-    slots = remembering.memory_slots(settings(url).monitors[0])
+    slots = horizon.memory_slots(settings(url).monitors[0])
     fleet = start(url, entities, 1, history=slots)
     return {"start_seconds": round(fleet.recalled, 1), "slots": slots, "resident_mb": resident_mb()}
 

@@ -17,7 +17,7 @@ from sqlalchemy import Engine, select
 from detector import database
 from detector.core.decide import Change, Ended, Severity
 from detector.errors import NotifyError, NotifyUnavailable, StoreError
-from detector.notifying import Limits, Sender
+from detector.notify.sender import Limits, Sender
 from detector.ports import AlertChange, Commit, Message, Notice, ScoreRows
 from detector.store import alerts, outbox, schema
 from detector.store.outbox import OutboxStore

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from detector.config import ExportSection
+from detector.config.sections import ExportSection
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 DASHBOARD: dict[str, Any] = json.loads((DEPLOY / "grafana/dashboard.json").read_text())

@@ -9,8 +9,8 @@ import pytest
 from running import detector
 from sqlalchemy import Engine, insert, select
 
-from detector import config as configuration
 from detector import database, wiring
+from detector.config import loading
 from detector.export.prometheus import Exporter
 from detector.store import schema
 from detector.tables import score
@@ -72,7 +72,7 @@ def test_the_operator_removes_the_scores_that_are_no_longer_kept(path: Path, eng
 
 
 def test_the_daemon_removes_the_scores_that_are_no_longer_kept(path: Path, engine: Engine) -> None:
-    settings = configuration.load(path)
+    settings = loading.load(path)
     worker = wiring.worker(wiring.assemble(settings), path, Exporter(10))
 
     worker.prune(worker._runs["short"])

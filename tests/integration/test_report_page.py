@@ -16,7 +16,7 @@ from running import DETECTOR, detector
 from detector import database
 from detector.core.decide import Change, Severity
 from detector.core.series import Float32
-from detector.explaining import pack
+from detector.detect.explanations import pack
 from detector.ports import AlertChange, Commit, ScoreRows
 from detector.store import schema
 from detector.store.state import StateStore

@@ -11,11 +11,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
 
-from detector import database, pipeline
-from detector.config import DecisionSection, EmbeddedSource, MonitorSection
+from detector import database
+from detector.config.sections import DecisionSection, EmbeddedSource, MonitorSection
 from detector.core.scaling import Scaling
 from detector.core.series import Float32, Samples, Windows
 from detector.core.threshold import Calibration
+from detector.detect import recall
+from detector.detect import tick as pipeline
 from detector.ports import ModelVersion
 from detector.store import schema
 from detector.store.state import StateStore
@@ -88,7 +90,7 @@ class _Arriving:
 
 def _final(store: StateStore, source: _Arriving) -> None:
     """Ticks slot by slot until everything has arrived."""
-    memory = pipeline.recall(MONITOR, source, store, _model(), START)
+    memory = recall.recall(MONITOR, source, store, _model(), START)
     for slot in range(1, SLOTS + LATENESS + 2):
         source.now = START + slot * STEP
         memory, _ = pipeline.tick(MONITOR, source, store, memory, source.now, notifiers=("pager",))

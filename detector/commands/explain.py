@@ -1,0 +1,44 @@
+"""`detector explain`: the reasons of one slot."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from detector.times import utc
+
+if TYPE_CHECKING:
+    pass
+from detector.commands.shared import ConfigOption, JsonOption, assembled, moment_of
+
+
+def explain(
+    monitor: Annotated[str, typer.Argument(help="The monitor.")],
+    entity: Annotated[str, typer.Argument(help="The entity.")],
+    at: Annotated[str, typer.Option("--at", help="The time, such as 2026-11-23T14:00, or this long ago (2h).")],
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Why there was an alert at a time, or none: score, parts, metrics and rules as the live model sees them."""
+    parts = assembled(config, monitor)
+    from detector import wiring
+    from detector import wording as words
+
+    moment = moment_of("--at", at)
+    assert moment is not None
+    answer = wiring.explain(parts, parts.config.monitor(monitor), entity, moment)
+    if as_json:
+        print(json.dumps(asdict(answer) | {"slot": utc(answer.slot)}, indent=2))
+        return
+    head = "unknown" if answer.score is None else f"score {answer.score:.2f}"
+    print(f"{entity} ({monitor}) at {utc(answer.slot)}: {head}")
+    for why in answer.why:
+        print(f"  {why}")
+    metrics = answer.explanation.get("metrics", [])
+    if metrics and answer.score is not None:
+        print("\nmetrics by their share of the score")
+        for metric in metrics:
+            print(f"  {words.metric_line(metric)}")

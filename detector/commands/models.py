@@ -1,0 +1,54 @@
+"""`detector models`: trained model versions."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from detector.errors import ConfigError
+from detector.times import utc
+
+if TYPE_CHECKING:
+    pass
+from detector.commands.shared import ConfigOption, JsonOption, MonitorOption, assembled, print_rows
+
+
+def list_models(config: ConfigOption = None, monitor: MonitorOption = None, as_json: JsonOption = False) -> None:
+    """Model versions, newest first."""
+    parts = assembled(config, monitor)
+    from detector.store import models
+
+    rows = [
+        {
+            "version": row.version,
+            "monitor": row.monitor,
+            "live": row.is_live,
+            "created": utc(row.created_at),
+            "entities": row.header.get("entities"),
+            "validation_loss": round(row.header.get("validation_loss", float("nan")), 5),
+            "kilobytes": row.bytes // 1000,
+        }
+        for row in models.listing(parts.engine, monitor)
+    ]
+    print_rows(rows, as_json=as_json, empty="no models yet; the daemon trains one when there is enough history")
+
+
+def show_model(
+    version: Annotated[int, typer.Argument()], config: ConfigOption = None, as_json: JsonOption = False
+) -> None:
+    """What is known of one model version."""
+    parts = assembled(config, None)
+    from detector.store import models
+
+    found = [row for row in models.listing(parts.engine) if row.version == version]
+    if not found:
+        msg = f"no model version {version}; see: detector models list"
+        raise ConfigError(msg)
+    row = asdict(found[0])
+    header = row.pop("header")
+    times = {"created_at": utc(row["created_at"])} | {
+        name: utc(header[name]) for name in ("trained_from", "trained_until") if name in header
+    }
+    print_rows([row | header | times], as_json=as_json, vertical=True)

@@ -1,0 +1,145 @@
+"""Options, times and tables that all commands share."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from detector.errors import ConfigError
+
+if TYPE_CHECKING:
+    from detector.config.sections import Config
+    from detector.wiring import Parts
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", "-c", help="Configuration file [$DETECTOR_CONFIG, ./config.toml, /etc/detector/config.toml]"
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+MonitorOption = Annotated[str | None, typer.Option("--monitor", help="Only this monitor.")]
+By = Annotated[str | None, typer.Option("--by", help="Who says so [the user at the keyboard].", show_default=False)]
+Comment = Annotated[str | None, typer.Option("--comment", help="Why, for those who read it later.")]
+
+
+def user() -> str:
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"user {os.getuid()}"
+
+
+def one_of(option: str, value: str | None, allowed: Sequence[str]) -> None:
+    if value is not None and value not in allowed:
+        msg = f"{option} must be one of {', '.join(allowed)}. Received: {value!r}"
+        raise ConfigError(msg)
+
+
+def load(path: Path | None) -> tuple[Path, Config]:
+
+    from detector.config import loading
+
+    found = loading.find(path)
+    settings = loading.load(found)
+    log_to_stderr(settings.log_level)
+    return found.resolve(), settings
+
+
+def assembled(path: Path | None, monitor: str | None) -> Parts:
+    _, settings = load(path)
+    if monitor is not None:
+        settings.monitor(monitor)
+    from detector import wiring
+
+    return wiring.assemble(settings)
+
+
+def log_to_stderr(level: str) -> None:
+    # journald stamps the time itself
+    stamp = "" if "JOURNAL_STREAM" in os.environ else "%(asctime)s "
+    logging.basicConfig(level=level.upper(), format=f"{stamp}%(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    for noisy in ("apscheduler", "alembic"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    # skipped runs are counted and logged by the worker, with the monitor's name
+    logging.getLogger("apscheduler.scheduler").setLevel(logging.ERROR)
+    logging.getLogger("apscheduler.executors").setLevel(logging.ERROR)
+
+
+def time_of(option: str, written: str | None, zone: str = "UTC", *, or_else: str = "") -> int | None:
+    """Epoch milliseconds of an ISO 8601 time, of the zone unless it names its own; or_else: what else may be given."""
+    if written is None:
+        return None
+    from zoneinfo import ZoneInfo
+
+    try:
+        moment = datetime.fromisoformat(written)
+    except ValueError as exc:
+        msg = f"{option} must be a time such as 2026-11-23T14:00 or 2026-11-23{or_else}. Received: {written!r}"
+        raise ConfigError(msg) from exc
+    try:
+        return int((moment if moment.tzinfo else moment.replace(tzinfo=ZoneInfo(zone))).timestamp() * 1000)
+    except (KeyError, ValueError) as exc:
+        msg = f"the time zone must be one such as Europe/Berlin or UTC. Received: {zone!r}"
+        raise ConfigError(msg) from exc
+
+
+def moment_of(option: str, written: str | None) -> int | None:
+    """Epoch milliseconds of a time, or of so long ago."""
+    if written is None:
+        return None
+    from detector.config.values import parse_duration
+
+    try:
+        age = parse_duration(written)
+    except ValueError:
+        return time_of(option, written, or_else=", or an age such as 2h or 7d")
+    assert isinstance(age, timedelta)  # what is no time and no duration has been refused
+    try:
+        return int((datetime.now(UTC) - age).timestamp() * 1000)
+    except OverflowError as exc:
+        msg = f"{option} reaches back before there were dates. Received: {written!r}"
+        raise ConfigError(msg) from exc
+
+
+def print_rows(
+    rows: Sequence[dict[str, Any]], *, as_json: bool = False, empty: str = "", vertical: bool = False
+) -> None:
+    """Rows as a table, one below the other with `vertical`, or as JSON."""
+    if as_json:
+        print(json.dumps(rows, indent=2))
+    elif not rows:
+        print(empty)
+    elif vertical:
+        width = max(len(name) for row in rows for name in row)
+        print("\n\n".join("\n".join(f"{k:<{width}}  {_cell(v)}" for k, v in row.items()) for row in rows))
+    else:
+        names = list(rows[0])
+        cells = [[_cell(row[name]) for name in names] for row in rows]
+        widths = [max(len(name), *(len(line[i]) for line in cells)) for i, name in enumerate(names)]
+        for line in [names, *cells]:
+            print("  ".join(_padded(zip(line, widths, strict=True))).rstrip())
+
+
+def _padded(cells: Iterable[tuple[str, int]]) -> list[str]:
+    return [f"{text:<{width}}" for text, width in cells]
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "-"
+    return str(value)

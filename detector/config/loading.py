@@ -1,0 +1,205 @@
+"""`config.toml` read, expanded and validated; every mistake is reported at once, with the nearest known key."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import (
+    ValidationError,
+)
+
+from detector.config.sections import (
+    AlertmanagerNotifier,
+    Config,
+    DatabaseSection,
+    DecisionSection,
+    EmbeddedSource,
+    ExportSection,
+    HostSource,
+    ModelSection,
+    MonitorSection,
+    NotifierSection,
+    RuleSection,
+    Section,
+    SqlSource,
+    ThresholdSection,
+    TrainingSection,
+    WebhookNotifier,
+)
+from detector.errors import ConfigError
+
+DEFAULT_PATHS = (Path("config.toml"), Path("/etc/detector/config.toml"))
+
+
+def find(path: Path | None) -> Path:
+    """The configuration file to use: the one named, $DETECTOR_CONFIG, ./config.toml, /etc/detector/config.toml."""
+    named = path or (Path(os.environ["DETECTOR_CONFIG"]) if os.environ.get("DETECTOR_CONFIG") else None)
+    candidates = (named,) if named else DEFAULT_PATHS
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    tried = " and ".join(str(candidate) for candidate in candidates)
+    msg = f"no configuration file found at {tried}; name one with --config FILE"
+    raise ConfigError(msg)
+
+
+def load(path: Path, environment: Mapping[str, str] | None = None) -> Config:
+    """Reads and validates a configuration file.
+
+    Raises: ConfigError listing every mistake, one a line.
+    """
+    environment = os.environ if environment is None else environment
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
+        msg = f"{path}: cannot be read as TOML: {exc}"
+        raise ConfigError(msg) from exc
+    missing: list[str] = []
+    data = _expand(data, environment, missing, "")
+    try:
+        config = Config.model_validate(data)
+    except ValidationError as exc:
+        raise ConfigError("\n".join(f"{path}: {line}" for line in [*missing, *_lines(exc, data)])) from None
+    if missing:
+        raise ConfigError("\n".join(f"{path}: {line}" for line in missing))
+    return config
+
+
+def monitor(table: Mapping[str, Any], assignments: Sequence[str] = ()) -> MonitorSection:
+    """The monitor of a table, with values replaced by assignments such as `training.epochs=5`, as `--set` takes them.
+
+    What stands behind the = is TOML, or text if it is none.
+
+    Raises: ConfigError listing every mistake, one a line.
+    """
+    changed = dict(table)
+    for assignment in assignments:
+        key, is_assignment, written = assignment.partition("=")
+        if not is_assignment:
+            msg = f"--set must be KEY=VALUE, such as training.epochs=5. Received: {assignment!r}"
+            raise ConfigError(msg)
+        changed = _with(changed, key.strip().split("."), _toml_or_text(written))
+    data = {"database": {"url": "sqlite://"}, "monitors": [changed]}
+    try:
+        return Config.model_validate(data).monitors[0]
+    except ValidationError as exc:
+        lines = (line.removeprefix("monitors[0].") for line in _lines(exc, data))
+        raise ConfigError("\n".join(f"--set {line}" for line in lines)) from None
+
+
+def _with(table: Mapping[str, Any], path: list[str], value: Any) -> dict[str, Any]:
+    """A copy of a table with one value replaced, however deep."""
+    key, *rest = path
+    inner = table.get(key)
+    return {**table, key: _with(inner if isinstance(inner, dict) else {}, rest, value) if rest else value}
+
+
+def _toml_or_text(written: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {written}")["value"]
+    except tomllib.TOMLDecodeError:
+        return written
+
+
+def secret(
+    section: DatabaseSection | SqlSource | NotifierSection,
+    environment: Mapping[str, str] | None = None,
+    key: str = "url",
+) -> str:
+    """The URL (or another key) of a section, read from its `url_file` if that is set ("" if neither is).
+
+    A relative file is looked up in $CREDENTIALS_DIRECTORY (systemd's LoadCredential) first.
+    """
+    file = str(getattr(section, f"{key}_file"))
+    if not file:
+        return str(getattr(section, key))
+    environment = os.environ if environment is None else environment
+    folder = environment.get("CREDENTIALS_DIRECTORY", "")
+    for path in (Path(folder, file) if folder else None, Path(file)):
+        if path is not None and path.is_file():
+            return path.read_text(encoding="utf-8").strip()
+    msg = f"{key}_file: no file {file!r} here or in $CREDENTIALS_DIRECTORY; create it or set `{key}`"
+    raise ConfigError(msg)
+
+
+_PLACEHOLDER = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
+
+
+def _expand(value: Any, environment: Mapping[str, str], missing: list[str], where: str) -> Any:
+    """Replaces ${NAME} and ${NAME:-default} in every string; names that are not set are collected in `missing`."""
+    if isinstance(value, dict):
+        return {key: _expand(item, environment, missing, f"{where}.{key}".lstrip(".")) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_expand(item, environment, missing, f"{where}[{i}]") for i, item in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+
+    def replace(match: re.Match[str]) -> str:
+        found = environment.get(match[1]) or match[2]
+        if found is None:
+            missing.append(f"{where}: environment variable {match[1]} must be set (or write ${{{match[1]}:-default}})")
+            return ""
+        return found
+
+    return _PLACEHOLDER.sub(replace, value)
+
+
+_TAGS = {"host", "embedded", "sql", "alertmanager", "webhook"}
+
+
+def _lines(exc: ValidationError, data: Any) -> Iterator[str]:
+    """One line per mistake: key path, what is wrong, what was received."""
+    errors = exc.errors()
+    refused = {error["loc"][0] for error in errors if len(error["loc"]) > 1}
+    for error in errors:
+        if error["type"] == "too_short" and error["loc"][0] in refused:
+            continue  # refused items also count as missing
+        location = [part for part in error["loc"] if part not in _TAGS or part in _keys(data)]
+        where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".") or "file"
+        message = error["msg"].removeprefix("Value error, ")
+        if error["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(str(location[-1]), sorted(_field_names(location)), n=1, cutoff=0.0)
+            yield f"{where}: unknown key; the nearest known one is `{near[0]}`" if near else f"{where}: unknown key"
+        elif error["type"] == "missing":
+            yield f"{where}: must be set"
+        elif isinstance(error["input"], str | int | float | bool) and not _may_hold_password(location, error["input"]):
+            yield f"{where}: {message[0].lower() + message[1:]}. Received: {error['input']!r}"
+        else:
+            yield f"{where}: {message[0].lower() + message[1:]}"
+
+
+def _may_hold_password(location: list[str | int], value: object) -> bool:
+    return location[-1] in {"url", "secret"} or "://" in str(value)
+
+
+def _keys(data: Any) -> set[str]:
+    """Keys of the outermost table: a monitor's source tag in a location is pydantic's, not the file's."""
+    return set(data) if isinstance(data, dict) else set()
+
+
+_SECTIONS: dict[str, tuple[type[Section], ...]] = {
+    "": (Config,),
+    "database": (DatabaseSection,),
+    "export": (ExportSection,),
+    "monitors": (MonitorSection,),
+    "source": (SqlSource, EmbeddedSource, HostSource),
+    "model": (ModelSection,),
+    "training": (TrainingSection,),
+    "threshold": (ThresholdSection,),
+    "decision": (DecisionSection,),
+    "rules": (RuleSection,),
+    "notifiers": (AlertmanagerNotifier, WebhookNotifier),
+}
+
+
+def _field_names(location: list[str | int]) -> set[str]:
+    """Known keys of the table a location lies in."""
+    tables = [part for part in location[:-1] if isinstance(part, str)]
+    sections = _SECTIONS.get(tables[-1] if tables else "", ())
+    return {name for section in sections for name in section.model_fields}

@@ -1,0 +1,439 @@
+"""The tables of `config.toml` as frozen sections with their defaults and rules."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import timedelta
+from typing import Annotated, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
+
+from detector.config.values import Duration, Zone, http_url
+from detector.errors import ConfigError
+from detector.times import milliseconds
+
+HOST_METRICS = (
+    "cpu_percent",
+    "cpu_iowait_percent",
+    "load_1m",
+    "memory_used_percent",
+    "swap_used_percent",
+    "disk_read_bytes_per_second",
+    "disk_write_bytes_per_second",
+    "disk_used_percent",
+    "network_receive_bytes_per_second",
+    "network_transmit_bytes_per_second",
+    "processes",
+)
+"""What `source.type = "host"` records; `sources.host` reads them in this order."""
+Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+class Section(BaseModel):
+    """A table of the configuration: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
+
+
+class DatabaseSection(Section):
+    """Where alerts, scores, models and the embedded samples are kept."""
+
+    url: str = ""
+    url_file: str = ""
+
+    @model_validator(mode="after")
+    def _has_one_url(self) -> DatabaseSection:
+        if bool(self.url) == bool(self.url_file):
+            msg = "needs exactly one of `url` and `url_file`"
+            raise ValueError(msg)
+        return self
+
+
+class ExportSection(Section):
+    """The HTTP endpoint."""
+
+    listen: str = "127.0.0.1:9788"
+    max_entities: int = Field(default=10_000, ge=1)
+
+    @field_validator("listen")
+    @classmethod
+    def _is_host_and_port(cls, value: str) -> str:
+        host, _, port = value.rpartition(":")
+        if not host or not port.isdigit() or int(port) > 65535:
+            msg = "must be HOST:PORT, such as 127.0.0.1:9788"
+            raise ValueError(msg)
+        return value
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port."""
+        host, _, port = self.listen.rpartition(":")
+        return host.strip("[]"), int(port)
+
+
+class HostSource(Section):
+    """This machine's own metrics, recorded into the embedded store at every step."""
+
+    type: Literal["host"]
+    entity: str = ""
+
+
+class EmbeddedSource(Section):
+    """Samples that `detector import` brought into the detector's own database."""
+
+    type: Literal["embedded"]
+
+
+class SqlSource(Section):
+    """A table or query of any database SQLAlchemy speaks to."""
+
+    type: Literal["sql"]
+    url: str = ""
+    url_file: str = ""
+    table: str = ""
+    query: str = ""
+    entity: tuple[str, ...] = ()
+    time: str = "time"
+    time_format: Literal["timestamp", "epoch_seconds", "epoch_milliseconds"] = "timestamp"
+    time_zone: Zone = "UTC"
+    metric: str = ""
+    value: str = ""
+    timeout: Duration = timedelta(seconds=30)
+
+    @field_validator("entity", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> SqlSource:
+        if bool(self.table) == bool(self.query):
+            msg = "needs exactly one of `table` and `query`"
+            raise ValueError(msg)
+        if self.url and self.url_file:
+            msg = "takes `url` or `url_file`, not both"
+            raise ValueError(msg)
+        if bool(self.metric) != bool(self.value):
+            msg = "a long table needs both `metric` and `value`; a wide one (a column per metric) neither"
+            raise ValueError(msg)
+        if self.query and not (":start" in self.query and ":end" in self.query):
+            msg = "`query` must select one time range by :start and :end"
+            raise ValueError(msg)
+        return self
+
+
+class ModelSection(Section):
+    """What scores, and the shape of the network."""
+
+    kind: Literal["auto", "network", "baseline"] = "auto"
+    cell: Literal["lstm", "gru"] = "lstm"
+    units: int = Field(default=64, ge=1, le=1024)
+    layers: int = Field(default=1, ge=1, le=8)
+    bidirectional: bool = False
+
+
+class TrainingSection(Section):
+    """How and on what the network is trained."""
+
+    span: Duration = timedelta(days=28)
+    minimum_slots: int = Field(default=0, ge=0)
+    holdout: float = Field(default=0.3, gt=0.0, lt=0.9)
+    max_windows: int = Field(default=20_000, ge=100)
+    epochs: int = Field(default=15, ge=1)
+    patience: int = Field(default=3, ge=1)
+    batch_size: int = Field(default=256, ge=1)
+    learning_rate: float = Field(default=2e-3, gt=0.0)
+    clipnorm: float = Field(default=1.0, gt=0.0)
+    dropout: Share = 0.0
+    input_noise: float = Field(default=0.3, ge=0.0)
+    trim: Share = 0.01
+    seed: int = 0
+    timeout: Duration = timedelta(hours=2)
+
+
+class ThresholdSection(Section):
+    """What score 1.0 means."""
+
+    alert_budget_per_week: float = Field(default=1.0, gt=0.0)
+
+
+class DecisionSection(Section):
+    """When an alert opens and closes; scores are relative to the threshold 1.0."""
+
+    open_slots: int = Field(default=2, ge=1)
+    open_of: int = Field(default=3, ge=1, le=100)
+    open_at_once: float = Field(default=1.5, ge=1.0)
+    close_below: float = Field(default=0.8, gt=0.0, le=1.0)
+    close_slots: int = Field(default=5, ge=1, le=100)
+    close_unknown_slots: int = Field(default=60, ge=1, le=10_000)
+    critical_at: float = Field(default=2.0, ge=1.0)
+    critical_slots: int = Field(default=120, ge=1)
+    reopen_slots: int = Field(default=3, ge=0, le=1000)
+    flapping_reopenings: int = Field(default=3, ge=1)
+    flapping_slots: int = Field(default=30, ge=1, le=1000)
+    incident_slots: int = Field(default=5, ge=0)
+
+    @model_validator(mode="after")
+    def _k_of_n(self) -> DecisionSection:
+        if self.open_slots > self.open_of:
+            msg = "`open_slots` must not be greater than `open_of`"
+            raise ValueError(msg)
+        if self.close_slots < self.open_of - 1:
+            msg = "`close_slots` must be at least `open_of` − 1, or scores of a closed alert would open the next"
+            raise ValueError(msg)
+        return self
+
+
+class RuleSection(Section):
+    """What is known of one metric: which deviations count, and which values are never valid."""
+
+    metric: str
+    direction: Literal["both", "up", "down"] = "both"
+    min_deviation: float = Field(default=0.0, ge=0.0)
+    min_deviation_percent: float = Field(default=0.0, ge=0.0)
+    valid_min: float | None = None
+    valid_max: float | None = None
+
+    @model_validator(mode="after")
+    def _range_is_not_empty(self) -> RuleSection:
+        if self.valid_min is not None and self.valid_max is not None and self.valid_min > self.valid_max:
+            msg = "`valid_min` must not be greater than `valid_max`"
+            raise ValueError(msg)
+        return self
+
+
+class MonitorSection(Section):
+    """One group of entities watched together."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)
+    source: Annotated[HostSource | EmbeddedSource | SqlSource, Field(discriminator="type")]
+    metrics: tuple[str, ...] = ()
+    step: Duration = timedelta(seconds=60)
+    delay: Duration = timedelta(seconds=10)
+    lateness: Duration = timedelta(minutes=5)
+    aggregate: Literal["mean", "last", "min", "max", "sum", "count"] = "mean"
+    timesteps: int = Field(default=30, ge=2, le=2000)
+    max_missing: Share = 0.2
+    score_every: Duration | None = None
+    retrain: str = "0 3 * * sun"
+    recalibrate: str = "30 2 * * *"
+    max_catch_up: Duration = timedelta(days=7)
+    no_data_alert_after: Duration | None = None
+    store_scores: Literal["all", "anomalous", "none"] = "all"
+    keep_scores: Duration = timedelta(days=30)
+    model: ModelSection = ModelSection()
+    training: TrainingSection = TrainingSection()
+    threshold: ThresholdSection = ThresholdSection()
+    decision: DecisionSection = DecisionSection()
+    rules: tuple[RuleSection, ...] = ()
+    time_zone: Zone = "UTC"
+
+    @field_validator("step")
+    @classmethod
+    def _is_a_second_or_more(cls, value: timedelta) -> timedelta:
+        if value < timedelta(seconds=1):
+            msg = "must be 1s or more"
+            raise ValueError(msg)
+        return value
+
+    @field_validator("delay", "lateness", "max_catch_up", "keep_scores")
+    @classmethod
+    def _is_not_negative(cls, value: timedelta) -> timedelta:
+        if value < timedelta(0):
+            msg = "must not be negative"
+            raise ValueError(msg)
+        return value
+
+    @model_validator(mode="after")
+    def _silence_is_remembered(self) -> MonitorSection:
+        if self.no_data_alert_after is not None and not 1 <= self.no_data_slots <= 500:
+            most = 500 * self.step
+            msg = f"`no_data_alert_after` must be at least a step and at most 500 ({most})"
+            raise ValueError(msg)
+        return self
+
+    @field_validator("retrain", "recalibrate")
+    @classmethod
+    def _is_off_or_cron(cls, value: str) -> str:
+        if value != "off":
+            from apscheduler.triggers.cron import CronTrigger
+
+            try:
+                CronTrigger.from_crontab(value)
+            except ValueError as exc:
+                msg = f'must be "off" or a cron line such as "0 3 * * sun" ({exc})'
+                raise ValueError(msg) from exc
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_host_metrics(cls, data: object) -> object:
+        if not (isinstance(data, dict) and isinstance(data.get("source"), dict)):
+            return data
+        fill = data["source"].get("type") == "host" and not data.get("metrics")
+        return data | {"metrics": HOST_METRICS} if fill else data
+
+    @model_validator(mode="after")
+    def _metrics_make_sense(self) -> MonitorSection:
+        if not self.metrics:
+            msg = "`metrics` must name at least one metric"
+            raise ValueError(msg)
+        if len(set(self.metrics)) != len(self.metrics):
+            msg = "`metrics` must not name a metric twice"
+            raise ValueError(msg)
+        if isinstance(self.source, HostSource):
+            unknown = [metric for metric in self.metrics if metric not in HOST_METRICS]
+            if unknown:
+                msg = f"`metrics` of a host source must be among {', '.join(HOST_METRICS)}; received {unknown[0]!r}"
+                raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _rules_name_metrics_once(self) -> MonitorSection:
+        named = [rule.metric for rule in self.rules]
+        for metric in named:
+            if metric not in self.metrics:
+                msg = f"`rules` must name metrics of the monitor; received {metric!r}"
+                raise ValueError(msg)
+            if named.count(metric) > 1:
+                msg = f"`rules` must name a metric once; received {metric!r} twice"
+                raise ValueError(msg)
+        return self
+
+    @property
+    def step_ms(self) -> int:
+        """Grid spacing in milliseconds."""
+        return milliseconds(self.step)
+
+    @property
+    def no_data_slots(self) -> int:
+        """Slots without any data that open an alert, 0: none do."""
+        return 0 if self.no_data_alert_after is None else -(-milliseconds(self.no_data_alert_after) // self.step_ms)
+
+    @property
+    def score_interval(self) -> timedelta:
+        """Time between ticks: `score_every`, one step unless set."""
+        return self.score_every or self.step
+
+    @property
+    def minimum_slots(self) -> int:
+        """Slots of history a network waits for."""
+        return self.training.minimum_slots or max(300, 10 * self.timesteps)
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever a model trained under other settings would no longer fit."""
+        settings = self.model_dump(
+            mode="json", include={"metrics", "step", "aggregate", "timesteps", "model", "time_zone"}
+        )
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+
+
+class NotifierSection(Section):
+    """Somebody who is told when alerts open, get worse and close."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)
+    url: str = ""
+    url_file: str = ""
+    monitors: tuple[str, ...] = ()
+    timeout: Duration = timedelta(seconds=10)
+    give_up_after: Duration = timedelta(hours=24)
+
+    @field_validator("url")
+    @classmethod
+    def _is_http(cls, value: str) -> str:
+        return http_url(value) if value else value
+
+    @field_validator("timeout", "give_up_after")
+    @classmethod
+    def _is_positive(cls, value: timedelta) -> timedelta:
+        if value <= timedelta(0):
+            msg = "must be more than 0s"
+            raise ValueError(msg)
+        return value
+
+    @model_validator(mode="after")
+    def _has_one_url(self) -> NotifierSection:
+        if bool(self.url) == bool(self.url_file):
+            msg = "needs exactly one of `url` and `url_file`"
+            raise ValueError(msg)
+        return self
+
+
+class AlertmanagerNotifier(NotifierSection):
+    """A Prometheus Alertmanager, which is told again and again what is open."""
+
+    type: Literal["alertmanager"]
+    max_alerts: int = Field(default=50, ge=1)
+
+
+class WebhookNotifier(NotifierSection):
+    """An HTTP endpoint that takes a message per event."""
+
+    type: Literal["webhook"]
+    secret: str = ""
+    secret_file: str = ""
+    max_messages: int = Field(default=5, ge=1)
+    rate_span: Duration = timedelta(minutes=10)
+
+    @model_validator(mode="after")
+    def _has_one_secret(self) -> WebhookNotifier:
+        if self.secret and self.secret_file:
+            msg = "takes `secret` or `secret_file`, not both"
+            raise ValueError(msg)
+        return self
+
+
+class Config(Section):
+    """The whole file."""
+
+    database: DatabaseSection
+    export: ExportSection = ExportSection()
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    monitors: tuple[MonitorSection, ...] = Field(min_length=1)
+    notifiers: tuple[Annotated[AlertmanagerNotifier | WebhookNotifier, Field(discriminator="type")], ...] = ()
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Config:
+        for what, sections in (("monitor", self.monitors), ("notifier", self.notifiers)):
+            names = [section.name for section in sections]
+            twice = {name for name in names if names.count(name) > 1}
+            if twice:
+                msg = f"{what} names must be unique; received {sorted(twice)[0]!r} twice"
+                raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _notifiers_name_monitors(self) -> Config:
+        known = [monitor.name for monitor in self.monitors]
+        for notifier in self.notifiers:
+            for name in notifier.monitors:
+                if name not in known:
+                    msg = (
+                        f"`monitors` of notifier {notifier.name!r} must be among {', '.join(known)}; received {name!r}"
+                    )
+                    raise ValueError(msg)
+        return self
+
+    def told(self, monitor: str) -> tuple[str, ...]:
+        """Names of the notifiers that are told of a monitor's alerts."""
+        return tuple(n.name for n in self.notifiers if not n.monitors or monitor in n.monitors)
+
+    def monitor(self, name: str) -> MonitorSection:
+        """The monitor of that name.
+
+        Raises: ConfigError naming the monitors there are.
+        """
+        for monitor in self.monitors:
+            if monitor.name == name:
+                return monitor
+        known = ", ".join(monitor.name for monitor in self.monitors)
+        msg = f"no monitor named {name!r} in the configuration; there is: {known}"
+        raise ConfigError(msg)

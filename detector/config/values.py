@@ -1,0 +1,79 @@
+"""Values that several keys share: durations, time zones, cron lines, URLs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+)
+
+_LONGEST_MS = 1000 * 366 * 86_400_000
+_UNITS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
+
+
+def parse_duration(value: object) -> object:
+    """A timedelta from `"90s"`, `"5m"`, `"1h30m"`; anything else is left for pydantic to refuse."""
+    if not isinstance(value, str):
+        return value
+    parts = re.findall(r"(\d+(?:\.\d+)?)(ms|[smhdw])", value)
+    if not parts or "".join(number + unit for number, unit in parts) != value.replace(" ", ""):
+        msg = 'must be a duration such as "30s", "5m", "1h30m" or "7d"'
+        raise ValueError(msg)
+    total = sum(float(number) * _UNITS[unit] for number, unit in parts)
+    if total > _LONGEST_MS:
+        msg = "must not be longer than a thousand years"
+        raise ValueError(msg)
+    return timedelta(milliseconds=total)
+
+
+def _refuse_number(value: object) -> object:
+    if isinstance(value, int | float):
+        msg = f'must be a duration with a unit, such as "{value}s"'
+        raise ValueError(msg)
+    return value
+
+
+def _known_zone(value: str) -> str:
+    try:
+        ZoneInfo(value)
+    except (KeyError, ValueError, OSError) as exc:
+        msg = "must be a time zone such as Europe/Berlin or UTC"
+        raise ValueError(msg) from exc
+    return value
+
+
+Zone = Annotated[str, AfterValidator(_known_zone)]
+Duration = Annotated[timedelta, BeforeValidator(parse_duration), BeforeValidator(_refuse_number)]
+
+
+def http_url(value: str) -> str:
+    """The URL of a notifier.
+
+    Raises: ValueError if it is none, without showing it.
+    """
+    try:
+        parts = urlsplit(value)
+        is_good = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_good = False
+    if not is_good or not value.isprintable() or " " in value:
+        msg = "must be a URL such as https://host:9093 (not shown: secrets)"
+        raise ValueError(msg)
+    return value
+
+
+def firing_times(cron: str, start: int, end: int) -> Iterator[int]:
+    """When a cron line (not "off") fires between two times, both exclusive; all epoch milliseconds."""
+    from apscheduler.triggers.cron import CronTrigger
+
+    trigger = CronTrigger.from_crontab(cron, timezone=UTC)
+    at = datetime.fromtimestamp(start / 1000, UTC)
+    while (at := trigger.get_next_fire_time(at, at)) and (fires := round(at.timestamp() * 1000)) < end:
+        yield fires

@@ -1,0 +1,34 @@
+"""Composition root: which adapter serves which port, for a given configuration."""
+
+from __future__ import annotations
+
+import socket
+import time
+from typing import TYPE_CHECKING
+
+from detector.config import sections as configuration
+from detector.config.sections import MonitorSection
+
+if TYPE_CHECKING:
+    from detector.sources.embedded import EmbeddedSource
+
+
+class HostCollector:
+    """Writes this machine's metrics into a monitor's samples."""
+
+    def __init__(self, monitor: MonitorSection, sink: EmbeddedSource) -> None:
+        from detector.sources.host import HostSampler
+
+        entity = monitor.source.entity if isinstance(monitor.source, configuration.HostSource) else ""
+        self._entity = entity or socket.gethostname()
+        self._metrics = monitor.metrics
+        self._sink = sink
+        self._sampler = HostSampler()
+        self._sampler.sample(time.time())
+
+    def collect(self, slot: int, at: float) -> None:
+        """Stores one sample per metric; slot in epoch milliseconds, at in epoch seconds."""
+        sampled = dict(zip(configuration.HOST_METRICS, self._sampler.sample(at), strict=True))
+        values = [sampled[metric] for metric in self._metrics]
+        count = len(values)
+        self._sink.write([self._entity] * count, self._metrics, [slot] * count, values)

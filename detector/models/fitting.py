@@ -1,0 +1,64 @@
+"""Composition root: which adapter serves which port, for a given configuration."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from detector.config.sections import MonitorSection
+
+if TYPE_CHECKING:
+    from detector.core.series import Bool, History, Windows
+    from detector.models.artifact import NetworkSpec
+    from detector.ports import Fitted
+    from detector.progress import Progress
+
+
+def network_spec(monitor: MonitorSection, days: float) -> NetworkSpec:
+    """A monitor's network, which reads the calendar if that many days of history show its rhythm."""
+    from detector.models import calendar
+    from detector.models.artifact import NetworkSpec
+
+    return NetworkSpec(
+        monitor.timesteps,
+        len(monitor.metrics),
+        **monitor.model.model_dump(exclude={"kind"}),
+        calendar=calendar.channels_for(days),
+        time_zone=monitor.time_zone,
+        step=monitor.step_ms,
+    )
+
+
+class MonitorFit:
+    """Fits the models of a monitor; imports TensorFlow for a network, so only in a training process."""
+
+    def __init__(self, monitor: MonitorSection) -> None:
+        self._monitor = monitor
+
+    def network(self, windows: Windows, validation: Windows, *, days: float, seed: int, progress: Progress) -> Fitted:
+        """A network trained with Keras, which reads the calendar if that many days show its rhythm."""
+        from detector.models import network
+        from detector.models.inference import Autoencoder
+        from detector.ports import Fitted
+
+        monitor, spec = self._monitor, network_spec(self._monitor, days)
+        names = network.TrainingSettings.__dataclass_fields__
+        settings = network.TrainingSettings(**monitor.training.model_dump(include=set(names)))
+        trained = network.train(spec, windows, validation, settings=settings, seed=seed, progress=progress)
+        facts = {
+            "loss": trained.loss,
+            "validation_loss": trained.validation_loss,
+            "epochs": trained.epochs,
+            "keras": network.keras_version(),
+            "calendar": spec.calendar,
+        }
+        model = Autoencoder(spec, trained.weights)
+        return Fitted("network", model, spec.timesteps, spec, trained.weights, facts)
+
+    def baseline(self, history: History, chosen: Bool) -> Fitted:
+        """A seasonal baseline."""
+        from detector.models import baseline
+        from detector.ports import Fitted
+
+        spec, weights = baseline.fit(history, chosen, self._monitor.time_zone)
+        model = baseline.SeasonalBaseline(spec, weights)
+        return Fitted("baseline", model, spec.timesteps, spec, weights, {"phases": spec.phases})

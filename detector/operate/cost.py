@@ -1,0 +1,370 @@
+"""What a monitor costs on this machine, measured with the daemon's own code on synthetic entities."""
+
+from __future__ import annotations
+
+import math
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from datetime import timedelta
+from multiprocessing import get_context
+from typing import Any
+
+import numpy as np
+import psutil
+from sqlalchemy import Engine
+
+from detector import database, wiring
+from detector.config.sections import Config, DatabaseSection, MonitorSection, SqlSource
+from detector.core import frozen, score
+from detector.core.scaling import Scaling
+from detector.core.series import Float32, Samples, Windows
+from detector.core.threshold import Calibration
+from detector.detect import recall
+from detector.detect import tick as pipeline
+from detector.models import artifact as artifacts
+from detector.models import fitting
+from detector.models.artifact import Artifact, BaselineSpec, NetworkSpec
+from detector.models.inference import Autoencoder, cores, weight_shapes
+from detector.ports import Source
+from detector.progress import Progress
+from detector.store import models as model_store
+from detector.store import schema
+from detector.store.state import StateStore
+from detector.times import milliseconds
+
+HEADROOM = 0.5
+"""Share of the time between two ticks, and of the memory, that a fleet may not need."""
+
+QUICK = 2_000
+"""Entities that `detector check` measures with at most: about a second."""
+
+_BEGIN = 1_767_225_600_000  # epoch ms; any time would do
+_TICKS = 3  # after one that warms up
+_LEAST_PER_CORE = 8  # entities measured with: one for each core would take as long as one in all
+_CELLS_PER_ENTITY = 500  # values of the synthetic table, and
+_FLOPS_PER_ENTITY = 10_000_000  # operations of a tick, that one entity may take before fewer are measured with
+_PEAK_SIZE = 4096
+_WINDOWS = 8192  # scored at a time
+_TRAINED_WINDOWS = 4096
+_EPOCHS = 3  # the first makes the graph and is not counted
+_TRAINING_OVER_SCORING = 6  # forwards and backwards through whole windows, instead of to their newest slot
+_DAY = 86_400.0
+_SCORING_FLOPS = 4e10
+_TRAINING_FLOPS = 4e11
+_HALF_TRAINING = 10.0  # seconds after which the bar has gone half of the way to the end of training
+_PHASES = 168  # of a baseline: hours of the week
+_UNREACHED = 10.0  # level of a calibration that random values do not come near
+
+
+@dataclass(frozen=True)
+class TickCost:
+    """Medians of some ticks; `of` tells what other fleets cost."""
+
+    entities: int
+    seconds: float
+    cpu_seconds: float
+    read_seconds: float  # the part of `seconds` that the source takes
+    least_seconds: float  # a tick with a single entity, without reading
+    bytes_per_entity: int  # of memory, at the most
+    model_bytes: int
+
+    def of(self, entities: int, read_seconds: float | None = None) -> float:
+        """Seconds of a tick with so many entities, reading as here unless told what it takes."""
+        own = (self.seconds - self.read_seconds - self.least_seconds) / max(1, self.entities - 1)
+        read = self.read_seconds * entities / self.entities if read_seconds is None else read_seconds
+        return self.least_seconds + max(0.0, own) * (entities - 1) + read
+
+    def fleet(self, seconds: float) -> int:
+        """Entities that a tick of so many seconds carries."""
+        each = (self.of(self.entities) - self.of(1)) / max(1, self.entities - 1)
+        return max(0, int((seconds - self.of(0)) / max(each, 1e-9)))
+
+
+@dataclass
+class _Timed:
+    """A source that adds up the seconds it takes."""
+
+    source: Source
+    seconds: float = field(default=0.0)
+
+    def read(self, start: int, end: int) -> Samples:
+        began = time.perf_counter()
+        try:
+            return self.source.read(start, end)
+        finally:
+            self.seconds += time.perf_counter() - began
+
+    def extent(self) -> tuple[int, int] | None:
+        return self.source.extent()
+
+
+def interval(monitor: MonitorSection) -> float:
+    """Seconds between two ticks that have something to score."""
+    return max(monitor.step, monitor.score_interval).total_seconds()
+
+
+def slots_per_tick(monitor: MonitorSection) -> int:
+    """New slots of each entity that a tick scores."""
+    return max(1, milliseconds(monitor.score_interval) // monitor.step_ms)
+
+
+def tick_cost(monitor: MonitorSection, most: int, progress: Progress = lambda _done, _what: None) -> TickCost:
+    """Ticks with at most so many synthetic entities in a SQLite file, with fewer if the monitor's network is large."""
+    slots = monitor.timesteps + (_TICKS + 1) * slots_per_tick(monitor)
+    cells, flops = slots * len(monitor.metrics), slots_per_tick(monitor) * _flops(monitor)
+    share = min(1.0, _CELLS_PER_ENTITY / cells, _FLOPS_PER_ENTITY / max(1, flops))
+    entities = max(min(most, _LEAST_PER_CORE * cores()), int(most * share))
+    with tempfile.TemporaryDirectory(prefix="detector-capacity-") as folder:
+        engine = database.connect(f"sqlite:///{folder}/detector.db")
+        try:
+            schema.upgrade(engine)
+            one = _ticks(engine, _synthetic(monitor, "one"), 1, lambda done, what: progress(0.1 * done, what))
+            before = psutil.Process().memory_info().rss
+            many = _synthetic(monitor, "many")
+            ticks = _ticks(engine, many, entities, lambda done, what: progress(0.1 + 0.9 * done, what))
+        finally:
+            engine.dispose()
+    return TickCost(
+        entities=entities,
+        seconds=ticks.seconds,
+        cpu_seconds=ticks.cpu_seconds,
+        read_seconds=ticks.read_seconds,
+        least_seconds=one.seconds - one.read_seconds,
+        bytes_per_entity=(_peak_memory() - before) // entities,
+        model_bytes=ticks.model_bytes,
+    )
+
+
+def _flops(monitor: MonitorSection) -> int:
+    """Operations of one window; a baseline's do not count."""
+    return 0 if monitor.model.kind == "baseline" else flops_of_newest(_spec(monitor))
+
+
+def _spec(monitor: MonitorSection) -> NetworkSpec:
+    """The network that a monitor has after its whole `training.span`."""
+    return fitting.network_spec(monitor, monitor.training.span.total_seconds() / _DAY)
+
+
+def _synthetic(monitor: MonitorSection, table: str) -> MonitorSection:
+    """The same monitor over a wide table of random values, which no rule of its own would alert on."""
+    source = SqlSource(
+        type="sql",
+        table=table,
+        entity=("entity",),
+        time="ts",
+        time_format="epoch_milliseconds",
+        timeout=timedelta(minutes=10),
+    )
+    metrics = tuple(f"m{n}" for n in range(len(monitor.metrics)))
+    return monitor.model_copy(update={"name": table, "source": source, "metrics": metrics, "rules": ()})
+
+
+@dataclass(frozen=True)
+class _Tick:
+    seconds: float
+    cpu_seconds: float
+    read_seconds: float
+    model_bytes: int
+
+
+def _ticks(engine: Engine, monitor: MonitorSection, entities: int, progress: Progress) -> _Tick:
+    """Medians of some ticks, after one that warms up."""
+    step, delay, move = monitor.step_ms, milliseconds(monitor.delay), slots_per_tick(monitor)
+    recalled = _BEGIN + monitor.timesteps * step
+    progress(0.0, f"writing samples of {entities} entities")
+    _fill(engine, monitor, entities, monitor.timesteps + (_TICKS + 1) * move)
+    model_bytes = _save_model(engine, monitor, entities, recalled)
+    live = wiring.live_model(engine, monitor)
+    assert live is not None
+    config = Config(database=DatabaseSection(url="sqlite://"), monitors=(monitor,))
+    source, store = _Timed(wiring.source(config, monitor, engine)), StateStore(engine)
+    progress(0.2, f"recalling {entities} entities")
+    memory = recall.recall(monitor, source, store, live[0], recalled + delay)
+    took = []
+    for n in range(1, _TICKS + 2):
+        progress(0.5 + 0.5 * n / (_TICKS + 2), f"a tick with {entities} entities")
+        source.seconds = 0.0
+        began, began_cpu = time.perf_counter(), time.process_time()
+        memory, _ = pipeline.tick(monitor, source, store, memory, recalled + n * move * step + delay)
+        took.append((time.perf_counter() - began, time.process_time() - began_cpu, source.seconds))
+    seconds, cpu_seconds, read_seconds = (statistics.median(column) for column in zip(*took[1:], strict=True))
+    return _Tick(seconds, cpu_seconds, read_seconds, model_bytes)
+
+
+def _fill(engine: Engine, monitor: MonitorSection, entities: int, slots: int) -> None:
+    """The monitor's table: a row for each entity and slot, made by the database itself."""
+    assert isinstance(monitor.source, SqlSource)
+    table = monitor.source.table
+    columns = ", ".join(f"{name} double precision" for name in monitor.metrics)
+    values = ", ".join("random() / 9.3e18" for _ in monitor.metrics)
+    rows = f"""
+        WITH RECURSIVE slot(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM slot WHERE n < {slots} - 1),
+                       entity(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM entity WHERE n < {entities} - 1)
+        INSERT INTO {table} SELECT {_BEGIN} + {monitor.step_ms} * slot.n, printf('entity-%06d', entity.n), {values}
+        FROM slot, entity"""  # noqa: S608 - own names
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"CREATE TABLE {table} (ts bigint, entity text, {columns})")
+        connection.exec_driver_sql(rows)
+        connection.exec_driver_sql(f"CREATE INDEX {table}_ts ON {table} (ts)")
+
+
+def _save_model(engine: Engine, monitor: MonitorSection, entities: int, until: int) -> int:
+    """Makes a model live that knows every entity and finds all of them normal; its bytes."""
+    metrics, spans = len(monitor.metrics), len(score.SPANS)
+    spec: NetworkSpec | BaselineSpec
+    if monitor.model.kind == "baseline":
+        spec = BaselineSpec(metrics, _PHASES, monitor.time_zone)
+        profile = np.zeros((entities, _PHASES, metrics), dtype=np.float32)
+        weights = {"profile": profile, "fleet_profile": profile[0]}
+    else:
+        spec = _spec(monitor)
+        weights = _weights(spec)
+    provenance = {
+        "kind": monitor.model.kind,
+        "fingerprint": monitor.fingerprint,
+        "trained_from": _BEGIN,
+        "trained_until": until,
+        "created_at": until,
+        "detectability": {},
+    }
+    start = _ones(entities, spans)
+    artifact = Artifact(
+        spec=spec,
+        weights=weights,
+        entities=tuple(f"entity-{n:06d}" for n in range(entities)),
+        scaling=Scaling(_ones(entities, metrics), _ones(entities, metrics), _ones(metrics)),
+        noise=_ones(entities, metrics),
+        fleet_noise=_ones(metrics),
+        calibration=Calibration(start, start, start[0], start[0], level=_UNREACHED),
+        rest=np.full((entities, metrics), frozen.NEVER, dtype=np.int64),
+        provenance=provenance,
+    )
+    stored = artifacts.dump(artifact)
+    model_store.save(engine, monitor=monitor.name, artifact=stored, header=provenance, now=until)
+    return len(stored)
+
+
+def _weights(spec: NetworkSpec) -> dict[str, Float32]:
+    rng = np.random.default_rng(0)
+    return {name: rng.normal(0.0, 0.1, shape).astype(np.float32) for name, shape in weight_shapes(spec).items()}
+
+
+def _ones(*shape: int) -> Float32:
+    return np.ones(shape, dtype=np.float32)
+
+
+def _peak_memory() -> int:
+    """Bytes of memory this process had at the most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def matrix_peak() -> float:
+    """Multiplications and additions a second in products of large single-precision matrices, on all cores."""
+    a, b = np.random.default_rng(0).random((2, _PEAK_SIZE, _PEAK_SIZE), dtype=np.float32)
+    out = np.empty_like(a)
+
+    def multiply() -> None:
+        np.matmul(a, b, out=out)
+
+    return 2 * _PEAK_SIZE**3 / min(_seconds(multiply) for _ in range(5))
+
+
+def flops_of_newest(spec: NetworkSpec) -> int:
+    """Multiplications and additions in the matrix products of one window's newest slot."""
+    products = 0
+    for name, shape in weight_shapes(spec).items():
+        if not name.endswith("bias"):
+            steps = spec.timesteps - 1 if name.startswith("encoder") else 1
+            products += steps * math.prod(shape)
+    return 2 * products
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def scoring_rate(monitor: MonitorSection) -> float:
+    """Windows scored a second on all cores."""
+    spec = _spec(monitor)
+    count = max(64, min(_WINDOWS, int(_SCORING_FLOPS / flops_of_newest(spec))))
+    values = np.random.default_rng(1).normal(size=(count, spec.timesteps, spec.metrics)).astype(np.float32)
+    windows = Windows(values, np.zeros(count, dtype=np.int64), np.full(count, _BEGIN))
+    network = Autoencoder(spec, _weights(spec))
+    network.residuals(windows)  # warms up
+    return count / statistics.median(_seconds(lambda: network.residuals(windows)) for _ in range(5))
+
+
+def training_rate(monitor: MonitorSection, progress: Progress) -> float:
+    """Windows a second and epoch in which Keras trains the monitor's network, in a process of its own."""
+    began = time.monotonic()
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        training = pool.submit(_train, monitor)
+        while True:
+            try:
+                return training.result(timeout=0.5)
+            except TimeoutError:
+                progress(1.0 - 0.5 ** ((time.monotonic() - began) / _HALF_TRAINING), "training in Keras")
+
+
+def _train(monitor: MonitorSection) -> float:
+    spec = _spec(monitor)
+    most = int(_TRAINING_FLOPS / (_EPOCHS * _TRAINING_OVER_SCORING * flops_of_newest(spec)))
+    count = max(2, min(_TRAINED_WINDOWS, most))
+    settings = {"epochs": _EPOCHS, "patience": _EPOCHS, "batch_size": min(monitor.training.batch_size, count // 2)}
+    monitor = monitor.model_copy(update={"training": monitor.training.model_copy(update=settings)})
+    values = np.random.default_rng(1).normal(size=(count, spec.timesteps, spec.metrics)).astype(np.float32)
+    windows = Windows(values, np.zeros(count, dtype=np.int64), np.full(count, _BEGIN))
+    ends: dict[int, float] = {}
+
+    def note(done: float, _what: str) -> None:
+        ends.setdefault(int(done * _EPOCHS + 1e-6), time.perf_counter())
+
+    days = monitor.training.span.total_seconds() / _DAY
+    fitting.MonitorFit(monitor).network(windows, windows[:1], days=days, seed=0, progress=note)
+    return count * (_EPOCHS - 1) / (ends[_EPOCHS] - ends[1])
+
+
+def card(monitor: MonitorSection, entities: int, progress: Progress) -> dict[str, Any]:
+    """What a monitor costs; each figure is named with its unit."""
+    cost = tick_cost(monitor, entities, lambda done, what: progress(0.6 * done, what))
+    every, count = interval(monitor), cores()
+    by_time = cost.fleet((1.0 - HEADROOM) * every)
+    by_memory = int((1.0 - HEADROOM) * psutil.virtual_memory().total / max(1, cost.bytes_per_entity))
+    shape = monitor.model
+    layers = f" in each of {shape.layers} layers" if shape.layers > 1 else ""
+    network = f"{shape.cell}, {shape.units} units{layers}{', bidirectional' * shape.bidirectional}"
+    result: dict[str, Any] = {
+        "monitor": monitor.name,
+        "model": "baseline" if shape.kind == "baseline" else network,
+        "window": f"{monitor.timesteps} slots of {len(monitor.metrics)} metrics",
+        "cores": count,
+        "entities": cost.entities,
+        "tick_seconds": cost.seconds,
+        "tick_every_seconds": every,
+        "cpu_seconds_per_entity_and_day": cost.cpu_seconds / cost.entities * _DAY / every,
+        "memory_bytes_per_entity": cost.bytes_per_entity,
+        "model_bytes": cost.model_bytes,
+        "largest_fleet": int(float(f"{min(by_time, by_memory):.2g}")),
+        "largest_fleet_limited_by": "time" if by_time <= by_memory else "memory",
+    }
+    if monitor.model.kind != "baseline":
+        progress(0.6, "scoring")
+        peak, rate, flops = matrix_peak(), scoring_rate(monitor), flops_of_newest(_spec(monitor))
+        result |= {
+            "windows_per_second": rate,
+            "windows_per_second_and_core": rate / count,
+            "matrix_peak_gflops": peak / 1e9,
+            "share_of_matrix_peak": rate * flops / peak,
+        }
+        trained = training_rate(monitor, lambda done, what: progress(0.7 + 0.3 * done, what))
+        result["training_seconds_per_million_windows"] = 1e6 / trained
+    progress(1.0, "done")
+    return {name: float(f"{value:.3g}") if isinstance(value, float) else value for name, value in result.items()}

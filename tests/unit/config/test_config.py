@@ -1,0 +1,500 @@
+"""`config.toml`: what is accepted, what is refused and in which words, and where secrets come from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from detector.config import loading, values
+from detector.config import sections as config
+from detector.config.sections import Config, DatabaseSection, EmbeddedSource, HostSource, SqlSource
+from detector.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[3]
+
+SMALLEST = """
+[database]
+url = "sqlite:///detector.db"
+
+[[monitors]]
+name = "web"
+metrics = ["cpu", "memory"]
+source = { type = "embedded" }
+"""
+
+PAGER = """
+[[notifiers]]
+name = "pager"
+type = "webhook"
+"""
+
+SQL = """
+[database]
+url = "sqlite:///detector.db"
+
+[[monitors]]
+name = "web"
+metrics = ["cpu"]
+
+[monitors.source]
+type = "sql"
+"""
+
+
+def _load(tmp_path: Path, text: str, environment: Mapping[str, str] | None = None) -> Config:
+    path = tmp_path / "config.toml"
+    path.write_text(text, encoding="utf-8")
+    return loading.load(path, environment or {})
+
+
+def _refused(tmp_path: Path, text: str, environment: Mapping[str, str] | None = None) -> list[str]:
+    """What is said about a configuration, line by line, without the file's name."""
+    with pytest.raises(ConfigError) as caught:
+        _load(tmp_path, text, environment)
+    lines = str(caught.value).splitlines()
+    prefix = f"{tmp_path / 'config.toml'}: "
+    assert all(line.startswith(prefix) for line in lines)
+    return [line.removeprefix(prefix) for line in lines]
+
+
+def test_the_shipped_file_loads_and_watches_this_machine() -> None:
+    shipped = loading.load(ROOT / "config.toml", {})
+
+    assert shipped.database.url == "sqlite:///./detector.db"
+    assert shipped.monitors[0].metrics == config.HOST_METRICS
+
+
+def test_the_shipped_file_shows_the_defaults(tmp_path: Path) -> None:
+    shipped = loading.load(ROOT / "config.toml", {})
+
+    smallest = """
+        [database]
+        url = "sqlite:///./detector.db"
+        [[monitors]]
+        name = "host"
+        source = { type = "host" }
+    """
+    assert shipped == _load(tmp_path, smallest)
+
+
+def test_the_shipped_file_keeps_its_database_where_systemd_says() -> None:
+    shipped = loading.load(ROOT / "config.toml", {"STATE_DIRECTORY": "/var/lib/detector"})
+
+    assert shipped.database.url == "sqlite:////var/lib/detector/detector.db"
+
+
+@pytest.mark.parametrize("section", ["export", "monitors", "model", "training", "threshold", "decision", "notifiers"])
+def test_the_shipped_file_shows_every_key(section: str) -> None:
+    text = (ROOT / "config.toml").read_text(encoding="utf-8")
+
+    for model in loading._SECTIONS[section]:
+        assert [key for key in model.model_fields if f"{key} = " not in text and f".{key}]" not in text] == []
+
+
+def test_the_smallest_file_takes_defaults_for_the_rest(tmp_path: Path) -> None:
+    monitor = _load(tmp_path, SMALLEST).monitor("web")
+
+    assert isinstance(monitor.source, EmbeddedSource)
+    assert (monitor.step, monitor.timesteps, monitor.score_interval) == (timedelta(minutes=1), 30, timedelta(minutes=1))
+    assert monitor.minimum_slots == 300
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("90s", timedelta(seconds=90)),
+        ("1h30m", timedelta(minutes=90)),
+        ("7d", timedelta(days=7)),
+        ("2w", timedelta(days=14)),
+        ("1.5h", timedelta(minutes=90)),
+        ("1500ms", timedelta(milliseconds=1500)),
+        ("1h 30m", timedelta(minutes=90)),
+    ],
+)
+def test_durations_are_written_with_their_unit(written: str, expected: timedelta) -> None:
+    assert values.parse_duration(written) == expected
+
+
+@pytest.mark.parametrize("written", ["", "5", "m", "five minutes", "5 minutes", "-5m", "5m!", "5y"])
+def test_a_duration_that_cannot_be_read_is_refused(written: str) -> None:
+    with pytest.raises(ValueError, match="must be a duration"):
+        values.parse_duration(written)
+
+
+def test_a_number_without_unit_is_no_duration(tmp_path: Path) -> None:
+    lines = _refused(tmp_path, SMALLEST + "step = 60")
+
+    assert lines == ['monitors[0].step: must be a duration with a unit, such as "60s". Received: 60']
+
+
+def test_all_mistakes_are_reported_together(tmp_path: Path) -> None:
+    text = """
+        log_level = "loud"
+        [database]
+        url = "sqlite:///detector.db"
+        [export]
+        listen = "9788"
+        [[monitors]]
+        name = "web"
+        metrics = ["cpu"]
+        step = "10ms"
+        timesteps = 1
+        source = { type = "embedded" }
+        [monitors.decision]
+        open_slots = 5
+        open_of = 3
+    """
+    lines = _refused(tmp_path, text)
+
+    places = [line.partition(": ")[0] for line in lines]
+    assert places == ["export.listen", "log_level", "monitors[0].step", "monitors[0].timesteps", "monitors[0].decision"]
+
+
+def test_a_mistake_is_told_with_what_was_received(tmp_path: Path) -> None:
+    lines = _refused(tmp_path, SMALLEST + "timesteps = 1")
+
+    assert lines == ["monitors[0].timesteps: input should be greater than or equal to 2. Received: 1"]
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("log_levl = 'info'" + SMALLEST, "log_levl: unknown key; the nearest known one is `log_level`"),
+        (SMALLEST + "timestep = 5", "monitors[0].timestep: unknown key; the nearest known one is `timesteps`"),
+        (SMALLEST + "[exprt]\n", "exprt: unknown key; the nearest known one is `export`"),
+        (
+            SMALLEST + "[monitors.model]\nunit = 5",
+            "monitors[0].model.unit: unknown key; the nearest known one is `units`",
+        ),
+        (
+            SMALLEST + "[monitors.training]\nepoch = 5",
+            "monitors[0].training.epoch: unknown key; the nearest known one is `epochs`",
+        ),
+        (
+            SQL + "table = 'a'\ntimezone = 'UTC'",
+            "monitors[0].source.timezone: unknown key; the nearest known one is `time_zone`",
+        ),
+    ],
+    ids=["file", "monitor", "section", "model", "training", "source"],
+)
+def test_an_unknown_key_names_the_nearest_known_one(tmp_path: Path, text: str, line: str) -> None:
+    assert _refused(tmp_path, text) == [line]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[[monitors]]\nname = 'a'\nmetrics = ['x']\nsource = {type = 'embedded'}", "database: must be set"),
+        ("[database]\nurl = 'sqlite://'", "monitors: must be set"),
+        (SMALLEST.replace('metrics = ["cpu", "memory"]', ""), "monitors[0]: `metrics` must name at least one metric"),
+        (SMALLEST.replace('"memory"', '"cpu"'), "monitors[0]: `metrics` must not name a metric twice"),
+        (SMALLEST.replace('url = "sqlite:///detector.db"', ""), "database: needs exactly one of `url` and `url_file`"),
+        (SMALLEST + "retrain = 'weekly'", 'monitors[0].retrain: must be "off" or a cron line such as "0 3 * * sun"'),
+        (SMALLEST + "max_missing = 1.0", "monitors[0].max_missing: input should be less than 1. Received: 1.0"),
+        (SMALLEST + "delay = '-1s'", "monitors[0].delay: must be a duration"),
+        (SQL, "monitors[0].source: needs exactly one of `table` and `query`"),
+        (SQL + "table = 'a'\nquery = 'b'", "monitors[0].source: needs exactly one of `table` and `query`"),
+        (SQL + "query = 'SELECT 1'", "monitors[0].source: `query` must select one time range by :start and :end"),
+        (SQL + "table = 'a'\nmetric = 'name'", "monitors[0].source: a long table needs both `metric` and `value`"),
+        (SQL + "table = 'a'\ntime_zone = 'Mars'", "monitors[0].source.time_zone: must be a time zone"),
+        (SQL + "table = 'a'\nurl = 'x'\nurl_file = 'y'", "monitors[0].source: takes `url` or `url_file`, not both"),
+        (SMALLEST.replace('"web"', '"a b"'), "monitors[0].name: string should match pattern"),
+        (SMALLEST.replace("embedded", "csv"), "monitors[0].source: input tag 'csv'"),
+        (SMALLEST + PAGER, "notifiers[0]: needs exactly one of `url` and `url_file`"),
+        (SMALLEST + PAGER + "url = 'ftp://x'", "notifiers[0].url: must be a URL such as https://host:9093"),
+        (SMALLEST + PAGER + "url = 'http://x'\ntimeout = '0s'", "notifiers[0].timeout: must be more than 0s"),
+        (SMALLEST + 2 * (PAGER + "url = 'http://x'\n"), "file: notifier names must be unique; received 'pager' twice"),
+        (
+            SMALLEST + PAGER + "url = 'http://x'\nmonitors = ['db']",
+            "file: `monitors` of notifier 'pager' must be among",
+        ),
+        (SMALLEST + PAGER + "url = 'http://x'\nmax_alerts = 1", "notifiers[0].max_alerts: unknown key"),
+        (
+            SMALLEST + PAGER + "url = 'http://x'\nsecret = 'a'\nsecret_file = 'b'",
+            "notifiers[0]: takes `secret` or `secret_file`, not both",
+        ),
+    ],
+)
+def test_a_wrong_file_is_refused_in_one_line_that_says_why(tmp_path: Path, text: str, expected: str) -> None:
+    lines = _refused(tmp_path, text)
+
+    assert len(lines) == 1
+    assert lines[0].startswith(expected)
+
+
+def test_a_host_source_records_only_metrics_it_knows(tmp_path: Path) -> None:
+    text = SMALLEST.replace("embedded", "host")
+
+    assert "received 'cpu'" in _refused(tmp_path, text)[0]
+
+
+def test_a_host_source_may_record_some_of_its_metrics(tmp_path: Path) -> None:
+    text = SMALLEST.replace("embedded", "host").replace('"cpu", "memory"', '"load_1m"')
+
+    monitor = _load(tmp_path, text).monitor("web")
+
+    assert isinstance(monitor.source, HostSource)
+    assert monitor.metrics == ("load_1m",)
+
+
+def test_two_monitors_of_one_name_are_refused(tmp_path: Path) -> None:
+    twice = SMALLEST + "[[monitors]]\nname = 'web'\nmetrics = ['x']\nsource = { type = 'embedded' }"
+
+    assert _refused(tmp_path, twice) == ["file: monitor names must be unique; received 'web' twice"]
+
+
+def test_one_entity_column_may_be_written_without_a_list(tmp_path: Path) -> None:
+    source = _load(tmp_path, SQL + "table = 'a'\nentity = 'host'").monitors[0].source
+
+    assert isinstance(source, SqlSource)
+    assert source.entity == ("host",)
+
+
+def test_asking_for_an_unknown_monitor_tells_which_there_are(tmp_path: Path) -> None:
+    loaded = _load(tmp_path, SMALLEST)
+
+    with pytest.raises(ConfigError, match="no monitor named 'wbe' in the configuration; there is: web"):
+        loaded.monitor("wbe")
+
+
+def test_a_file_that_is_no_toml_is_refused_with_the_place(tmp_path: Path) -> None:
+    assert "line 2" in _refused(tmp_path, "log_level = 'info'\nmonitors = ?")[0]
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_bytes(b"\xff\xfe\x00")
+
+    with pytest.raises(ConfigError, match="cannot be read as TOML"):
+        loading.load(path, {})
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [({"WHERE": "/data"}, "sqlite:////data/x.db"), ({}, "sqlite:///./x.db"), ({"WHERE": ""}, "sqlite:///./x.db")],
+    ids=["set", "not set", "empty"],
+)
+def test_a_placeholder_takes_the_environment_or_its_default(
+    tmp_path: Path, environment: dict[str, str], expected: str
+) -> None:
+    text = SMALLEST.replace("sqlite:///detector.db", "sqlite:///${WHERE:-.}/x.db")
+
+    assert _load(tmp_path, text, environment).database.url == expected
+
+
+def test_placeholders_work_within_lists_and_tables(tmp_path: Path) -> None:
+    text = SMALLEST.replace('"memory"', '"${METRIC}"')
+
+    assert _load(tmp_path, text, {"METRIC": "load"}).monitors[0].metrics == ("cpu", "load")
+
+
+def test_every_placeholder_that_is_not_set_is_reported_with_the_other_mistakes(tmp_path: Path) -> None:
+    text = SMALLEST.replace('"memory"', '"${METRIC}"').replace("detector.db", "${NAME}") + "timesteps = 1"
+
+    lines = _refused(tmp_path, text)
+
+    assert [line.partition(": ")[0] for line in lines] == [
+        "database.url",
+        "monitors[0].metrics[1]",
+        "monitors[0].timesteps",
+    ]
+    assert "environment variable NAME must be set" in lines[0]
+
+
+def test_a_dollar_sign_alone_stays(tmp_path: Path) -> None:
+    text = SMALLEST.replace("detector.db", "a$b.db")
+
+    assert _load(tmp_path, text).database.url == "sqlite:///a$b.db"
+
+
+def test_a_url_comes_from_the_file_that_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "database_url"
+    file.write_text("postgresql://reader@db/metrics\n", encoding="utf-8")
+
+    assert loading.secret(DatabaseSection(url_file=str(file)), {}) == "postgresql://reader@db/metrics"
+
+
+def test_a_relative_url_file_comes_from_the_credentials_of_the_service_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    credentials = tmp_path / "credentials"
+    credentials.mkdir()
+    (credentials / "database_url").write_text("sqlite:///service.db", encoding="utf-8")
+    (tmp_path / "database_url").write_text("sqlite:///here.db", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    section = DatabaseSection(url_file="database_url")
+
+    assert loading.secret(section, {"CREDENTIALS_DIRECTORY": str(credentials)}) == "sqlite:///service.db"
+    assert loading.secret(section, {}) == "sqlite:///here.db"
+
+
+def test_a_missing_url_file_says_where_it_was_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no file 'nowhere' here or in \\$CREDENTIALS_DIRECTORY"):
+        loading.secret(DatabaseSection(url_file="nowhere"), {"CREDENTIALS_DIRECTORY": str(tmp_path)})
+
+
+def test_a_section_without_url_file_has_its_url() -> None:
+    assert loading.secret(DatabaseSection(url="sqlite://"), {}) == "sqlite://"
+
+
+SECRET = "hunter2"
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        "url_file = 'x'",
+        "ulr = 'postgresql://reader:hunter2@db/x'",
+        "query = 'SELECT 1'",
+        "table = 5",
+        "time_zone = 'Mars'",
+        "url = 5",
+        "url = ['postgresql://reader:hunter2@db/x']",
+        "url_file = ['postgresql://reader:hunter2@db/x']",
+    ],
+)
+@pytest.mark.parametrize("url", ["postgresql://reader:${PGPASSWORD}@db/x", "postgresql://reader:hunter2@db/x"])
+def test_a_mistake_beside_a_password_never_shows_it(tmp_path: Path, mistake: str, url: str) -> None:
+    source = mistake if mistake.startswith("url =") else f"url = '{url}'\n{mistake}"
+
+    lines = _refused(tmp_path, SQL + source, {"PGPASSWORD": SECRET})
+
+    assert not any(SECRET in line for line in lines)
+
+
+def test_a_mistyped_key_of_the_database_does_not_show_its_password(tmp_path: Path) -> None:
+    text = SMALLEST.replace('url = "sqlite:///detector.db"', f'urll = "postgresql://a:{SECRET}@db/x"')
+
+    assert SECRET not in "".join(_refused(tmp_path, text))
+
+
+def test_a_url_in_place_of_a_table_does_not_show_its_password(tmp_path: Path) -> None:
+    text = SMALLEST.replace('[database]\nurl = "sqlite:///detector.db"', f'database = "postgresql://a:{SECRET}@db/x"')
+
+    assert SECRET not in "".join(_refused(tmp_path, text))
+
+
+def test_the_fingerprint_changes_with_what_a_model_depends_on(tmp_path: Path) -> None:
+    monitor = _load(tmp_path, SMALLEST).monitors[0]
+
+    def changed(**values: Any) -> str:
+        return monitor.model_copy(update=values).fingerprint
+
+    assert changed(timesteps=31) != monitor.fingerprint
+    assert changed(metrics=("memory", "cpu")) != monitor.fingerprint
+    assert changed(step=timedelta(seconds=30)) != monitor.fingerprint
+    assert changed(retrain="off", delay=timedelta(0), max_missing=0.5) == monitor.fingerprint
+
+
+TABLE = {"name": "web", "metrics": ("cpu",), "source": {"type": "embedded"}, "training": {"epochs": 7}}
+
+
+@pytest.mark.parametrize(
+    ("assignment", "place", "value"),
+    [
+        ("timesteps=60", "timesteps", 60),
+        ("training.patience = 2", "training.patience", 2),
+        ("threshold.alert_budget_per_week=0.5", "threshold.alert_budget_per_week", 0.5),
+        ("model.bidirectional=true", "model.bidirectional", True),
+        ("model.cell=gru", "model.cell", "gru"),
+        ('model.cell="gru"', "model.cell", "gru"),
+        ("step=5m", "step", timedelta(minutes=5)),
+        ("retrain=0 3 * * mon", "retrain", "0 3 * * mon"),
+    ],
+)
+def test_an_assignment_replaces_one_value_of_a_monitor(assignment: str, place: str, value: object) -> None:
+    monitor = loading.monitor(TABLE, [assignment])
+
+    found: Any = monitor
+    for key in place.split("."):
+        found = getattr(found, key)
+    assert found == value
+    assert monitor.training.epochs == 7
+    assert TABLE["training"] == {"epochs": 7}
+
+
+def test_of_two_assignments_the_last_counts() -> None:
+    assert loading.monitor(TABLE, ["training.epochs=1", "training.epochs=2"]).training.epochs == 2
+
+
+def test_all_wrong_assignments_are_told_together_with_the_nearest_known_key() -> None:
+    with pytest.raises(ConfigError) as caught:
+        loading.monitor(TABLE, ["training.epoch=5", "timesteps=1", "timesteps.x=1", "modell=1"])
+
+    assert str(caught.value).splitlines() == [
+        "--set timesteps: input should be a valid integer",
+        "--set training.epoch: unknown key; the nearest known one is `epochs`",
+        "--set modell: unknown key; the nearest known one is `model`",
+    ]
+
+
+def test_a_cron_line_fires_between_two_times_in_utc() -> None:
+    monday, day = 1_704_067_200_000, 86_400_000  # 2024-01-01T00:00:00Z
+
+    def fires(cron: str, start: int, end: int) -> list[float]:
+        return [(at - monday) / day for at in values.firing_times(cron, monday + start * day, monday + end * day)]
+
+    assert fires("0 12 * * sun", 0, 15) == [6.5, 13.5]
+    assert fires("0 0 * * *", 0, 3) == [1.0, 2.0]  # neither at the first moment nor at the last
+    assert fires("0 0 30 2 *", 0, 1000) == []
+
+
+def test_the_file_named_is_used(tmp_path: Path) -> None:
+    path = tmp_path / "other.toml"
+    path.write_text("")
+
+    assert loading.find(path) == path
+
+
+def test_without_a_name_the_environment_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "other.toml"
+    path.write_text("")
+    monkeypatch.setenv("DETECTOR_CONFIG", str(path))
+
+    assert loading.find(None) == path
+
+
+def test_no_file_at_all_says_where_it_was_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"no configuration file found at .*nowhere.toml; name one with --config FILE"
+    ):
+        loading.find(tmp_path / "nowhere.toml")
+
+
+@pytest.mark.parametrize(
+    ("listen", "address"), [("127.0.0.1:9788", ("127.0.0.1", 9788)), ("[::1]:80", ("::1", 80)), ("host:0", ("host", 0))]
+)
+def test_an_address_is_host_and_port(tmp_path: Path, listen: str, address: tuple[str, int]) -> None:
+    assert _load(tmp_path, SMALLEST + f"[export]\nlisten = '{listen}'").export.address == address
+
+
+@pytest.mark.parametrize("listen", ["9788", ":9788", "host:", "host:port", "host:70000"])
+def test_an_address_without_host_or_port_is_refused(tmp_path: Path, listen: str) -> None:
+    lines = _refused(tmp_path, SMALLEST + f"[export]\nlisten = '{listen}'")
+
+    assert lines == [f"export.listen: must be HOST:PORT, such as 127.0.0.1:9788. Received: {listen!r}"]
+
+
+def test_a_notifier_is_told_of_all_monitors_unless_some_are_named(tmp_path: Path) -> None:
+    second = "[[monitors]]\nname = 'db'\nmetrics = ['x']\nsource = {type = 'embedded'}\n"
+    only_db = "[[notifiers]]\nname = 'dba'\ntype = 'alertmanager'\nurl = 'http://x:9093'\nmonitors = ['db']\n"
+
+    found = _load(tmp_path, SMALLEST + second + PAGER + "url = 'http://x'\n" + only_db)
+
+    assert (found.told("web"), found.told("db")) == (("pager",), ("pager", "dba"))
+
+
+@pytest.mark.parametrize("written", ["url = 'hush:x@host/hush'", "url = 'https://x'\nsecret = ['hush']"])
+def test_secrets_of_a_notifier_are_not_shown_when_they_are_wrong(tmp_path: Path, written: str) -> None:
+    assert "hush" not in "".join(_refused(tmp_path, SMALLEST + PAGER + written))
+
+
+def test_a_secret_may_come_from_a_file_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("hush\n")
+    notifier = _load(tmp_path, SMALLEST + PAGER + f"url = 'http://x'\nsecret_file = '{tmp_path}/key'").notifiers[0]
+
+    assert loading.secret(notifier, {}, "secret") == "hush"

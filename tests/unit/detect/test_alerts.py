@@ -1,0 +1,311 @@
+"""Alerts of a tick: silence, metrics that freeze, what is muted, and what late samples make of stored ones."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from detector import database
+from detector.config.sections import EmbeddedSource, MonitorSection
+from detector.core import revise
+from detector.core.decide import LONG_AGO, AlertStates, Change, Severity
+from detector.core.revise import Checkpoint, Episode
+from detector.core.scaling import Scaling
+from detector.core.series import Float32, Windows
+from detector.core.threshold import Calibration
+from detector.detect import explanations as explaining
+from detector.detect import recall
+from detector.detect import tick as pipeline
+from detector.ports import Exclusion, ModelVersion
+from detector.sources.memory import MemorySource
+from detector.store import alerts, exclusions, schema
+from detector.store.alerts import AlertRow
+from detector.store.state import StateStore
+
+STEP = 60_000
+BEGIN = 1_767_225_600_000
+SLOTS = 200
+MONITOR = MonitorSection(
+    name="web",
+    source=EmbeddedSource(type="embedded"),
+    metrics=("cpu", "load"),
+    timesteps=3,
+    delay=timedelta(0),
+    lateness=timedelta(0),
+    max_catch_up=timedelta(days=3650),
+)
+
+
+class _ExpectsNothing:
+    def residuals(self, windows: Windows) -> Float32:
+        return windows.values[:, -1]
+
+
+def _model(rest: int | None = None) -> ModelVersion:
+    """Scores a value by its size: hosts are normal around 1, strange from about 10 on."""
+    ones, spans = np.ones((2, 2), dtype=np.float32), np.ones((2, 4), dtype=np.float32)
+    return ModelVersion(
+        version=1,
+        kind="baseline",
+        timesteps=1,
+        trained_from=BEGIN - STEP,
+        trained_until=BEGIN,
+        network=_ExpectsNothing(),
+        entities=("web-1", "web-2"),
+        scaling=Scaling(0.0 * ones, ones, ones[0]),
+        noise=ones,
+        fleet_noise=ones[0],
+        calibration=Calibration(4.0 * spans, spans, 4.0 * spans[0], spans[0], 5.0),
+        rest=None if rest is None else np.full((2, 2), rest),
+    )
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> StateStore:
+    engine = database.connect(f"sqlite:///{tmp_path}/detector.db")
+    schema.upgrade(engine)
+    return StateStore(engine)
+
+
+def _values() -> Float32:
+    """Two hosts (E, N, F) that are never the same twice."""
+    noise = np.random.default_rng(0).uniform(0.5, 1.5, (2, SLOTS, 2))
+    return noise.astype(np.float32)
+
+
+def _watch(
+    store: StateStore, values: Float32, *, monitor: MonitorSection = MONITOR, rest: int | None = None, every: int = 1
+) -> list[AlertRow]:
+    """The alerts after ticks every few slots, oldest first; NaN rows are not there."""
+    entity, slot = np.nonzero(~np.isnan(values).all(axis=2))
+    rows = MemorySource.of(
+        ("web-1", "web-2"), entity.astype(np.int32), BEGIN + STEP * slot, values[entity, slot].astype(np.float64)
+    )
+    model = _model(rest)
+    memory = recall.recall(monitor, rows, store, model, BEGIN)
+    for end in range(every, SLOTS + 1, every):
+        now = BEGIN + STEP * end
+        memory, _ = pipeline.tick(monitor, rows.between(0, now), store, memory, now, notifiers=("pager",))
+    return alerts.listing(store._engine)[::-1]
+
+
+def _slots(row: AlertRow) -> tuple[int, int | None]:
+    closed = None if row.closed_slot is None else (row.closed_slot - BEGIN) // STEP
+    return (row.opened_slot - BEGIN) // STEP, closed
+
+
+@pytest.mark.parametrize("every", [1, 7])
+def test_an_entity_that_falls_silent_opens_an_alert_until_it_has_data_again(store: StateStore, every: int) -> None:
+    values = _values()
+    values[1, 100:120] = np.nan
+    watchful = MONITOR.model_copy(update={"no_data_alert_after": timedelta(minutes=4)})
+
+    (alert,) = _watch(store, values, monitor=watchful, every=every)
+
+    # silent from 100 on, so for four slots at 103; data from 120 on, five quiet slots later it closes
+    assert (alert.entity, *_slots(alert)) == ("web-2", 103, 124)
+    assert alert.explanation["part"]["kind"] == "no_data"
+
+
+def test_without_being_asked_to_silence_opens_nothing(store: StateStore) -> None:
+    values = _values()
+    values[1, 100:120] = np.nan
+
+    assert _watch(store, values) == []
+
+
+@pytest.mark.parametrize("every", [1, 7])
+def test_a_metric_that_freezes_opens_an_alert_until_it_moves_again(store: StateStore, every: int) -> None:
+    values = _values()
+    values[0, 100:150, 1] = 1.0
+
+    (alert,) = _watch(store, values, rest=15, every=every)
+
+    # the same as the slot before since 101, for fifteen slots at 115
+    assert (alert.entity, *_slots(alert)) == ("web-1", 115, 154)
+    assert alert.explanation["part"]["kind"] == "frozen"
+    assert [metric["metric"] for metric in alert.explanation["metrics"]] == ["load"]
+
+
+def _strange() -> Float32:
+    values = _values()
+    values[0, 100:110, 0] = 3000.0
+    return values
+
+
+def test_an_explanation_says_what_was_observed_and_expected(store: StateStore) -> None:
+    (alert,) = _watch(store, _strange())
+
+    metric = alert.explanation["metrics"][0]
+    assert (metric["metric"], metric["observed"], metric["expected"]) == ("cpu", 3000.0, 0.0)
+    assert (metric["low"], metric["high"]) == (-1.0, 1.0)
+    assert alert.explanation["part"]["kind"] == "spike"
+    assert alert.model_version == 1
+
+
+EXCLUSION = Exclusion(0, "web", "web-*", None, BEGIN, BEGIN + SLOTS * STEP, "mute", None, "UTC", None, 0, None)
+
+
+def test_an_alert_in_an_exclusion_is_stored_muted(store: StateStore) -> None:
+    exclusions.add(store._engine, EXCLUSION)
+
+    (alert,) = _watch(store, _strange())
+
+    assert alert.is_muted
+
+
+def test_an_alert_from_before_an_exclusion_does_not_escalate_aloud_in_it(store: StateStore) -> None:
+    exclusions.add(store._engine, replace(EXCLUSION, start=BEGIN + 105 * STEP))
+    values = _values()
+    values[0, 100:180, 0] = 3000.0
+    quick = MONITOR.decision.model_copy(update={"critical_slots": 20, "critical_at": 99.0})
+
+    (alert,) = _watch(store, values, monitor=MONITOR.model_copy(update={"decision": quick}))
+
+    assert (alert.severity, alert.is_muted) == ("critical", True)
+
+
+def test_an_alert_closes_though_every_other_slot_is_missing(store: StateStore) -> None:
+    values = _strange()
+    values[0, 111::2] = np.nan
+
+    (alert,) = _watch(store, values)
+
+    assert alert.state == "closed"
+
+
+def test_an_alert_of_silence_that_somebody_closed_ends_though_silence_lasts(store: StateStore) -> None:
+    values = _values()
+    values[1, 50:] = np.nan
+    watchful = MONITOR.model_copy(update={"no_data_alert_after": timedelta(minutes=4)})
+    rows = MemorySource.of(
+        ("web-1", "web-2"),
+        np.repeat(np.arange(2, dtype=np.int32), [SLOTS, 50]),
+        BEGIN + STEP * np.concatenate([np.arange(SLOTS), np.arange(50)]),
+        np.concatenate([values[0], values[1, :50]]).astype(np.float64),
+    )
+    memory = recall.recall(watchful, rows, store, _model(), BEGIN)
+    for end in range(1, SLOTS + 1):
+        now = BEGIN + STEP * end
+        memory, _ = pipeline.tick(watchful, rows.between(0, now), store, memory, now)
+        if end == 60:
+            alerts.close(store._engine, alerts.listing(store._engine)[0], by="alice", comment=None, now=now)
+
+    (alert,) = alerts.listing(store._engine)
+    assert alert.closed_by == "alice"
+    assert _slots(alert)[1] is not None
+
+
+def test_an_alert_that_outlasts_its_exclusion_is_told_then(store: StateStore) -> None:
+    exclusions.add(store._engine, replace(EXCLUSION, end=BEGIN + 105 * STEP))
+
+    (alert,) = _watch(store, _strange())
+
+    assert not alert.is_muted
+    found = alerts.show(store._engine, alert.id)
+    assert found is not None
+    assert [event["change"] for event in found[1]][:2] == ["opened", "unmuted"]
+
+
+def test_what_somebody_closed_stays_closed_until_its_entity_was_normal_again(store: StateStore) -> None:
+    values = _strange()
+    values[0, 150:153, 0] = 3000.0
+    rows = MemorySource.of(
+        ("web-1", "web-2"),
+        np.repeat(np.arange(2, dtype=np.int32), SLOTS),
+        BEGIN + STEP * np.tile(np.arange(SLOTS), 2),
+        values.reshape(-1, 2).astype(np.float64),
+    )
+    memory = recall.recall(MONITOR, rows, store, _model(), BEGIN)
+    for end in range(1, SLOTS + 1):
+        now = BEGIN + STEP * end
+        memory, report = pipeline.tick(MONITOR, rows.between(0, now), store, memory, now)
+        if end == 103:
+            alerts.close(store._engine, alerts.listing(store._engine)[0], by="alice", comment=None, now=now)
+        if end == 105:
+            assert (report.snapshot.states.is_open & ~report.snapshot.is_silent).sum() == 0
+
+    first, second = alerts.listing(store._engine)[::-1]
+    assert (first.closed_by, _slots(first)[0], _slots(second)[0]) == ("alice", 100, 150)
+
+
+# states and episodes as late samples make them
+
+
+def _episode(opened: int, closed: int | None, **changes: object) -> Episode:
+    return replace(Episode(opened, opened, Severity.WARNING, 1.5, opened, 0, closed), **changes)  # type: ignore[arg-type]
+
+
+def test_what_is_stored_is_paired_with_what_overlaps_it() -> None:
+    stored = [_episode(10, 20), _episode(30, None)]
+    rightful = [_episode(12, 18), _episode(22, 25), _episode(31, None)]
+
+    assert revise.match(stored, rightful) == [(0, rightful[0]), (None, rightful[1]), (1, rightful[2])]
+
+
+def test_what_has_no_partner_should_not_be_there() -> None:
+    assert revise.match([_episode(10, 20)], []) == [(0, None)]
+
+
+@pytest.mark.parametrize(
+    ("rightful", "change"),
+    [
+        (_episode(10, None), None),
+        (_episode(10, None, peak_score=1.5001), None),
+        (_episode(10, None, peak_score=1.6), Change.REVISED),
+        (_episode(9, None), Change.REVISED),
+        (_episode(10, 15), Change.CLOSED),
+        (_episode(10, None, severity=Severity.CRITICAL, peak_score=3.0), Change.ESCALATED),
+    ],
+)
+def test_a_stored_alert_changes_by_what_differs(rightful: Episode, change: Change | None) -> None:
+    assert revise.change(_episode(10, None), rightful) is change
+    assert revise.change(_episode(10, 15), _episode(10, None)) is Change.REOPENED
+
+
+def test_a_checkpoint_keeps_the_states_of_those_that_had_an_alert() -> None:
+    states = AlertStates.none_open(3)
+    states.is_open[1], states.opened_slot[1], states.closed_slot[2] = True, 7, 5
+
+    checkpoint = Checkpoint.of(100, ["a", "b", "c"], states, since=5)
+    there = checkpoint.at(["c", "b", "nobody"])
+
+    assert sorted(checkpoint.rows) == ["b", "c"]
+    assert sorted(Checkpoint.of(100, ["a", "b", "c"], states, since=6).rows) == ["b"]
+    assert there.is_open.tolist() == [False, True, False]
+    assert there.closed_slot.tolist() == [5, LONG_AGO, LONG_AGO]
+    again = checkpoint.with_states(["b"], AlertStates.none_open(1))
+    assert again.at(["b", "c"]).is_open.tolist() == [False, False]
+    assert again.at(["c"]).closed_slot.tolist() == [5]
+
+
+def test_the_window_of_an_alert_is_kept_as_it_was(store: StateStore) -> None:
+    values = _strange()
+    (alert,) = _watch(store, values)
+
+    window = alert.explanation["window"]
+    first = (window["start"] - BEGIN) // STEP
+    slots = slice(first, first + MONITOR.timesteps)
+    assert window["start"] + (MONITOR.timesteps - 1) * STEP == alert.peak_slot
+    np.testing.assert_array_equal(explaining.unpack(window["values"], 2), values[0, slots])
+    columns = [window["metrics"].index(name) for name in window["named"]]
+    np.testing.assert_array_equal(
+        explaining.unpack(window["expected"], len(columns)), 0.0 * values[0, slots, columns].T
+    )
+
+
+@pytest.mark.parametrize("every", [1, 100])
+def test_what_the_last_alert_told_has_no_part_in_the_next(store: StateStore, every: int) -> None:
+    values = _strange()
+    values[0, 150:153, 0] = 3000.0
+
+    _, second = _watch(store, values, every=every)
+
+    # closed less than 60 slots before: the spans of 60 and 120 slots reach back to the first alert
+    scores = second.explanation["part"]["scores"]
+    assert (scores["60"], scores["120"]) == (None, None)
+    assert max(scores["1"], scores["10"]) == pytest.approx(second.peak_score, rel=1e-5)

@@ -1,0 +1,258 @@
+"""A tick over arrays, with a source and a store in memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from datetime import timedelta
+
+import numpy as np
+import pytest
+
+from detector.config.sections import EmbeddedSource, MonitorSection, RuleSection
+from detector.core import score
+from detector.core.scaling import Scaling
+from detector.core.series import Float32, Reason, Samples
+from detector.core.threshold import Calibration
+from detector.detect import history as reading
+from detector.detect import memory as remembering
+from detector.detect import recall
+from detector.detect import tick as pipeline
+from detector.models.artifact import NetworkSpec
+from detector.models.inference import Autoencoder, weight_shapes
+from detector.ports import Commit, Exclusion, ModelVersion, StoredAlert
+from detector.sources.memory import MemorySource
+
+STEP = 60_000
+NOW = 1_767_225_600_000 + 30 * STEP
+MONITOR = MonitorSection(
+    name="disks",
+    source=EmbeddedSource(type="embedded"),
+    metrics=("used_percent",),
+    delay=timedelta(0),
+    lateness=timedelta(0),
+    rules=(RuleSection(metric="used_percent", valid_max=95.0),),
+)
+
+
+class _Store:
+    """Keeps the cursor; there are no alerts to remember."""
+
+    def __init__(self) -> None:
+        self.commits: list[Commit] = []
+
+    def cursor(self, monitor: str) -> int | None:
+        return self.commits[-1].cursor if self.commits else None
+
+    def alerts_since(self, monitor: str, slot: int) -> list[StoredAlert]:
+        return []
+
+    def exclusions(self, monitor: str) -> list[Exclusion]:
+        return []
+
+    def commit(self, commit: Commit) -> None:
+        self.commits.append(commit)
+
+
+def _source(newest: float) -> MemorySource:
+    """One host, half an hour at 50 %, then a last slot."""
+    times = NOW - STEP * np.arange(30, 0, -1)
+    values = np.full((30, 1), 50.0)
+    values[-1] = newest
+    return MemorySource.of(("web-1",), np.zeros(30, dtype=np.int32), times, values)
+
+
+@pytest.mark.parametrize(("newest", "reason"), [(50.0, Reason.NO_MODEL), (99.0, Reason.KNOWN)])
+def test_without_a_model_only_an_invalid_value_is_known_however_often_it_is_asked(
+    newest: float, reason: Reason
+) -> None:
+    source, store = _source(newest), _Store()
+    memory = recall.recall(MONITOR, source, store, remembering.no_model(MONITOR, NOW), NOW)
+
+    for _ in range(2):  # the second tick has nothing to do
+        memory, report = pipeline.tick(MONITOR, source, store, memory, NOW)
+
+        assert report.snapshot.reason.tolist() == [reason]
+
+    assert len(store.commits) == 1
+
+
+def test_a_tick_with_nothing_to_do_shows_what_the_last_one_did() -> None:
+    source, store = _source(99.0), _Store()
+    memory = recall.recall(MONITOR, source, store, remembering.no_model(MONITOR, NOW), NOW)
+
+    memory, first = pipeline.tick(MONITOR, source, store, memory, NOW)
+    _, second = pipeline.tick(MONITOR, source, store, memory, NOW)
+
+    assert first.snapshot.share.tolist() == [[1.0]]
+    assert second.snapshot is first.snapshot
+
+
+# a fleet whose entities come and go
+
+BEGIN = 1_767_225_600_000
+SLOTS = 400
+TIMESTEPS = 8
+FLEET = MonitorSection(
+    name="fleet",
+    source=EmbeddedSource(type="embedded"),
+    metrics=("cpu", "load"),
+    delay=timedelta(0),
+    lateness=timedelta(minutes=3),
+    timesteps=TIMESTEPS,
+    max_catch_up=timedelta(days=3650),
+)
+THERE = {  # slots in which each entity has data; the model knows the first two
+    "always": [(0, SLOTS)],
+    "with a hole": [(0, 200), (205, SLOTS)],
+    "late": [(180, SLOTS)],
+    "away": [(0, 200), (230, 300), (360, SLOTS)],
+    "gone": [(0, 150)],
+}
+
+
+def _model() -> ModelVersion:
+    spec, rng = NetworkSpec(TIMESTEPS, 2, units=4), np.random.default_rng(0)
+    weights = {name: rng.normal(0.0, 0.3, shape).astype(np.float32) for name, shape in weight_shapes(spec).items()}
+
+    def ones(*shape: int) -> Float32:
+        return np.ones(shape, dtype=np.float32)
+
+    spans = len(score.SPANS)
+    return ModelVersion(
+        version=1,
+        kind="network",
+        timesteps=TIMESTEPS,
+        trained_from=BEGIN,
+        trained_until=BEGIN + 20 * STEP,
+        network=Autoencoder(spec, weights),
+        entities=("always", "with a hole"),
+        scaling=Scaling(0.0 * ones(2, 2), ones(2, 2), ones(2)),
+        noise=ones(2, 2),
+        fleet_noise=ones(2),
+        calibration=Calibration(ones(2, spans), ones(2, spans), ones(spans), ones(spans), 3.0),
+    )
+
+
+def _fleet() -> MemorySource:
+    values = np.random.default_rng(1).normal(size=(len(THERE), SLOTS, 2))
+    entity, slot = np.nonzero(
+        [[any(first <= slot < end for first, end in spans) for slot in range(SLOTS)] for spans in THERE.values()]
+    )
+    return MemorySource.of(tuple(THERE), entity.astype(np.int32), BEGIN + STEP * slot, values[entity, slot])
+
+
+def _scores(store: _Store) -> dict[tuple[str, int], float]:
+    """What is stored after all commits, by entity and slot."""
+    found: dict[tuple[str, int], float] = {}
+    for commit in store.commits:
+        for rows in (commit.scores, commit.replaced):
+            slots = [(slot - BEGIN) // STEP for slot in rows.slot]
+            found |= dict(zip(zip(rows.entity, slots, strict=True), rows.score, strict=True))
+    return found
+
+
+def _watch(slots: list[int], restart_at: frozenset[int] = frozenset()) -> _Store:
+    """Ticks after so many slots each; before some of them the process is another one."""
+    rows, store, model = _fleet(), _Store(), _model()
+    memory = recall.recall(FLEET, rows, store, model, BEGIN + 20 * STEP)
+    for slot in slots:
+        now = BEGIN + slot * STEP
+        known = rows.between(0, now)
+        if slot in restart_at:
+            memory = recall.recall(FLEET, known, store, model, now)
+        memory, _ = pipeline.tick(FLEET, known, store, memory, now)
+    return store
+
+
+@pytest.mark.parametrize(
+    ("slots", "restart_at"),
+    [
+        ([SLOTS], frozenset[int]()),
+        (list(range(25, SLOTS + 1, 25)), frozenset[int]()),
+        (list(range(21, SLOTS + 1)), frozenset(range(30, SLOTS, 9))),
+    ],
+    ids=["caught up at once", "seldom ticks", "restarts"],
+)
+@pytest.mark.parametrize("cells", [30, 4_000_000], ids=["few slots at a time", "many"])
+def test_scores_do_not_depend_on_what_the_process_did_before(
+    slots: list[int], restart_at: frozenset[int], cells: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = _scores(_watch(list(range(21, SLOTS + 1))))
+    monkeypatch.setattr(reading, "_CELLS", cells)
+
+    found = _scores(_watch(slots, restart_at))
+
+    assert found.keys() == expected.keys()
+    # windows come in other batches, which may change the last bit
+    assert [found[key] for key in expected] == pytest.approx(list(expected.values()), abs=1e-6)
+    assert {entity for entity, slot in found if slot > 370} == {"always", "with a hole", "late", "away"}
+
+
+class _LateSource:
+    """Rows of which some are not there until a time has come."""
+
+    def __init__(self, rows: MemorySource, hidden: range, until: int) -> None:
+        self._rows, self._hidden, self._until, self.now = rows, hidden, until, 0
+
+    def read(self, start: int, end: int) -> Samples:
+        found = self._rows.read(start, end)
+        if self.now >= self._until:
+            return found
+        slot = (found.time - BEGIN) // STEP
+        is_there = (
+            (found.entity != found.entities.index("always")) | (slot < self._hidden[0]) | (slot > self._hidden[-1])
+        )
+        return Samples(
+            found.entities, found.entity[is_there], found.metric[is_there], found.time[is_there], found.value[is_there]
+        )
+
+    def extent(self) -> tuple[int, int] | None:
+        return self._rows.extent()
+
+
+def _watch_late(monitor: MonitorSection, slots: Iterable[int]) -> _Store:
+    """Ticks; two samples arrive two slots late."""
+    store, source = _Store(), _LateSource(_fleet(), range(249, 251), BEGIN + 252 * STEP)
+    memory = recall.recall(monitor, source, store, _model(), BEGIN + 20 * STEP)
+    for slot in slots:
+        source.now = BEGIN + slot * STEP
+        memory, _ = pipeline.tick(monitor, source, store, memory, source.now)
+    return store
+
+
+@pytest.mark.parametrize("tick_after", [1, 2, 60], ids=["in time", "just in time", "after a downtime"])
+def test_late_samples_correct_the_scores_they_belong_to(tick_after: int) -> None:
+    expected = _scores(_watch(list(range(21, 321))))
+
+    found = _scores(_watch_late(FLEET, (*range(21, 252), 251 + tick_after, 320)))
+
+    assert found.keys() == expected.keys()
+    assert [found[key] for key in expected] == pytest.approx(list(expected.values()), abs=1e-6)
+
+
+@pytest.mark.parametrize(("stored", "least"), [("anomalous", 1.0), ("none", math.inf)])
+def test_of_scores_only_those_asked_for_are_stored_and_late_samples_may_end_that(stored: str, least: float) -> None:
+    everything = _watch_late(FLEET, range(21, 321))
+    wanted = FLEET.model_copy(update={"store_scores": stored})
+
+    store = _watch_late(wanted, range(21, 321))
+
+    expected = {key: value for key, value in _scores(everything).items() if value >= least}
+    assert {key: value for key, value in _scores(store).items() if not math.isnan(value)} == expected
+    assert 0 < len(expected) < len(_scores(everything)) or stored == "none"
+    all_replaced = [(rows.entity, rows.slot) for rows in (commit.replaced for commit in everything.commits)]
+    assert [(rows.entity, rows.slot) for rows in (commit.replaced for commit in store.commits)] == all_replaced
+    assert not any(math.isnan(value) for commit in store.commits for value in commit.scores.score)
+
+
+def test_what_is_remembered_does_not_grow() -> None:
+    rows, store = _fleet(), _Store()
+    memory = recall.recall(FLEET, rows, store, _model(), BEGIN + 20 * STEP)
+
+    for slot in (21, 150, 151, SLOTS):
+        memory, _ = pipeline.tick(FLEET, rows, store, memory, BEGIN + slot * STEP)
+
+        # 60 slots tell for how long an entity has been unknown, and their scores look back on 119 more
+        assert memory.history.values.shape[1] == FLEET.decision.close_unknown_slots == 60
+        assert memory.errors.shape[1] == memory.scores.shape[1] == 60 + 119

@@ -1,0 +1,290 @@
+"""CSV files to samples: layouts, times, and what happens to lines that cannot be used."""
+
+from __future__ import annotations
+
+import gzip
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from detector import csv_files as importing
+from detector.csv_files import Outcome
+from detector.errors import SourceError, StoreError
+
+NAN = math.nan
+T0 = 1_704_067_200_000  # 2024-01-01T00:00:00Z
+
+Sample = tuple[str, str, int, float]
+
+
+class _Sink:
+    """Keeps samples in memory; refuses from the `refuse_from`-th call on."""
+
+    def __init__(self, refuse_from: int | None = None) -> None:
+        self.samples: list[Sample] = []
+        self._calls_left = refuse_from
+
+    def write(self, entity: Sequence[str], metric: Sequence[str], time: Sequence[int], value: Sequence[float]) -> None:
+        if self._calls_left is not None:
+            if not self._calls_left:
+                msg = "disk full"
+                raise StoreError(msg)
+            self._calls_left -= 1
+        self.samples += zip(entity, metric, time, value, strict=True)
+
+
+def _ignore(_share: float) -> None:
+    pass
+
+
+def _load(path: Path, *metrics: str) -> tuple[Outcome, list[Sample]]:
+    sink = _Sink()
+    return importing.load(path, metrics, sink, _ignore), sink.samples
+
+
+def _file(folder: Path, *lines: str, name: str = "web-1.csv") -> Path:
+    path = folder / name
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def test_a_long_file_has_a_row_per_sample(tmp_path: Path) -> None:
+    path = _file(tmp_path, "timestamp,entity,metric,value", "2024-01-01T00:00:00Z,a,cpu,1.5", "1704067260,b,load,2")
+
+    outcome, samples = _load(path, "cpu", "load")
+
+    assert samples == [("a", "cpu", T0, 1.5), ("b", "load", T0 + 60_000, 2.0)]
+    assert (outcome.rows, outcome.samples, outcome.entities, outcome.bad) == (2, 2, {"a", "b"}, 0)
+    assert (outcome.first, outcome.last) == (T0, T0 + 60_000)
+
+
+def test_a_wide_file_has_a_column_per_metric(tmp_path: Path) -> None:
+    path = _file(tmp_path, "time,entity,load,cpu", "2024-01-01,a,1,2", "2024-01-01,b,3,4")
+
+    _, samples = _load(path, "cpu", "load")
+
+    assert samples == [("a", "load", T0, 1), ("a", "cpu", T0, 2), ("b", "load", T0, 3), ("b", "cpu", T0, 4)]
+
+
+@pytest.mark.parametrize(("name", "entity"), [("web-1.csv", "web-1"), ("web.1.csv.gz", "web.1"), ("data", "data")])
+def test_a_file_without_entity_column_is_one_entity_named_like_it(name: str, entity: str) -> None:
+    assert importing.entity_name(Path("folder") / name) == entity
+
+
+def test_rows_without_entity_column_belong_to_the_file(tmp_path: Path) -> None:
+    assert _load(_file(tmp_path, "ts,cpu", "0,1"), "cpu")[1] == [("web-1", "cpu", 0, 1.0)]
+
+
+def test_columns_that_are_no_metric_are_left_out(tmp_path: Path) -> None:
+    outcome, samples = _load(_file(tmp_path, "time,label,cpu", "0,whatever,1"), "cpu", "load")
+
+    assert samples == [("web-1", "cpu", 0, 1.0)]
+    assert outcome.bad == 0
+
+
+def test_a_gzipped_file_is_read_like_a_plain_one(tmp_path: Path) -> None:
+    path = tmp_path / "web-1.csv.gz"
+    path.write_bytes(gzip.compress(b"time,cpu\n0,1\n60,2\n"))
+
+    assert _load(path, "cpu")[1] == [("web-1", "cpu", 0, 1.0), ("web-1", "cpu", 60_000, 2.0)]
+
+
+def test_the_bytes_that_excel_puts_first_do_not_matter(tmp_path: Path) -> None:
+    path = tmp_path / "web-1.csv"
+    path.write_bytes(b"\xef\xbb\xbftime,cpu\r\n0,1\r\n")
+
+    assert _load(path, "cpu")[1] == [("web-1", "cpu", 0, 1.0)]
+
+
+def test_quoted_fields_may_hold_commas_and_spaces_around_names_do_not_matter(tmp_path: Path) -> None:
+    path = _file(tmp_path, "time, entity ,cpu", '0,"rack 1, host 2",1')
+
+    assert _load(path, "cpu")[1] == [("rack 1, host 2", "cpu", 0, 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("2024-01-01T00:00:00Z", T0),
+        ("2024-01-01 00:00:00", T0),
+        (" 2024-01-01 ", T0),
+        ("2024-01-01T02:00:00+02:00", T0),
+        ("2024-01-01 00:00:00.250", T0 + 250),
+        ("1704067200", T0),
+        ("1704067200.25", T0 + 250),
+        ("1704067200000", T0),
+        ("1.7040672e9", T0),
+        ("0", 0),
+        ("-60", -60_000),
+        ("1969-12-31T23:59:00Z", -60_000),
+    ],
+)
+def test_times_are_iso_in_utc_or_epoch_seconds_or_milliseconds(written: str, expected: int) -> None:
+    assert importing.parse_time(written) == expected
+
+
+@pytest.mark.parametrize("written", ["", "yesterday", "nan", "inf", "-inf", "1e300", "2024-13-01", "01/02/2024"])
+def test_what_is_no_time_is_refused(written: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - its words are not shown
+        importing.parse_time(written)
+
+
+def test_an_empty_value_is_a_missing_one(tmp_path: Path) -> None:
+    outcome, samples = _load(_file(tmp_path, "time,cpu,load", "0,,1"), "cpu", "load")
+
+    assert math.isnan(samples[0][3])
+    assert outcome.bad == 0
+
+
+def test_bad_lines_are_counted_and_named_and_do_not_stop_the_rest(tmp_path: Path) -> None:
+    path = _file(
+        tmp_path,
+        "time,entity,cpu,load",
+        "0,a,1,2",
+        "60,a,1",
+        "soon,a,1,2",
+        "120,,1,2",
+        "",
+        "180,a,high,2",
+        "240,a,3,4",
+    )
+
+    outcome, samples = _load(path, "cpu", "load")
+
+    assert outcome.bad_lines == [
+        "line 3: 4 fields expected, 3 received",
+        "line 4: time expected, 'soon' received",
+        "line 5: entity is empty",
+        "line 7: number expected for cpu, 'high' received",
+    ]
+    assert (outcome.bad, outcome.rows) == (4, 6)
+    assert samples == [
+        ("a", "cpu", 0, 1),
+        ("a", "load", 0, 2),
+        ("a", "load", 180_000, 2),
+        ("a", "cpu", 240_000, 3),
+        ("a", "load", 240_000, 4),
+    ]
+
+
+def test_a_line_number_counts_the_lines_within_quotes(tmp_path: Path) -> None:
+    path = _file(tmp_path, "time,note,cpu", '0,"two\nlines",1', "60,one,high")
+
+    assert _load(path, "cpu")[0].bad_lines == ["line 4: number expected for cpu, 'high' received"]
+
+
+def test_a_metric_the_monitor_does_not_have_is_a_bad_line(tmp_path: Path) -> None:
+    path = _file(tmp_path, "time,entity,metric,value", "0,a,disk,1", "0,a,cpu,2")
+
+    outcome, samples = _load(path, "cpu")
+
+    assert outcome.bad_lines == ["line 2: 'disk' is no metric of the monitor"]
+    assert samples == [("a", "cpu", 0, 2.0)]
+
+
+def test_all_bad_lines_are_counted_but_only_the_first_twenty_named(tmp_path: Path) -> None:
+    outcome, _ = _load(_file(tmp_path, "time,cpu", *["0,high"] * 50), "cpu")
+
+    assert outcome.bad == 50
+    assert len(outcome.bad_lines) == 20
+
+
+def test_a_long_bad_field_is_cut(tmp_path: Path) -> None:
+    outcome, _ = _load(_file(tmp_path, "time,cpu", f"{'x' * 5000},1"), "cpu")
+
+    assert len(outcome.bad_lines[0]) < 100
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        ("date,cpu", "must have a column named one of timestamp, time, ts, datetime; received date,cpu"),
+        ("", "must have a column named one of"),
+        ("time,disk", r"has none of the monitor's metrics \(cpu\); received time,disk"),
+        ("time,metric,value", "has none of the monitor's metrics"),
+    ],
+)
+def test_a_header_that_does_not_fit_says_what_was_expected(tmp_path: Path, header: str, expected: str) -> None:
+    with pytest.raises(SourceError, match=expected):
+        _load(_file(tmp_path, header, "0,1"), "cpu")
+
+
+def test_an_empty_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "empty.csv"
+    path.touch()
+
+    with pytest.raises(SourceError, match="header"):
+        _load(path, "cpu")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"no gzip at all",
+        gzip.compress(b"time,cpu\n0,1\n" * 100)[:-12],
+        gzip.compress(b"time,cpu\n")[:10] + b"\xff" * 20,
+    ],
+    ids=["no gzip", "truncated", "damaged"],
+)
+def test_a_damaged_gzip_is_one_line_and_no_traceback(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "web-1.csv.gz"
+    path.write_bytes(content)
+
+    with pytest.raises(SourceError, match="cannot be read"):
+        _load(path, "cpu")
+
+
+def test_a_missing_file_is_one_line_and_no_traceback(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="cannot be read"):
+        _load(tmp_path / "nowhere.csv", "cpu")
+
+
+def test_bytes_that_are_no_text_make_a_bad_line_only(tmp_path: Path) -> None:
+    path = tmp_path / "web-1.csv"
+    path.write_bytes(b"time,cpu\n0,\xff\n60,2\n")
+
+    outcome, samples = _load(path, "cpu")
+
+    assert (outcome.bad, samples) == (1, [("web-1", "cpu", 60_000, 2.0)])
+
+
+def test_a_store_that_refuses_tells_that_importing_again_is_safe(tmp_path: Path) -> None:
+    path = _file(tmp_path, "time,cpu", "0,1")
+
+    with pytest.raises(SourceError, match="stopped after 0 samples: disk full; importing it again is safe"):
+        importing.load(path, ["cpu"], _Sink(refuse_from=0), _ignore)
+
+
+def test_a_large_file_is_written_in_batches_and_shows_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importing, "_BATCH", 100)
+    path = _file(tmp_path, "time,cpu", *(f"{second},1" for second in range(1000)))
+    shown: list[float] = []
+
+    outcome = importing.load(path, ["cpu"], _Sink(), shown.append)
+
+    assert outcome.samples == 1000
+    assert (outcome.first, outcome.last) == (0, 999_000)
+    assert len(shown) == 11
+    assert shown == sorted(shown)
+    assert shown[-1] == 1.0
+
+
+def test_a_folder_gives_its_csv_files_in_order(tmp_path: Path) -> None:
+    for name in ("b.csv", "a.csv.gz", "notes.txt"):
+        (tmp_path / name).touch()
+
+    assert [path.name for path in importing.files(tmp_path)] == ["a.csv.gz", "b.csv"]
+
+
+def test_a_file_named_is_taken_whatever_its_ending(tmp_path: Path) -> None:
+    path = _file(tmp_path, "time,cpu", name="export.txt")
+
+    assert importing.files(path) == [path]
+
+
+@pytest.mark.parametrize("name", ["nowhere", "."])
+def test_a_path_without_csv_files_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SourceError, match=r"no such file, or no \*.csv or \*.csv.gz in that folder"):
+        importing.files(tmp_path / name)
