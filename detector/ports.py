@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -271,10 +272,47 @@ class Fitted:
 
 
 class Fit(Protocol):
-    """Fits the models of a monitor; made by `wiring`."""
+    """Fits the models of a monitor."""
 
     def network(self, windows: Windows, validation: Windows, *, days: float, seed: int, progress: Progress) -> Fitted:
         """A network trained on scaled windows from so many days."""
 
     def baseline(self, history: History, chosen: Bool) -> Fitted:
         """A seasonal baseline from scaled history (E, L, F) where `chosen` (E, L) is true."""
+
+
+@dataclass(frozen=True)
+class TrainedVersion:
+    """A model version with everything that is stored of it."""
+
+    model: ModelVersion  # its number is 0 until it is stored
+    fitted: Fitted
+    provenance: Mapping[str, Any]  # JSON: fingerprint, data range, seed, library versions, evaluation
+
+
+class Versions(Protocol):
+    """Stored model versions of one monitor."""
+
+    def live_number(self) -> int | None:
+        """Number of the live version, None if there is none."""
+
+    def live(self) -> TrainedVersion | None:
+        """The live version; None if there is none, or if it does not fit the monitor's configuration."""
+
+    def load(self, number: int) -> TrainedVersion:
+        """Any stored version, ready to score.
+
+        Raises: ArtifactError if it is missing, damaged or of an unknown format.
+        """
+
+    def save(self, version: TrainedVersion, now: int) -> int:
+        """Stores a version and makes it the live one; its number. now: epoch milliseconds."""
+
+    def delete(self, number: int) -> None:
+        """Removes a version that is not live."""
+
+    def hold(self, now: int) -> AbstractContextManager[None]:
+        """Holds the right to make versions of the monitor. now: epoch milliseconds.
+
+        Raises: ModelError if another process holds it.
+        """

@@ -9,14 +9,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 Progress = Callable[[float, str], None]
-"""Told the share that is done, 0 to 1, and what is being done."""
+"""Called with the share of the work that is done, 0 to 1, and a short text on what is being done."""
 
 logger = logging.getLogger(__name__)
 
 
+def silent(_done: float, _what: str) -> None:
+    """Progress that nobody sees."""
+
+
+def part(progress: Progress, begin: float, share: float) -> Progress:
+    """Progress of a part of the work, which moves the whole from `begin` to `begin + share`, 0 to 1."""
+    return lambda done, what: progress(begin + share * done, what)
+
+
 @contextmanager
 def shown(task: str) -> Iterator[Progress]:
-    """A function to call with the share done, 0 to 1, and what is being done."""
+    """Shows the progress of a task while the block runs; yields the function to report it with."""
     if sys.stderr.isatty():
         yield from _bar(task)
     else:
@@ -36,16 +45,16 @@ def _bar(task: str) -> Iterator[Progress]:
 
 
 def _log_lines(task: str) -> Progress:
-    told, share = time.monotonic(), 0.0
+    logged_at, share = time.monotonic(), 0.0
 
     def report(done: float, what: str) -> None:
-        nonlocal told, share
+        nonlocal logged_at, share
         if int(done * 10) > int(share * 10):
             now = time.monotonic()
             # at the pace since the last line: reading goes at another than training
-            left = (now - told) / (done - share) * (1.0 - done)
+            left = (now - logged_at) / (done - share) * (1.0 - done)
             percent = int(done * 10) * 10
             logger.info("event=progress task=%s percent=%d left_seconds=%.0f doing=%r", task, percent, left, what)
-            told, share = now, done
+            logged_at, share = now, done
 
     return report

@@ -21,6 +21,7 @@ from detector.commands.shared import (
     MonitorOption,
     assembled,
     moment_of,
+    now_ms,
     one_of,
     print_rows,
     user,
@@ -110,11 +111,10 @@ def acknowledge(identity: AlertId, config: ConfigOption = None, by: By = None, c
     if row.state != "open":
         msg = f"alert {identity} is {row.state}; only an open one can be acknowledged"
         raise ConfigError(msg)
-    from detector import wiring
     from detector.store import alerts
 
     told = parts.config.told(row.monitor)
-    alerts.acknowledge(parts.engine, row, by=by or user(), comment=comment, now=wiring.now_ms(), notifiers=told)
+    alerts.acknowledge(parts.engine, row, by=by or user(), comment=comment, now=now_ms(), notifiers=told)
     print(f"alert {identity} is acknowledged by {by or user()}")
 
 
@@ -125,11 +125,10 @@ def close_alert(identity: AlertId, config: ConfigOption = None, by: By = None, c
     if row.state not in {"open", "acknowledged"}:
         msg = f"alert {identity} is {row.state} already"
         raise ConfigError(msg)
-    from detector import wiring
     from detector.store import alerts
 
     told = parts.config.told(row.monitor)
-    alerts.close(parts.engine, row, by=by or user(), comment=comment, now=wiring.now_ms(), notifiers=told)
+    alerts.close(parts.engine, row, by=by or user(), comment=comment, now=now_ms(), notifiers=told)
     print(f"alert {identity} is closed; a new one opens only after {row.entity} was normal again")
 
 

@@ -8,7 +8,7 @@ from detector.times import milliseconds, utc
 
 if TYPE_CHECKING:
     pass
-from detector.commands.shared import ConfigOption, load
+from detector.commands.shared import ConfigOption, load, now_ms
 
 
 def upgrade(config: ConfigOption = None) -> None:
@@ -41,14 +41,14 @@ def check_schema(config: ConfigOption = None) -> None:
 def prune(config: ConfigOption = None) -> None:
     """Removes stored scores that are older than keep_scores, as the daemon does every hour; alerts stay."""
     _, settings = load(config)
-    from detector import database, wiring
+    from detector import database
     from detector.config import loading
     from detector.store import schema, scores
 
     engine = database.connect(loading.secret(settings.database))
     schema.check(engine)
     for monitor in settings.monitors:
-        before, removed = wiring.now_ms() - milliseconds(monitor.keep_scores), 0
+        before, removed = now_ms() - milliseconds(monitor.keep_scores), 0
         while rows := scores.prune(engine, monitor.name, before):
             removed += rows
         print(f"{monitor.name}: {removed} scores from before {utc(before)} removed")

@@ -20,6 +20,7 @@ from detector.commands.shared import (
     JsonOption,
     MonitorOption,
     assembled,
+    now_ms,
     one_of,
     print_rows,
     time_of,
@@ -47,7 +48,6 @@ def add(
 ) -> None:
     """Mutes alerts or keeps data out of training for a time, once or again and again."""
     parts = assembled(config, monitor)
-    from detector import wiring
     from detector.config.values import parse_duration
 
     section = parts.config.monitor(monitor)
@@ -56,7 +56,7 @@ def add(
         msg = "--to and --for say the same; leave one out"
         raise ConfigError(msg)
     zone = time_zone or section.time_zone
-    start = wiring.now_ms() if from_ is None else time_of("--from", from_, zone)
+    start = now_ms() if from_ is None else time_of("--from", from_, zone)
     end = time_of("--to", to, zone)
     if duration is not None and start is not None:
         try:
@@ -83,7 +83,6 @@ def add_exclusion(
     by: str,
     zone: str | None = None,
 ) -> int:
-    from detector import wiring
     from detector.detect import exclusions
     from detector.ports import Exclusion
     from detector.store import exclusions as stored
@@ -99,7 +98,7 @@ def add_exclusion(
         rule=rule,
         time_zone=zone or section.time_zone,
         comment=comment,
-        created_at=wiring.now_ms(),
+        created_at=now_ms(),
         created_by=by,
     )
     exclusions.check(new, section.metrics)
@@ -108,12 +107,11 @@ def add_exclusion(
 
 def _times(parts: Parts, section: MonitorSection, number: int) -> str:
     """When an exclusion is next in force, in words."""
-    from detector import wiring
     from detector.detect import exclusions
     from detector.store import exclusions as stored
 
     found = next(e for e in stored.listing(parts.engine, [section.name]) if e.id == number)
-    now = wiring.now_ms()
+    now = now_ms()
     if found.rule is None:
         return f" from {utc(found.start)} to {'whenever it is removed' if found.end is None else utc(found.end)}"
     begin, end = next(exclusions.ranges(found, now, now + 400 * 86_400_000), (None, None))
@@ -123,11 +121,10 @@ def _times(parts: Parts, section: MonitorSection, number: int) -> str:
 def list_exclusions(config: ConfigOption = None, monitor: MonitorOption = None, as_json: JsonOption = False) -> None:
     """Exclusions, oldest first."""
     parts = assembled(config, monitor)
-    from detector import wiring
     from detector.detect import exclusions
     from detector.store import exclusions as stored
 
-    now = wiring.now_ms()
+    now = now_ms()
     rows = [
         {
             "id": found.id,

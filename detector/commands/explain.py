@@ -24,12 +24,27 @@ def explain(
 ) -> None:
     """Why there was an alert at a time, or none: score, parts, metrics and rules as the live model sees them."""
     parts = assembled(config, monitor)
-    from detector import wiring
     from detector import wording as words
+    from detector.detect import explain_slot
+    from detector.errors import ModelError
+    from detector.store import alerts
 
     moment = moment_of("--at", at)
     assert moment is not None
-    answer = wiring.explain(parts, parts.config.monitor(monitor), entity, moment)
+    live = parts.versions[monitor].live()
+    if live is None:
+        msg = f"monitor {monitor!r} has no model yet; see: detector check"
+        raise ModelError(msg)
+    known = alerts.listing(parts.engine, monitor=monitor, entity=entity, until=moment + 1, most=100)
+    answer = explain_slot.look(
+        parts.config.monitor(monitor),
+        parts.sources[monitor],
+        live.model,
+        entity,
+        moment,
+        excluded=parts.store.exclusions(monitor),
+        alerts=[(row.id, row.opened_slot, row.closed_slot) for row in known if row.state != "withdrawn"],
+    )
     if as_json:
         print(json.dumps(asdict(answer) | {"slot": utc(answer.slot)}, indent=2))
         return

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from detector.wiring import Parts
 from detector.commands.alerts import find_alert
 from detector.commands.exclude import add_exclusion
-from detector.commands.shared import By, Comment, ConfigOption, MonitorOption, assembled, time_of, user
+from detector.commands.shared import By, Comment, ConfigOption, MonitorOption, assembled, now_ms, time_of, user
 
 
 def incident(
@@ -40,10 +40,9 @@ def incident(
         msg = "a time range is that of a real incident; say of each alert that it was --false"
         raise ConfigError(msg)
     parts = assembled(config, monitor)
-    from detector import wiring
     from detector.store import alerts
 
-    now, who = wiring.now_ms(), by or user()
+    now, who = now_ms(), by or user()
     if identity is not None:
         row, _ = find_alert(parts, identity)
         word = "real" if verdict else "false"
@@ -78,11 +77,15 @@ def _print_reconsidered(parts: Parts, section: MonitorSection, now: int) -> None
     from detector import wiring
     from detector.errors import ModelError
     from detector.progress import shown
+    from detector.store import alerts
+    from detector.train import versions
 
     try:
         with shown(f"calibrate {section.name}") as progress:
             since = now - int(timedelta(days=30).total_seconds() * 1000)
-            found = wiring.reconsidered(parts, section, now, since, progress)
+            raised = alerts.listing(parts.engine, monitor=section.name, since=since, most=1 << 30)
+            inputs = wiring.training_inputs(parts, section)
+            found = versions.reconsidered(inputs, raised, now=now, progress=progress)
     except ModelError as exc:
         print(f"what the next recalibration would change cannot be told: {exc}")
         return

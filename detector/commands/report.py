@@ -11,7 +11,7 @@ from detector.errors import ConfigError
 
 if TYPE_CHECKING:
     pass
-from detector.commands.shared import ConfigOption, assembled, moment_of
+from detector.commands.shared import ConfigOption, assembled, moment_of, now_ms
 
 
 def report(
@@ -31,20 +31,32 @@ def report(
     parts = assembled(config, monitor)
     from detector import wiring
     from detector.report import content, page
+    from detector.report import rows as stored
     from detector.store import alerts
 
-    now = wiring.now_ms()
+    now = now_ms()
     if alert is None:
         earliest = moment_of("--since", since or "7d") or 0
         sections = [m for m in parts.config.monitors if monitor in {None, m.name}]
-        rows = [wiring.report_rows(parts, section, since=earliest, now=now) for section in sections]
+        only = None
     else:
         found = alerts.show(parts.engine, alert)
         if found is None:
             msg = f"no alert {alert}; see: detector alerts list"
             raise ConfigError(msg)
-        row, _ = found
-        rows = [wiring.report_rows(parts, parts.config.monitor(row.monitor), since=0, now=now, only=row)]
+        earliest, only = 0, found[0]
+        sections = [parts.config.monitor(only.monitor)]
+    rows = [
+        stored.read(
+            section,
+            wiring.StoredHistory(parts.engine, section.name),
+            parts.store,
+            since=earliest,
+            now=now,
+            only=only,
+        )
+        for section in sections
+    ]
     told = content.build(rows, now=now, is_whole=alert is None)
     written = page.render(told).encode()
     try:

@@ -11,15 +11,15 @@ from detector.times import utc
 
 if TYPE_CHECKING:
     pass
-from detector.commands.shared import ConfigOption, JsonOption, load, log_to_stderr, print_rows, time_of
+from detector.commands.shared import ConfigOption, JsonOption, load, log_to_stderr, now_ms, print_rows, time_of
 
 
 def run(config: ConfigOption = None) -> None:
     """The daemon: scores every monitor on schedule and serves /metrics until stopped."""
     path, settings = load(config)
-    from detector import wiring
+    from detector.daemon import serve
 
-    wiring.serve(path, settings)
+    serve.serve(path, settings)
 
 
 def demo(
@@ -55,15 +55,15 @@ def score(
     from detector.detect import tick as pipeline
 
     parts = wiring.assemble(settings)
-    now = wiring.now_ms() if now is None else now
+    now = now_ms() if now is None else now
     rows: list[dict[str, Any]] = []
     for section in [settings.monitor(name) for name in names]:
         source = parts.sources[section.name]
-        live = wiring.live_model(parts.engine, section)
+        live = parts.versions[section.name].live()
         if live is None:
             report = pipeline.observe(section, source, now)
         else:
-            memory = recall.recall(section, source, parts.store, live[0], now)
+            memory = recall.recall(section, source, parts.store, live.model, now)
             told = settings.told(section.name)
             _, report = pipeline.tick(section, source, parts.store, memory, now, notifiers=told)
         snapshot = report.snapshot

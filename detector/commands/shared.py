@@ -31,6 +31,11 @@ By = Annotated[str | None, typer.Option("--by", help="Who says so [the user at t
 Comment = Annotated[str | None, typer.Option("--comment", help="Why, for those who read it later.")]
 
 
+def now_ms() -> int:
+    """The present, epoch milliseconds."""
+    return int(datetime.now(UTC).timestamp() * 1000)
+
+
 def user() -> str:
     import getpass
 

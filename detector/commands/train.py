@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,7 +12,7 @@ from detector.times import utc
 
 if TYPE_CHECKING:
     pass
-from detector.commands.shared import ConfigOption, load, time_of
+from detector.commands.shared import ConfigOption, load, now_ms, time_of
 
 
 def retrain(
@@ -32,17 +33,19 @@ def retrain(
     sections = [settings.monitor(name) for name in monitors or [m.name for m in settings.monitors]]
     from detector import wiring
     from detector.progress import shown
+    from detector.train import versions
 
-    parts = wiring.assemble(settings)
+    parts, span = wiring.assemble(settings), versions.Span(start, end)
     for section in sections:
+        inputs = wiring.training_inputs(parts, section)
         if recalibrate:
             with shown(f"recalibrate {section.name}") as progress:
-                version, drift = wiring.recalibrate(parts, section, wiring.now_ms(), progress)
+                version, drift = versions.recalibrate(inputs, now=now_ms(), progress=progress)
             usual = f"usual errors are {drift:.2f} × those at training"
             print(f"monitor {section.name}: model version {version} is live; {usual}")
             continue
         with shown(f"retrain {section.name}") as progress:
-            version, facts = wiring.retrain(parts, section, wiring.now_ms(), start, end, progress)
+            version, facts = versions.retrain(inputs, now=now_ms(), span=span, progress=progress)
         print(
             f"monitor {section.name}: model version {version} is live;"
             f" {facts['entities']} entities, {_training(facts)}, data {utc(facts['trained_from'])} to"
@@ -50,7 +53,7 @@ def retrain(
         )
 
 
-def _training(facts: dict[str, Any]) -> str:
+def _training(facts: Mapping[str, Any]) -> str:
     """What was trained, in words."""
     found = {kind: f"{shares['all']:.0%}" for kind, shares in facts["detectability"].items()}
     compared = ", finds " + ", ".join(f"{share} ({kind})" for kind, share in found.items()) if found else ""

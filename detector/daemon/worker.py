@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -32,7 +32,7 @@ from detector.errors import DetectorError, StaleState
 from detector.export.http import Endpoint
 from detector.export.prometheus import Exporter, MonitorView
 from detector.notify.sender import Sender
-from detector.ports import AlertCounts, ModelVersion, Source, Store
+from detector.ports import AlertCounts, Source, Store, Versions
 from detector.times import WEEK_MS, milliseconds
 from detector.train import division
 
@@ -70,10 +70,9 @@ class Services:
     """What the worker needs beside configuration; made by `wiring`."""
 
     store: Store
-    sources: dict[str, Source]
-    collectors: dict[str, Collector]
-    live_version: Callable[[MonitorSection], int | None]
-    live_model: Callable[[MonitorSection], tuple[ModelVersion, int] | None]
+    sources: Mapping[str, Source]
+    versions: Mapping[str, Versions]
+    collectors: Mapping[str, Collector]
     prune: Callable[[str, int], int]  # some scores of a monitor from before a time; 0: none is left
     alert_counts: Callable[[str, int], AlertCounts]
     ping: Callable[[], None]
@@ -327,7 +326,7 @@ class Worker:
 
     def _follow_live_version(self, run: MonitorRun, now: int) -> None:
         """Loads the live model version if it is not the one in memory."""
-        version = self._services.live_version(run.section)
+        version = self._services.versions[run.section.name].live_number()
         current = run.memory.model.version if run.memory else None
         if version == current and version is not None:
             return
@@ -335,11 +334,11 @@ class Worker:
             if current != remembering.NO_MODEL:
                 run.memory = None
             return
-        loaded = self._services.live_model(run.section)
-        if loaded is None:
+        live = self._services.versions[run.section.name].live()
+        if live is None:
             run.refused_version, run.memory = version, None
             return
-        model, created = loaded
+        model, created = live.model, int(live.provenance["created_at"])
         run.memory = recall.recall(run.section, run.source, self._services.store, model, now)
         changes = {"model_version": model.version, "model_kind": model.kind, "model_created": created}
         self._exporter.update(run.section.name, **changes, drift=model.drift, detectability=model.detectability)

@@ -24,6 +24,7 @@ from detector.config import loading
 from detector.config import sections as configuration
 from detector.config.sections import Config, MonitorSection
 from detector.core import grid
+from detector.daemon import serve
 from detector.daemon.worker import Worker
 from detector.errors import ConfigError, ModelError, SourceError
 from detector.export.http import Endpoint
@@ -128,7 +129,7 @@ def run(folder: Path, *, listen: str, once: bool, as_json: bool) -> None:
 
     replayed = time.monotonic()
     clock = Clock()
-    worker = wiring.worker(parts, path, exporter, clock)
+    worker = serve.worker(parts, path, exporter, clock=clock)
     ticks = _replay(worker, clock, monitor.step_ms, quiet_until, imported.last + monitor.step_ms)
     say(f"replayed  the rest, {ticks} ticks of the daemon, in {time.monotonic() - replayed:.0f} s\n")
 

@@ -26,7 +26,7 @@ from detector.detect import horizon, recall
 from detector.detect import memory as remembering
 from detector.detect import tick as pipeline
 from detector.errors import ConfigError, DetectorError, ModelError
-from detector.ports import ModelVersion, Source, Store
+from detector.ports import ModelVersion, Source, Store, TrainedVersion
 from detector.progress import Progress
 from detector.replay.recordings import Failure, Recording
 from detector.replay.results import Alert, Outcome, Replayed, result
@@ -256,7 +256,7 @@ class _Replay:
             self._models.append(facts)
         return replace(trained.model, version=version)
 
-    def _trained(self, source: Recorded, progress: Progress) -> training.Trained:
+    def _trained(self, source: Recorded, progress: Progress) -> TrainedVersion:
         monitor, step = self._monitor, self._monitor.step_ms
         # entities recorded in different months would make a history of mostly nothing
         source = source.closed_up(step, step * horizon.memory_slots(monitor))
@@ -315,7 +315,7 @@ class _Replay:
         """A new model version from what is known by now; None if that is too little: the daemon keeps its old one."""
         monitor, step = self._monitor, self._monitor.step_ms
         try:
-            start, end = division.span(monitor, known, now, None, None)
+            start, end = division.span(monitor, known, now=now)
             rows = known.between(grid.floor(start, step), grid.floor(end, step))
             return self._train(rows, now, lambda _, what: self._progress(done, f"again {what}"))
         except ModelError as exc:
@@ -333,7 +333,10 @@ class _Replay:
         ]
         try:
             history = reading.read_history(
-                monitor, known, *division.recent(monitor, known, now, trained_until), lambda _done, _what: None
+                monitor,
+                known,
+                *division.recent(monitor, known, now=now, trained_until=trained_until),
+                lambda _done, _what: None,
             )
             alerted = calibrate.not_normal(monitor, history, alerts)
             calibration, _ = calibrate.recalibrated(monitor, model, history, alerted)

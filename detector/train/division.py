@@ -54,14 +54,14 @@ class Division:
         return self.known(timesteps) & (self.newest(timesteps) >= self.divide[:, None] + timesteps - 1)
 
 
-def recent(monitor: MonitorSection, source: Source, now: int, trained_until: int) -> tuple[int, int]:
+def recent(monitor: MonitorSection, source: Source, *, now: int, trained_until: int) -> tuple[int, int]:
     """What to recalibrate on: the newest `training.span`, of which no model has learned; epoch milliseconds.
 
     trained_until: end of what the model was trained on; the last part of that was held out
 
     Raises: ModelError if the source is empty.
     """
-    first, last = span(monitor, source, now, None, None)
+    first, last = span(monitor, source, now=now)
     held_out = round(milliseconds(monitor.training.span) * monitor.training.holdout)
     return max(first, min(last, trained_until) - held_out), last
 
@@ -107,7 +107,9 @@ def too_short(monitor: MonitorSection, history: History) -> ModelError:
     return ModelError(msg)
 
 
-def span(monitor: MonitorSection, source: Source, now: int, start: int | None, end: int | None) -> tuple[int, int]:
+def span(
+    monitor: MonitorSection, source: Source, *, now: int, start: int | None = None, end: int | None = None
+) -> tuple[int, int]:
     """What to train on: the newest `training.span` that has data, unless told otherwise; epoch milliseconds.
 
     Raises: ModelError if the source is empty.

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
@@ -13,7 +12,7 @@ from detector.core import scaling
 from detector.core.series import Bool, History, Windows
 from detector.detect import residuals as scoring
 from detector.errors import ModelError
-from detector.ports import Fit, Fitted, ModelVersion
+from detector.ports import Fit, Fitted, TrainedVersion
 from detector.progress import Progress
 from detector.times import DAY_MS
 from detector.train.calibrate import calibrated
@@ -24,16 +23,7 @@ logger = logging.getLogger(__name__)
 _CLEARLY = 1.2  # times as many faults as the network a baseline must find to take its place
 
 
-@dataclass(frozen=True)
-class Trained:
-    """A model version that is not stored yet."""
-
-    model: ModelVersion
-    fitted: Fitted
-    provenance: dict[str, Any]
-
-
-def train(monitor: MonitorSection, history: History, fit: Fit, *, seed: int, progress: Progress) -> Trained:
+def train(monitor: MonitorSection, history: History, fit: Fit, *, seed: int, progress: Progress) -> TrainedVersion:
     """A model version from history: the older part trains, the newer part calibrates.
 
     Each entity's own span is divided, so that entities which live at different times all take part in both. With
@@ -71,7 +61,7 @@ def train(monitor: MonitorSection, history: History, fit: Fit, *, seed: int, pro
         "calibration_windows": int(data.calibration(fitted.timesteps).sum()),
         "detectability": {f.kind: shares(find) for (_, f), find in zip(found, finds, strict=False) if find.size},
     }
-    return Trained(model, fitted, provenance)
+    return TrainedVersion(model, fitted, provenance)
 
 
 def _fit_network(data: Division, fit: Fit, seed: int, progress: Progress) -> Fitted:

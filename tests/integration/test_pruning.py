@@ -10,7 +10,9 @@ from running import detector
 from sqlalchemy import Engine, insert, select
 
 from detector import database, wiring
+from detector.commands.shared import now_ms
 from detector.config import loading
+from detector.daemon import serve
 from detector.export.prometheus import Exporter
 from detector.store import schema
 from detector.tables import score
@@ -45,7 +47,7 @@ def engine(tmp_path: Path, path: Path) -> Iterator[Engine]:
     """A database with a score of every monitor and day for forty days."""
     engine = database.connect(f"sqlite:///{tmp_path}/detector.db")
     schema.upgrade(engine)
-    now = wiring.now_ms()
+    now = now_ms()
     rows = [
         {"monitor": monitor, "slot": now - day * DAY - DAY // 2, "entity": "a", "score": 0.5, "model_version": 1}
         for monitor in ("short", "long")
@@ -73,7 +75,7 @@ def test_the_operator_removes_the_scores_that_are_no_longer_kept(path: Path, eng
 
 def test_the_daemon_removes_the_scores_that_are_no_longer_kept(path: Path, engine: Engine) -> None:
     settings = loading.load(path)
-    worker = wiring.worker(wiring.assemble(settings), path, Exporter(10))
+    worker = serve.worker(wiring.assemble(settings), path, Exporter(10))
 
     worker.prune(worker._runs["short"])
 

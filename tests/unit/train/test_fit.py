@@ -14,12 +14,11 @@ from detector.core.series import Bool, Float32, History, Windows
 from detector.detect import horizon
 from detector.detect import residuals as scoring
 from detector.errors import ModelError
-from detector.ports import Fitted, Model
+from detector.ports import Fitted, Model, TrainedVersion
 from detector.progress import Progress
 from detector.train import calibrate, trial
 from detector.train import fit as training
 from detector.train.calibrate import Alerted
-from detector.train.fit import Trained
 
 STEP, TIMESTEPS, START = 60_000, 10, 1_700_000_040_000
 NAN = np.nan
@@ -83,11 +82,11 @@ def _history(slots: int, entities: int = 2, seed: int = 1) -> History:
     return History(tuple(f"web-{row}" for row in range(entities)), START, STEP, values)
 
 
-def _train(monitor: MonitorSection, history: History, fit: _Fit, seed: int = 0) -> Trained:
+def _train(monitor: MonitorSection, history: History, fit: _Fit, seed: int = 0) -> TrainedVersion:
     return training.train(monitor, history, fit, seed=seed, progress=lambda _done, _what: None)
 
 
-def _found(trained: Trained, kind: str) -> dict[str, float]:
+def _found(trained: TrainedVersion, kind: str) -> dict[str, float]:
     """What a kind of model found of the faults put in."""
     return dict(trained.provenance["detectability"][kind])
 
@@ -336,7 +335,7 @@ def test_noise_is_a_high_quantile_of_residuals_and_never_next_to_nothing() -> No
     np.testing.assert_allclose(deaf.model.noise, [[0.1, 0.1]])
 
 
-def _twins() -> tuple[Trained, History]:
+def _twins() -> tuple[TrainedVersion, History]:
     """A trained baseline and the part of its history that it was calibrated on."""
     history = _history(1000)
     trained = _train(_monitor(model=ModelSection(kind="baseline")), history, _Fit())
@@ -345,7 +344,7 @@ def _twins() -> tuple[Trained, History]:
     return trained, recent
 
 
-def _moved_further(history: History, trained: Trained, factor: float) -> History:
+def _moved_further(history: History, trained: TrainedVersion, factor: float) -> History:
     """The same history with every deviation from the median so many times as large."""
     center = trained.model.scaling.center[:, None]
     return replace(history, values=center + np.float32(factor) * (history.values - center))

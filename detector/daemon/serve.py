@@ -1,0 +1,48 @@
+"""Start of the daemon: its parts from a configuration."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from detector import database, wiring
+from detector.config import loading
+from detector.config import sections as configuration
+from detector.config.sections import Config
+from detector.daemon.collector import HostCollector
+from detector.daemon.worker import Services, Worker
+from detector.export.prometheus import Exporter
+from detector.store import alerts, schema, scores
+from detector.wiring import Parts
+
+
+def serve(config_path: Path, config: Config) -> None:
+    """Runs the daemon until a signal stops it; an empty database gets its tables, an outdated one is refused."""
+    engine = database.connect(loading.secret(config.database))
+    is_empty = schema.current(engine) is None
+    engine.dispose()
+    parts = wiring.assemble(config, upgrade=is_empty)
+    worker(parts, config_path, Exporter(config.export.max_entities)).run()
+
+
+def worker(parts: Parts, config_path: Path, exporter: Exporter, *, clock: Callable[[], float] = time.time) -> Worker:
+    """The daemon of a configuration, not yet running. clock: epoch seconds."""
+    engine = parts.engine
+    collectors = {
+        monitor.name: HostCollector(monitor, wiring.embedded(monitor, engine))
+        for monitor in parts.config.monitors
+        if isinstance(monitor.source, configuration.HostSource)
+    }
+    services = Services(
+        store=parts.store,
+        sources=parts.sources,
+        versions=parts.versions,
+        collectors=collectors,
+        prune=lambda monitor, before: scores.prune(engine, monitor, before),
+        alert_counts=lambda monitor, since: alerts.counts(engine, monitor, since),
+        ping=lambda: database.ping(engine),
+        config_path=config_path,
+        senders=wiring.senders(parts.config, engine),
+    )
+    return Worker(parts.config, services, exporter, clock)
