@@ -1,9 +1,10 @@
 #!/bin/sh
-# Installs the servers, and the browser, that the integration tests start for themselves (Debian, Ubuntu): sh tests/services.sh
+# Installs the servers, the browser and the tracer of system calls that the integration tests start for themselves
+# (Debian, Ubuntu): sh tests/services.sh
 # Does nothing where they are present; starts nothing. Without root it only says what is missing.
 set -eu
 
-packages="postgresql mariadb-server prometheus prometheus-alertmanager systemd-container"
+packages="postgresql mariadb-server prometheus prometheus-alertmanager systemd-container strace"
 # Ubuntu has Chromium as a snap only
 [ "$(. /etc/os-release 2>/dev/null && echo "$ID")" != debian ] || packages="$packages chromium"
 

@@ -13,6 +13,10 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+# ONNX Runtime (1.32, on Linux too) reports its use to Microsoft unless told otherwise before it is imported: it looks
+# up a host there after some seconds and keeps a device id under ~/.cache/Microsoft. Whoever wants that sets this to 0.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 import numpy as np
 import onnx
 import onnxruntime
