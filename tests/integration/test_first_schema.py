@@ -1,0 +1,75 @@
+"""What an older version has left, held as files, starts with this one as it is: database, model and configuration."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from running import daemon, detector
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "fixtures/first_schema"))
+
+import make
+
+ANSWERS = sorted((make.HERE / "answers").iterdir())
+
+
+@pytest.fixture(autouse=True)
+def _folder_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The configuration takes the folder of its database from the environment, as under systemd."""
+    for name in ("STATE_DIRECTORY", "DETECTOR_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="module")
+def restored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the old database and configuration, for commands that only read."""
+    folder = tmp_path_factory.mktemp("first_schema")
+    make.restore(folder)
+    return folder
+
+
+@pytest.mark.parametrize("answer", ANSWERS, ids=[path.stem for path in ANSWERS])
+def test_old_database_is_told_of_in_the_same_words(answer: Path, restored: Path) -> None:
+    asked, expected = answer.read_text().split("\n", maxsplit=1)
+
+    assert detector(*asked.removeprefix("$ detector ").split(), cwd=restored).output == expected
+
+
+def test_next_tick_stores_what_the_old_version_would_have_stored(tmp_path: Path) -> None:
+    expected = json.loads((make.HERE / "committed.json").read_text())
+    database = make.restore(tmp_path)
+    cursor = make.cursor_of(database)
+
+    printed = detector("score", "--at", make.moment(make.TICK), "--json", cwd=tmp_path).output
+
+    found = {"printed": json.loads(printed)} | make.committed(database, cursor)
+    assert {row["change"] for row in found["events"]} >= {"opened", "closed"}
+    assert found == _nearly(expected)
+
+
+def test_daemon_goes_on_with_the_old_model(tmp_path: Path) -> None:
+    make.restore(tmp_path)
+    config = tmp_path / "config.toml"
+    text = config.read_text().replace("${STATE_DIRECTORY:-.}", str(tmp_path))
+    config.write_text(text.replace("127.0.0.1:9788", "127.0.0.1:0"))
+
+    with daemon(config) as running:
+        tick = running.until_logged(r"event=tick_done monitor=web .*")
+
+    assert tick[0].endswith("model=1")
+
+
+def _nearly(value: Any) -> Any:
+    """The same, but numbers with a fraction only nearly: processors differ in the last bits of a network's sums."""
+    match value:
+        case dict():
+            return {name: _nearly(part) for name, part in value.items()}
+        case list():
+            return [_nearly(part) for part in value]
+        case float():
+            return pytest.approx(value, rel=1e-3, abs=1e-3)
+    return value
