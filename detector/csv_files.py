@@ -26,7 +26,9 @@ UNREADABLE = (OSError, EOFError, zlib.error, csv.Error)
 class Sink(Protocol):
     """Where samples go."""
 
-    def write(self, entity: Sequence[str], metric: Sequence[str], time: Sequence[int], value: Sequence[float]) -> None:
+    def write(
+        self, entity: Sequence[str], metric: Sequence[str], *, time: Sequence[int], value: Sequence[float]
+    ) -> None:
         """Stores samples given as columns."""
 
 
@@ -202,7 +204,7 @@ def _flush(sink: Sink, batch: list[tuple[str, str, int, float]], outcome: Outcom
         return
     entity, metric, time, value = zip(*batch, strict=True)
     try:
-        sink.write(entity, metric, time, value)
+        sink.write(entity, metric, time=time, value=value)
     except DetectorError as exc:
         msg = f"{outcome.file}: stopped after {outcome.samples} samples: {exc}; importing it again is safe"
         raise SourceError(msg) from exc

@@ -1,4 +1,4 @@
-"""Composition root: which adapter serves which port, for a given configuration."""
+"""Collector of a host monitor: records this machine's metrics, slot by slot."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class HostCollector:
         self._metrics = monitor.metrics
         self._sink = sink
         self._sampler = HostSampler()
-        self._sampler.sample(time.time())
+        self._sampler.sample(time.time())  # rates need a predecessor
 
     def collect(self, slot: int, at: float) -> None:
-        """Stores one sample per metric; slot in epoch milliseconds, at in epoch seconds."""
+        """Stores one sample per metric. slot: epoch milliseconds; at: epoch seconds."""
         sampled = dict(zip(configuration.HOST_METRICS, self._sampler.sample(at), strict=True))
         values = [sampled[metric] for metric in self._metrics]
         count = len(values)
-        self._sink.write([self._entity] * count, self._metrics, [slot] * count, values)
+        self._sink.write([self._entity] * count, self._metrics, time=[slot] * count, value=values)

@@ -11,7 +11,8 @@ from detector.config import loading
 from detector.config import sections as configuration
 from detector.config.sections import Config
 from detector.daemon.collector import HostCollector
-from detector.daemon.worker import Services, Worker
+from detector.daemon.tasks import Services
+from detector.daemon.worker import Worker
 from detector.export.prometheus import Exporter
 from detector.store import alerts, schema, scores
 from detector.wiring import Parts
@@ -45,4 +46,4 @@ def worker(parts: Parts, config_path: Path, exporter: Exporter, *, clock: Callab
         config_path=config_path,
         senders=wiring.senders(parts.config, engine),
     )
-    return Worker(parts.config, services, exporter, clock)
+    return Worker(parts.config, services, exporter, clock=clock)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -130,8 +130,9 @@ def run(folder: Path, *, listen: str, once: bool, as_json: bool) -> None:
     replayed = time.monotonic()
     clock = Clock()
     worker = serve.worker(parts, path, exporter, clock=clock)
-    ticks = _replay(worker, clock, monitor.step_ms, quiet_until, imported.last + monitor.step_ms)
-    say(f"replayed  the rest, {ticks} ticks of the daemon, in {time.monotonic() - replayed:.0f} s\n")
+    moments = range(quiet_until + monitor.step_ms, imported.last + monitor.step_ms + 1, monitor.step_ms)
+    _replay(worker, clock, monitor.name, moments)
+    say(f"replayed  the rest, {len(moments)} ticks of the daemon, in {time.monotonic() - replayed:.0f} s\n")
 
     faults = _faults(json.loads((recording / "faults.json").read_text()))
     found, false = _compare(faults, _alerts(parts.engine), monitor)
@@ -186,13 +187,11 @@ def _spinning(what: str) -> Iterator[None]:
         yield
 
 
-def _replay(worker: Worker, clock: Clock, step: int, start: int, end: int) -> int:
-    """One tick per slot, as if each were now; their number. Times: epoch milliseconds."""
-    moments = range(start + step, end + 1, step)
+def _replay(worker: Worker, clock: Clock, monitor: str, moments: Sequence[int]) -> None:
+    """One tick at each moment, epoch milliseconds, as if it were now."""
     for now in moments:
         clock.now = now / 1000
-        worker.tick_all()
-    return len(moments)
+        worker.run_task("tick", monitor)
 
 
 def _faults(noted: list[dict[str, str]]) -> list[Fault]:

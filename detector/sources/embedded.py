@@ -124,7 +124,9 @@ class EmbeddedSource:
             first, last = connection.execute(query).one()
         return None if first is None else (int(first), int(last))
 
-    def write(self, entity: Sequence[str], metric: Sequence[str], time: Sequence[int], value: Sequence[float]) -> None:
+    def write(
+        self, entity: Sequence[str], metric: Sequence[str], *, time: Sequence[int], value: Sequence[float]
+    ) -> None:
         """Stores samples given as columns; NaN and infinities are stored as NULL.
 
         Raises: SourceUnavailable if the database does not answer.

@@ -477,33 +477,33 @@ def embedded(engine: Engine) -> EmbeddedSource:
 
 
 def test_what_was_written_is_read(embedded: EmbeddedSource) -> None:
-    embedded.write(["b", "a", "a"], ["cpu", "load", "cpu"], [T0, T0 + 1, T0 + 2], [1.0, 2.5, -3e300])
+    embedded.write(["b", "a", "a"], ["cpu", "load", "cpu"], time=[T0, T0 + 1, T0 + 2], value=[1.0, 2.5, -3e300])
 
     assert _rows(embedded.read(T0, T0 + 10)) == [("a", 0, 2, -3e300), ("a", 1, 1, 2.5), ("b", 0, 0, 1.0)]
 
 
 def test_an_embedded_read_holds_its_start_but_not_its_end(embedded: EmbeddedSource) -> None:
-    embedded.write(["a"] * 3, ["cpu"] * 3, [T0, T0 + 1, T0 + 2], [0.0, 1.0, 2.0])
+    embedded.write(["a"] * 3, ["cpu"] * 3, time=[T0, T0 + 1, T0 + 2], value=[0.0, 1.0, 2.0])
 
     assert [time for _, _, time, _ in _rows(embedded.read(T0 + 1, T0 + 2))] == [1]
 
 
 def test_a_sample_written_again_replaces_the_old_one(embedded: EmbeddedSource) -> None:
-    embedded.write(["a", "a"], ["cpu", "cpu"], [T0, T0 + 1], [1.0, 2.0])
-    embedded.write(["a", "a"], ["cpu", "load"], [T0, T0], [9.0, 8.0])
+    embedded.write(["a", "a"], ["cpu", "cpu"], time=[T0, T0 + 1], value=[1.0, 2.0])
+    embedded.write(["a", "a"], ["cpu", "load"], time=[T0, T0], value=[9.0, 8.0])
 
     assert _rows(embedded.read(T0, T0 + 10)) == [("a", 0, 0, 9.0), ("a", 0, 1, 2.0), ("a", 1, 0, 8.0)]
 
 
 def test_of_a_sample_written_twice_at_once_the_last_stays(embedded: EmbeddedSource) -> None:
-    embedded.write(["a", "a"], ["cpu", "cpu"], [T0, T0], [1.0, 2.0])
+    embedded.write(["a", "a"], ["cpu", "cpu"], time=[T0, T0], value=[1.0, 2.0])
 
     assert _rows(embedded.read(T0, T0 + 10)) == [("a", 0, 0, 2.0)]
 
 
 @pytest.mark.parametrize("value", [NAN, math.inf, -math.inf])
 def test_a_value_that_is_no_number_is_stored_as_missing(embedded: EmbeddedSource, value: float) -> None:
-    embedded.write(["a", "a"], ["cpu", "cpu"], [T0, T0 + 1], [value, 1.0])
+    embedded.write(["a", "a"], ["cpu", "cpu"], time=[T0, T0 + 1], value=[value, 1.0])
 
     values = [row[3] for row in _rows(embedded.read(T0, T0 + 10))]
     assert math.isnan(values[0])
@@ -512,21 +512,21 @@ def test_a_value_that_is_no_number_is_stored_as_missing(embedded: EmbeddedSource
 
 @pytest.mark.parametrize("entity", ["Ümläut", "日本", "a'b\"c;--", "%s", "A", "x" * 191, " lead", "emoji 🙂"])
 def test_entities_may_have_any_name(embedded: EmbeddedSource, entity: str) -> None:
-    embedded.write([entity, "a"], ["cpu", "cpu"], [T0, T0], [1.0, 2.0])
+    embedded.write([entity, "a"], ["cpu", "cpu"], time=[T0, T0], value=[1.0, 2.0])
 
     assert sorted(embedded.read(T0, T0 + 1).entities) == sorted([entity, "a"])
 
 
 def test_monitors_and_metrics_of_others_are_left_alone(engine: Engine, embedded: EmbeddedSource) -> None:
-    EmbeddedSource(engine, "other", ("cpu",)).write(["a"], ["cpu"], [T0], [5.0])
-    embedded.write(["a", "a"], ["cpu", "disk"], [T0, T0], [1.0, 2.0])
+    EmbeddedSource(engine, "other", ("cpu",)).write(["a"], ["cpu"], time=[T0], value=[5.0])
+    embedded.write(["a", "a"], ["cpu", "disk"], time=[T0, T0], value=[1.0, 2.0])
 
     assert _rows(embedded.read(T0, T0 + 1)) == [("a", 0, 0, 1.0)]
     assert _rows(EmbeddedSource(engine, "other", ("cpu",)).read(T0, T0 + 1)) == [("a", 0, 0, 5.0)]
 
 
 def test_the_order_of_metrics_is_that_of_the_monitor(engine: Engine, embedded: EmbeddedSource) -> None:
-    embedded.write(["a", "a"], ["cpu", "load"], [T0, T0], [1.0, 2.0])
+    embedded.write(["a", "a"], ["cpu", "load"], time=[T0, T0], value=[1.0, 2.0])
 
     assert _rows(EmbeddedSource(engine, "web", ("load", "cpu")).read(T0, T0 + 1)) == [
         ("a", 0, 0, 2.0),
@@ -540,20 +540,22 @@ def test_an_empty_store_has_no_samples_and_no_extent(embedded: EmbeddedSource) -
 
 
 def test_the_extent_of_the_store_is_over_all_entities(embedded: EmbeddedSource) -> None:
-    embedded.write(["a", "b", "b", "c"], ["cpu", "cpu", "load", "disk"], [T0, T0 - 5, T0 + 9, T0 + 99], [1, 2, 3, 4])
+    embedded.write(
+        ["a", "b", "b", "c"], ["cpu", "cpu", "load", "disk"], time=[T0, T0 - 5, T0 + 9, T0 + 99], value=[1, 2, 3, 4]
+    )
 
     assert embedded.extent() == (T0 - 5, T0 + 9)
 
 
 def test_an_entity_that_appears_while_reading_does_not_stop_the_read(engine: Engine, embedded: EmbeddedSource) -> None:
-    embedded.write(["a"], ["cpu"], [T0], [1.0])
+    embedded.write(["a"], ["cpu"], time=[T0], value=[1.0])
     is_done = False
 
     def appear(connection: Connection, _cursor: object, statement: str, *_rest: object) -> None:
         nonlocal is_done
         if "detector_sample" in statement and "SELECT" in statement and not is_done:
             is_done = True
-            embedded.write(["new"], ["cpu"], [T0], [2.0])
+            embedded.write(["new"], ["cpu"], time=[T0], value=[2.0])
 
     event.listen(engine, "before_cursor_execute", appear)
     rows = _rows(embedded.read(T0, T0 + 1))
@@ -565,7 +567,7 @@ def test_an_entity_that_appears_while_reading_does_not_stop_the_read(engine: Eng
 def test_a_store_without_tables_is_told_in_one_line(engine: Engine) -> None:
     source = EmbeddedSource(engine, "web", ("cpu",))
 
-    for ask in (lambda: source.read(0, 1), source.extent, lambda: source.write(["a"], ["cpu"], [0], [1.0])):
+    for ask in (lambda: source.read(0, 1), source.extent, lambda: source.write(["a"], ["cpu"], time=[0], value=[1.0])):
         with pytest.raises(SourceError) as caught:
             ask()
         assert len(str(caught.value).splitlines()) == 1
@@ -588,7 +590,7 @@ def test_rows_in_memory_give_the_samples_of_a_wide_table(engine: Engine, start: 
 
 def test_the_store_holds_each_series_once(engine: Engine, embedded: EmbeddedSource) -> None:
     for _ in range(3):
-        embedded.write(["a", "b"], ["cpu", "cpu"], [T0, T0], [1.0, 2.0])
+        embedded.write(["a", "b"], ["cpu", "cpu"], time=[T0, T0], value=[1.0, 2.0])
 
     with engine.connect() as connection:
         assert connection.execute(series.select()).rowcount in (-1, 2)
@@ -632,7 +634,7 @@ def test_the_store_finds_a_window_without_looking_at_its_history(
 ) -> None:
     for entity in ("a", "b"):
         embedded.write(
-            [entity] * HISTORY, ["cpu"] * HISTORY, [T0 + MINUTE * n for n in range(HISTORY)], [1.0] * HISTORY
+            [entity] * HISTORY, ["cpu"] * HISTORY, time=[T0 + MINUTE * n for n in range(HISTORY)], value=[1.0] * HISTORY
         )
     if is_analyzed:
         for table in ("detector_series", "detector_sample"):

@@ -77,6 +77,6 @@ def test_the_daemon_removes_the_scores_that_are_no_longer_kept(path: Path, engin
     settings = loading.load(path)
     worker = serve.worker(wiring.assemble(settings), path, Exporter(10))
 
-    worker.prune(worker._runs["short"])
+    worker.run_task("prune", "short")
 
     assert _left(engine) == {"short": 2, "long": 40}

@@ -26,7 +26,9 @@ class _Sink:
         self.samples: list[Sample] = []
         self._calls_left = refuse_from
 
-    def write(self, entity: Sequence[str], metric: Sequence[str], time: Sequence[int], value: Sequence[float]) -> None:
+    def write(
+        self, entity: Sequence[str], metric: Sequence[str], *, time: Sequence[int], value: Sequence[float]
+    ) -> None:
         if self._calls_left is not None:
             if not self._calls_left:
                 msg = "disk full"

@@ -1,0 +1,309 @@
+"""The daemon's tasks for one monitor: tick, collect, retrain, recalibrate, prune; and how each outcome is counted."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from detector.config.sections import Config, MonitorSection
+from detector.core import grid
+from detector.daemon.systemd import notify_systemd
+from detector.daemon.training_child import TrainingChildren, TrainingTimeout
+from detector.detect import horizon, recall
+from detector.detect import memory as remembering
+from detector.detect import tick as pipeline
+from detector.errors import DetectorError, StaleState
+from detector.export.prometheus import Exporter
+from detector.notify.sender import Sender
+from detector.ports import AlertCounts, Source, Store, Versions
+from detector.times import WEEK_MS, milliseconds
+from detector.train import division
+
+logger = logging.getLogger(__name__)
+
+_RETRY_TRAINING = timedelta(minutes=10)  # after a first training was started, whatever became of it
+_PRUNE_PAUSE = 0.05  # seconds between two deletions, in which others get at the database
+_LOGGED_FAILURES = 10  # the first failed tick in a row is logged, and every tenth after it
+
+Task = Literal["tick", "collect", "retrain", "recalibrate", "prune"]
+
+
+class Collector(Protocol):
+    """Records the samples of one slot."""
+
+    def collect(self, slot: int, at: float) -> None:
+        """slot: epoch milliseconds; at: epoch seconds of this very moment."""
+
+
+@dataclass(frozen=True)
+class Services:
+    """Everything the daemon works with beside its configuration. Mappings are by monitor."""
+
+    store: Store
+    sources: Mapping[str, Source]
+    versions: Mapping[str, Versions]
+    collectors: Mapping[str, Collector]
+    prune: Callable[[str, int], int]  # removes some of a monitor's scores from before a time; 0: none is left
+    alert_counts: Callable[[str, int], AlertCounts]  # of a monitor; `recent` counts from a time on
+    ping: Callable[[], None]  # raises if the database does not answer
+    config_path: Path  # for training processes
+    senders: Sequence[Sender] = ()
+
+
+@dataclass
+class MonitorRun:
+    """One monitor's working state.
+
+    Its tick, which never runs twice at a time, is what changes it; any task that fails without a known reason drops
+    the memory, which the next tick then rebuilds.
+    """
+
+    section: MonitorSection
+    source: Source
+    memory: remembering.Memory | None = None
+    refused_version: int | None = None
+    failures: int = 0  # failed ticks in a row
+    train_not_before: float = 0.0  # of the monotonic clock
+    finished: float = field(default_factory=time.monotonic)  # when the last tick ended, failed or not
+
+
+class Tasks:
+    """Runs tasks of monitors; nothing that a task raises ends the daemon."""
+
+    def __init__(
+        self,
+        config: Config,
+        services: Services,
+        exporter: Exporter,
+        *,
+        clock: Callable[[], float],
+        stop: threading.Event,
+        on_tick: Callable[[], None],
+        train_now: Callable[[MonitorRun], None],
+    ) -> None:
+        """clock: epoch seconds; stop: set when the daemon stops.
+
+        on_tick: called when a tick has committed
+        train_now: queues a training of a monitor that has no network yet
+        """
+        self._config = config
+        self._services = services
+        self._exporter = exporter
+        self._clock = clock
+        self._stop = stop
+        self._on_tick = on_tick
+        self._train_now = train_now
+        self.children = TrainingChildren(services.config_path, stop=stop)
+        self._work: dict[Task, Callable[[MonitorRun], None]] = {
+            "tick": self.tick,
+            "collect": self.collect,
+            "retrain": self.retrain,
+            "recalibrate": self.recalibrate,
+            "prune": self.prune,
+        }
+
+    # -- outcome ------------------------------------------------------------------------------------------------------
+
+    def run(self, task: Task, run: MonitorRun) -> None:
+        """Runs one task; counts and logs its outcome. Does nothing once the daemon stops."""
+        if self._stop.is_set():
+            return
+        monitor, began = run.section.name, time.monotonic()
+        outcome = self._outcome(task, run)
+        if outcome == "success":
+            self._exporter.succeeded(task, monitor, self._clock())
+        if task == "tick":
+            run.finished = time.monotonic()
+            run.failures = 0 if outcome == "success" else run.failures
+        self._exporter.job_runs.labels(task, monitor, outcome).inc()
+        self._exporter.job_duration.labels(task, monitor).observe(time.monotonic() - began)
+
+    def _outcome(self, task: Task, run: MonitorRun) -> str:
+        monitor = run.section.name
+        try:
+            self._work[task](run)
+        except TrainingTimeout as exc:
+            logger.error("event=%s_timeout monitor=%s reason=%r", task, monitor, str(exc))
+            return "timeout"
+        except DetectorError as exc:
+            if task == "tick":
+                self._note_failed_tick(run, exc)
+            else:
+                logger.error("event=%s_failed monitor=%s reason=%r", task, monitor, str(exc))
+            return "error"
+        except Exception:
+            run.memory = None
+            logger.exception("event=%s_failed monitor=%s", task, monitor)
+            return "error"
+        return "success"
+
+    def _note_failed_tick(self, run: MonitorRun, exc: DetectorError) -> None:
+        """Drops the memory, which may be ahead of the store; logs the first failure and every tenth after it."""
+        run.memory = None
+        run.failures += 1
+        if isinstance(exc, StaleState):
+            logger.warning("event=cursor_moved_elsewhere monitor=%s", run.section.name)
+        elif run.failures == 1 or run.failures % _LOGGED_FAILURES == 0:
+            logger.error("event=tick_failed monitor=%s failures=%d reason=%r", run.section.name, run.failures, str(exc))
+
+    # -- tick ---------------------------------------------------------------------------------------------------------
+
+    def tick(self, run: MonitorRun) -> None:
+        """Scores everything since the cursor; without a model, only reports which entities have data."""
+        began, now = time.monotonic(), round(self._clock() * 1000)
+        self._follow_live_version(run, now)
+        if run.memory is None and horizon.has_ranges(run.section):
+            stand_in = remembering.no_model(run.section, now)
+            run.memory = recall.recall(run.section, run.source, self._services.store, stand_in, now)
+        if run.memory is None or run.memory.model.kind != "network":
+            self._train_if_ready(run, now)
+        report = self._score(run, now)
+        self._on_tick()
+        self._export(run, report, now)
+        self._log_tick(run, report, time.monotonic() - began)
+
+    def _score(self, run: MonitorRun, now: int) -> pipeline.Report:
+        monitor = run.section
+        if run.memory is None:
+            return pipeline.observe(monitor, run.source, now)
+        run.memory, report = pipeline.tick(
+            monitor,
+            run.source,
+            self._services.store,
+            run.memory,
+            now,
+            notifiers=self._config.told(monitor.name),
+            should_stop=self._stop.is_set,
+        )
+        return report
+
+    def _follow_live_version(self, run: MonitorRun, now: int) -> None:
+        """Loads the live model version if it is not the one in memory."""
+        versions = self._services.versions[run.section.name]
+        number = versions.live_number()
+        current = run.memory.model.version if run.memory else None
+        if number == current and number is not None:
+            return
+        if number is None or number == run.refused_version:
+            if current != remembering.NO_MODEL:
+                run.memory = None
+            return
+        live = versions.live()
+        if live is None:
+            run.refused_version, run.memory = number, None
+            return
+        model, created = live.model, int(live.provenance["created_at"])
+        run.memory = recall.recall(run.section, run.source, self._services.store, model, now)
+        changes = {"model_version": model.version, "model_kind": model.kind, "model_created": created}
+        self._exporter.update(run.section.name, **changes, drift=model.drift, detectability=model.detectability)
+        logger.info(
+            "event=model_loaded monitor=%s version=%d kind=%s entities=%d finds=%r",
+            run.section.name,
+            number,
+            model.kind,
+            len(model.entities),
+            dict(model.detectability),
+        )
+
+    def _train_if_ready(self, run: MonitorRun, now: int) -> None:
+        """Starts a first training as soon as there is enough history; logs how much there is otherwise.
+
+        A baseline that was trained because there was too little history for a network is trained again whenever the
+        history has doubled, until there is enough.
+        """
+        monitor = run.section
+        if monitor.retrain == "off" or time.monotonic() < run.train_not_before:
+            return
+        needed = division.needed_slots(monitor)
+        if run.memory is not None and run.memory.model.kind == "baseline":
+            had = (run.memory.model.trained_until - run.memory.model.trained_from) // monitor.step_ms
+            if had >= monitor.minimum_slots or monitor.model.kind == "baseline":
+                return
+            needed = min(2 * had, monitor.minimum_slots)
+        extent = run.source.extent()
+        have = 0 if extent is None else (min(extent[1], now) - extent[0]) // monitor.step_ms + 1
+        if have < needed:
+            logger.info("event=warming_up monitor=%s slots=%d needed=%d", monitor.name, have, needed)
+            return
+        run.train_not_before = time.monotonic() + _RETRY_TRAINING.total_seconds()
+        self._train_now(run)
+
+    def _export(self, run: MonitorRun, report: pipeline.Report, now: int) -> None:
+        name, snapshot = run.section.name, report.snapshot
+        counts = self._services.alert_counts(name, now - WEEK_MS)
+        changes: dict[str, Any] = {"alerts": counts, "entities": snapshot.entities}
+        changes |= {"score": snapshot.score, "reason": snapshot.reason}
+        changes |= {"states": snapshot.states, "is_silent": snapshot.is_silent, "share": snapshot.share}
+        if report.newest_sample is not None:
+            changes["newest_sample"] = report.newest_sample
+        if report.cursor is not None:
+            changes["cursor"] = report.cursor
+        if run.memory is None or run.memory.model.version == remembering.NO_MODEL:
+            changes |= {"model_version": None, "model_kind": None, "model_created": None}
+            changes |= {"drift": None, "detectability": {}}
+        self._exporter.update(name, **changes)
+        self._exporter.samples_read.labels(name).inc(report.samples)
+        self._exporter.windows_scored.labels(name).inc(report.windows)
+
+    def _log_tick(self, run: MonitorRun, report: pipeline.Report, seconds: float) -> None:
+        """The canonical line of a tick, and systemd's status."""
+        version = run.memory.model.version if run.memory else "none"
+        known = report.snapshot.score[report.snapshot.reason == 0]
+        logger.info(
+            "event=tick_done monitor=%s entities=%d windows=%d samples=%d score_max=%s alerts_opened=%d seconds=%.3f"
+            " model=%s",
+            run.section.name,
+            len(report.snapshot.entities),
+            report.windows,
+            report.samples,
+            f"{known.max():.2f}" if known.size else "unknown",
+            len(report.opened),
+            seconds,
+            version,
+        )
+        notify_systemd(f"STATUS={run.section.name}: {len(report.snapshot.entities)} entities, model {version}")
+
+    # -- the others ---------------------------------------------------------------------------------------------------
+
+    def collect(self, run: MonitorRun) -> None:
+        """Records the slot that has just ended."""
+        at, step = self._clock(), run.section.step_ms
+        # half a step back: the job runs at the slot's very end, and a clock may be a little early
+        slot = grid.floor(int(at * 1000) - step // 2, step)
+        self._services.collectors[run.section.name].collect(slot, at)
+
+    def prune(self, run: MonitorRun) -> None:
+        """Removes scores older than `keep_scores`, a little at a time."""
+        monitor = run.section
+        before, removed = round(self._clock() * 1000) - milliseconds(monitor.keep_scores), 0
+        while (rows := self._services.prune(monitor.name, before)) and not self._stop.wait(_PRUNE_PAUSE):
+            removed += rows
+        if removed:
+            logger.info("event=scores_pruned monitor=%s rows=%d", monitor.name, removed)
+
+    def retrain(self, run: MonitorRun) -> None:
+        """Trains a new version in a child process.
+
+        Raises: TrainingTimeout; DetectorError with the child's last words.
+        """
+        self._train("retrain", run)
+
+    def recalibrate(self, run: MonitorRun) -> None:
+        """Fits the threshold of a live version to recent history, in a child process; without a version, nothing.
+
+        Raises: as `retrain`.
+        """
+        if run.memory is not None and run.memory.model.version != remembering.NO_MODEL:
+            self._train("recalibrate", run, "--recalibrate")
+
+    def _train(self, task: Task, run: MonitorRun, *options: str) -> None:
+        monitor = run.section
+        logger.info("event=%s_started monitor=%s", task, monitor.name)
+        self.children.run(monitor.name, options, timeout=monitor.training.timeout.total_seconds())
+        logger.info("event=%s_done monitor=%s", task, monitor.name)

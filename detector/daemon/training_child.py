@@ -1,0 +1,65 @@
+"""Trainings in processes of their own, so that TensorFlow never enters the daemon's."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from detector.errors import DetectorError
+
+
+class TrainingTimeout(Exception):
+    """The training took longer than `training.timeout` and was killed."""
+
+
+class TrainingChildren:
+    """Runs `detector retrain` as child processes; from any thread."""
+
+    def __init__(self, config_path: Path, *, stop: threading.Event) -> None:
+        """stop: set when the daemon stops; from then on it does not matter how a child ends."""
+        self._config_path = config_path
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._lock = threading.Lock()
+        self._stop = stop
+
+    def run(self, monitor: str, options: Sequence[str] = (), *, timeout: float) -> None:
+        """Trains a monitor and waits for the end, at most `timeout` seconds.
+
+        While the daemon stops, a child that was ended counts as done.
+
+        Raises: TrainingTimeout; DetectorError with the last line that the child wrote to stderr.
+        """
+        config = ["--config", str(self._config_path)]
+        command = [sys.executable, "-m", "detector", "retrain", monitor, *config, *options]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as child:  # noqa: S603 - own command
+            self._add(child)
+            try:
+                _, errors = child.communicate(timeout=timeout)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                msg = f"training ended after training.timeout = {timeout:g} s; raise it or lower training.max_windows"
+                raise TrainingTimeout(msg) from None
+            finally:
+                self._remove(child)
+        if child.returncode != 0 and not self._stop.is_set():
+            lines = errors.decode(errors="replace").strip().splitlines()
+            raise DetectorError(lines[-1] if lines else f"the training process ended with status {child.returncode}")
+
+    def terminate(self) -> None:
+        """Ends all children with SIGTERM; call it once the daemon stops."""
+        with self._lock:
+            for child in self._running:
+                child.terminate()
+
+    def _add(self, child: subprocess.Popen[bytes]) -> None:
+        with self._lock:
+            self._running.add(child)
+            if self._stop.is_set():  # it started while `terminate` went through the others
+                child.terminate()
+
+    def _remove(self, child: subprocess.Popen[bytes]) -> None:
+        with self._lock:
+            self._running.discard(child)

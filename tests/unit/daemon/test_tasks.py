@@ -1,0 +1,143 @@
+"""A task's outcome: what is counted, what is logged, and what becomes of the monitor's memory."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from detector.config.sections import Config, DatabaseSection, EmbeddedSource, MonitorSection
+from detector.daemon.tasks import MonitorRun, Services, Tasks
+from detector.daemon.training_child import TrainingTimeout
+from detector.errors import DetectorError, StaleState
+from detector.export.prometheus import Exporter
+from detector.sources.memory import MemorySource
+
+NOW = 1_700_000_000.0
+
+
+def _fails(error: Exception) -> Callable[[str, int], int]:
+    def prune(_monitor: str, _before: int) -> int:
+        raise error
+
+    return prune
+
+
+@pytest.fixture
+def run() -> MonitorRun:
+    section = MonitorSection(name="web", source=EmbeddedSource(type="embedded"), metrics=("load",))
+    nothing = np.empty(0, dtype=np.int64)
+    source = MemorySource.of([], nothing.astype(np.int32), nothing, np.empty((0, 1)))
+    memory: Any = "what was kept"
+    return MonitorRun(section, source, memory=memory)
+
+
+class Stage:
+    """Tasks of one monitor whose pruning does as a test wants, and what was counted."""
+
+    def __init__(self, run: MonitorRun, prune: Callable[[str, int], int]) -> None:
+        unused: Any = None
+        self.exporter, self.stop, self.run_state = Exporter(10), threading.Event(), run
+        services = Services(
+            store=unused,
+            sources={},
+            versions={},
+            collectors={},
+            prune=prune,
+            alert_counts=unused,
+            ping=lambda: None,
+            config_path=Path("config.toml"),
+        )
+        config = Config(database=DatabaseSection(url="sqlite://"), monitors=(run.section,))
+        self.tasks = Tasks(
+            config,
+            services,
+            self.exporter,
+            clock=lambda: NOW,
+            stop=self.stop,
+            on_tick=lambda: None,
+            train_now=lambda _run: None,
+        )
+
+    def prune(self) -> dict[str, float]:
+        """Runs the task; how often each outcome is counted."""
+        self.tasks.run("prune", self.run_state)
+        outcomes = ("success", "error", "timeout")
+        found = {
+            outcome: self.exporter.registry.get_sample_value(
+                "detector_job_runs_total", {"task": "prune", "monitor": "web", "outcome": outcome}
+            )
+            for outcome in outcomes
+        }
+        return {outcome: count for outcome, count in found.items() if count}
+
+
+def test_a_task_that_returns_is_a_success_with_its_time(run: MonitorRun) -> None:
+    stage = Stage(run, lambda _monitor, _before: 0)
+
+    assert stage.prune() == {"success": 1.0}
+    assert stage.exporter.last_success("prune", "web") == NOW
+
+
+def test_pruning_goes_on_until_nothing_is_left(run: MonitorRun, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    left = [500, 20, 0]
+
+    Stage(run, lambda _monitor, _before: left.pop(0)).prune()
+
+    assert "event=scores_pruned monitor=web rows=520" in caplog.text
+
+
+def test_a_known_error_is_one_line_and_keeps_the_memory(run: MonitorRun, caplog: pytest.LogCaptureFixture) -> None:
+    assert Stage(run, _fails(DetectorError("no"))).prune() == {"error": 1.0}
+    assert "event=prune_failed monitor=web reason='no'" in caplog.text
+    assert run.memory is not None
+
+
+def test_an_unknown_error_drops_the_memory_and_shows_where(run: MonitorRun, caplog: pytest.LogCaptureFixture) -> None:
+    assert Stage(run, _fails(ZeroDivisionError())).prune() == {"error": 1.0}
+    assert "ZeroDivisionError" in caplog.text
+    assert run.memory is None
+
+
+def test_a_training_that_was_killed_is_a_timeout(run: MonitorRun) -> None:
+    assert Stage(run, _fails(TrainingTimeout("too long"))).prune() == {"timeout": 1.0}
+
+
+def test_no_task_begins_once_the_daemon_stops(run: MonitorRun) -> None:
+    stage = Stage(run, _fails(DetectorError("no")))
+    stage.stop.set()
+
+    assert stage.prune() == {}
+
+
+def _failing_ticks(run: MonitorRun, error: DetectorError, count: int) -> Stage:
+    stage = Stage(run, lambda _monitor, _before: 0)
+    stage.tasks._work["tick"] = lambda _run: (_ for _ in ()).throw(error)
+    for _ in range(count):
+        stage.tasks.run("tick", run)
+    return stage
+
+
+def test_of_failed_ticks_in_a_row_the_first_and_every_tenth_are_logged(
+    run: MonitorRun, caplog: pytest.LogCaptureFixture
+) -> None:
+    _failing_ticks(run, DetectorError("gone"), 20)
+
+    assert [record.getMessage() for record in caplog.records] == [
+        f"event=tick_failed monitor=web failures={count} reason='gone'" for count in (1, 10, 20)
+    ]
+    assert run.memory is None
+
+
+def test_a_cursor_that_another_daemon_moved_is_a_warning(run: MonitorRun, caplog: pytest.LogCaptureFixture) -> None:
+    _failing_ticks(run, StaleState("moved"), 1)
+
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("WARNING", "event=cursor_moved_elsewhere monitor=web")
+    ]

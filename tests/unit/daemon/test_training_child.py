@@ -1,0 +1,100 @@
+"""A training as a child process: how it ends, and what the daemon then says."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from detector.daemon.training_child import TrainingChildren, TrainingTimeout
+from detector.errors import DetectorError
+
+
+@pytest.fixture
+def stop() -> threading.Event:
+    return threading.Event()
+
+
+@pytest.fixture
+def children(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stop: threading.Event) -> TrainingChildren:
+    """Children of a program that does what the file "program" says instead of training."""
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/arguments\n. {tmp_path}/program\n')
+    python.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(python))
+    return TrainingChildren(tmp_path / "config.toml", stop=stop)
+
+
+def _program(folder: Path, commands: str) -> None:
+    (folder / "program").write_text(commands)
+
+
+def test_a_child_trains_one_monitor_of_the_daemons_configuration(children: TrainingChildren, tmp_path: Path) -> None:
+    _program(tmp_path, "exit 0")
+
+    children.run("web", ["--recalibrate"], timeout=10)
+
+    called = (tmp_path / "arguments").read_text().strip()
+    assert called == f"-m detector retrain web --config {tmp_path}/config.toml --recalibrate"
+
+
+def test_a_failed_child_is_reported_with_its_last_words(children: TrainingChildren, tmp_path: Path) -> None:
+    _program(tmp_path, "echo reading >&2; echo 'detector: too little history' >&2; exit 1")
+
+    with pytest.raises(DetectorError, match=r"^detector: too little history$"):
+        children.run("web", timeout=10)
+
+
+def test_a_child_that_says_nothing_is_reported_with_its_status(children: TrainingChildren, tmp_path: Path) -> None:
+    _program(tmp_path, "exit 3")
+
+    with pytest.raises(DetectorError, match="ended with status 3"):
+        children.run("web", timeout=10)
+
+
+def test_a_child_that_takes_too_long_is_killed(children: TrainingChildren, tmp_path: Path) -> None:
+    _program(tmp_path, "exec sleep 60")
+    began = time.monotonic()
+
+    with pytest.raises(TrainingTimeout, match=r"training.timeout = 0.2 s"):
+        children.run("web", timeout=0.2)
+
+    assert time.monotonic() - began < 10
+
+
+def test_a_stop_ends_a_running_child_without_an_error(
+    children: TrainingChildren, stop: threading.Event, tmp_path: Path
+) -> None:
+    _program(tmp_path, f"touch {tmp_path}/started; exec sleep 60")
+    errors: list[BaseException] = []
+
+    def train() -> None:
+        try:
+            children.run("web", timeout=60)
+        except DetectorError as exc:
+            errors.append(exc)
+
+    training = threading.Thread(target=train)
+    training.start()
+    while not (tmp_path / "started").exists():
+        time.sleep(0.01)
+    stop.set()
+    children.terminate()
+    training.join(10)
+
+    assert not training.is_alive()
+    assert errors == []
+
+
+def test_a_child_that_starts_after_the_stop_is_ended_at_once(
+    children: TrainingChildren, stop: threading.Event, tmp_path: Path
+) -> None:
+    _program(tmp_path, "exec sleep 60")
+    stop.set()
+    began = time.monotonic()
+
+    children.run("web", timeout=60)
+
+    assert time.monotonic() - began < 10
