@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from detector.core.decide import Change, Ended, Severity
+from detector.core.decide import Change, Ended, Episode
 from detector.core.scaling import Scaling
 from detector.core.series import Bool, Float32, History, Int64, Samples, Windows
 from detector.core.threshold import Calibration
@@ -36,21 +37,42 @@ class Model(Protocol):
         """x − x̂ of each window's newest slot, (B, F) in scaled units; NaN where missing."""
 
 
+class AlertState(StrEnum):
+    """State of an alert as people see it."""
+
+    OPEN = "open"
+    ACKNOWLEDGED = "acknowledged"
+    CLOSED = "closed"
+    WITHDRAWN = "withdrawn"  # late samples left nothing of it
+
+    @property
+    def waits(self) -> bool:
+        """Whether the alert waits for somebody."""
+        return self in {AlertState.OPEN, AlertState.ACKNOWLEDGED}
+
+
+class DeliveryState(StrEnum):
+    """State of an event that a notifier is to be notified of."""
+
+    PENDING = "pending"
+    SENT = "sent"
+    DEAD = "dead"  # given up
+
+
 @dataclass(frozen=True)
 class StoredAlert:
-    """An alert whose episode goes on, or ended not long ago. Slots in epoch milliseconds."""
+    """An alert whose episode goes on, or ended not long ago."""
 
     id: int
     entity: str
-    opened_slot: int
-    decided_slot: int
-    severity: Severity
-    peak_score: float
-    peak_slot: int
-    reopenings: int = 0
-    closed_slot: int | None = None
+    episode: Episode
     is_muted: bool = False
     is_dismissed: bool = False  # somebody closed it though its episode goes on
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether its episode goes on without anybody being notified of it."""
+        return self.episode.closed_slot is None and (self.is_muted or self.is_dismissed)
 
 
 @dataclass(frozen=True)
@@ -59,19 +81,13 @@ class AlertChange:
 
     change: Change | None
     entity: str
-    slot: int
-    opened_slot: int
-    decided_slot: int
-    detected_at: int
-    severity: Severity
-    peak_score: float
-    peak_slot: int
+    slot: int  # that decided it, epoch milliseconds
+    episode: Episode  # as it is now
+    detected_at: int  # epoch milliseconds
     explanation: str | None  # JSON; None keeps the one stored
-    reopenings: int = 0
     ended: Ended | None = None  # why it closed
     is_muted: bool = False
     alert: int | None = None  # which alert late samples changed; None: the entity's open one
-    closed_slot: int | None = None  # of an alert that late samples changed; None: its episode goes on
 
 
 @dataclass(frozen=True)
@@ -146,19 +162,15 @@ class Store(Protocol):
 
 
 @dataclass(frozen=True)
-class ToldAlert:
-    """An alert as notifiers tell of it, as it is now. Slots and times in epoch milliseconds."""
+class NotifiedAlert:
+    """An alert as notifiers show it, as it is now. Times in epoch milliseconds."""
 
     id: int
     monitor: str
     entity: str
-    state: str  # open, acknowledged, closed, withdrawn
-    severity: str
-    peak_score: float
-    peak_slot: int
-    opened_slot: int
+    state: AlertState
+    episode: Episode
     detected_at: int
-    closed_slot: int | None
     closed_at: int | None  # when somebody closed it
     closed_by: str | None
     acknowledged_by: str | None
@@ -181,22 +193,22 @@ class Notice:
     by: str | None  # who, if it was a person
     detail: str | None
     attempts: int  # how often it was tried to tell of it
-    alert: ToldAlert
+    alert: NotifiedAlert
 
 
 @dataclass(frozen=True)
 class Message:
-    """What a notifier is told at once, of one monitor."""
+    """One message to a notifier, about one monitor."""
 
     monitor: str
-    notices: tuple[Notice, ...]  # events it tells of, in order
-    alerts: tuple[ToldAlert, ...]  # told one by one, with details
-    rest: tuple[ToldAlert, ...] = ()  # only summed up
-    is_summary: bool = False  # more events than may be told one by one
+    notices: tuple[Notice, ...]  # events it is about, in order
+    alerts: tuple[NotifiedAlert, ...]  # named one by one, with details
+    others: tuple[NotifiedAlert, ...] = ()  # only summed up
+    is_summary: bool = False  # more events than may be named one by one
 
 
 class Notifier(Protocol):
-    """Who is told what happens to alerts."""
+    """Somebody who is notified of what happens to alerts."""
 
     def send(self, message: Message, now: int) -> None:
         """Returns when the target has taken the message. now: epoch milliseconds.
@@ -205,7 +217,7 @@ class Notifier(Protocol):
         """
 
     def check(self) -> str:
-        """Who it is, without secrets, after seeing that it is there. Raises as `send`."""
+        """Its address without secrets, after seeing that it answers. Raises as `send`."""
 
 
 class Outbox(Protocol):
@@ -220,10 +232,10 @@ class Outbox(Protocol):
     def due(self, notifier: str, now: int) -> list[Notice]:
         """Events to tell now, in order; none of an alert that has an earlier one whose time has not come."""
 
-    def standing(self, monitor: str) -> list[ToldAlert]:
+    def standing(self, monitor: str) -> list[NotifiedAlert]:
         """Open alerts that are not muted, in the order they were stored in."""
 
-    def detailed(self, alerts: Sequence[ToldAlert]) -> tuple[ToldAlert, ...]:
+    def detailed(self, alerts: Sequence[NotifiedAlert]) -> tuple[NotifiedAlert, ...]:
         """The same alerts with explanation and size of their incident."""
 
     def messages_since(self, notifier: str, monitor: str, since: int) -> int:
@@ -239,34 +251,76 @@ class Outbox(Protocol):
         """When the oldest event happened that is still to be told, None if all were; and how many never will be."""
 
 
-@dataclass(frozen=True)
-class ModelVersion:
-    """A trained model with all that turns its residuals into scores."""
+class Spec(Protocol):
+    """Shape of a model."""
 
-    version: int
-    kind: str  # network, baseline; none: a stand-in
-    timesteps: int  # slots of the windows it reads
-    trained_from: int  # the data it has seen, epoch milliseconds
-    trained_until: int
-    network: Model
+    @property
+    def timesteps(self) -> int:
+        """Slots of the windows it reads."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """Everything a trained model needs to score: weights, scaling, noise and calibration of its entities."""
+
+    spec: Spec
+    weights: Mapping[str, NDArray[Any]]
     entities: tuple[str, ...]
     scaling: Scaling
-    noise: Float32  # (E, F)
+    noise: Float32  # (E, F) usual residual of each metric, scaled units
     fleet_noise: Float32  # (F,)
     calibration: Calibration
-    rest: Int64 | None = None  # (E, F) slots a metric must stay the same for to count as frozen; None: none ever does
-    drift: float | None = None  # usual errors at the last recalibration against those at training
-    detectability: Mapping[str, float] = field(default_factory=dict)  # share of injected faults found, by model kind
+    freeze_limits: Int64  # (E, F) slots a metric must stay the same for to count as frozen; (0, 0): none ever does
+    provenance: Mapping[str, Any]  # JSON: kind, fingerprint, data range, seed, versions, evaluation
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """A trained model that scores."""
+
+    version: int
+    artifact: Artifact
+    network: Model
+
+    @property
+    def kind(self) -> str:
+        """network or baseline; none: a stand-in."""
+        return str(self.artifact.provenance["kind"])
+
+    @property
+    def timesteps(self) -> int:
+        """Slots of the windows it reads."""
+        return self.artifact.spec.timesteps
+
+    @property
+    def trained_from(self) -> int:
+        """Start of the data it has seen, epoch milliseconds."""
+        return int(self.artifact.provenance["trained_from"])
+
+    @property
+    def trained_until(self) -> int:
+        """End of the data it has seen, epoch milliseconds."""
+        return int(self.artifact.provenance["trained_until"])
+
+    @property
+    def drift(self) -> float | None:
+        """Usual errors at the last recalibration against those at training; None before the first."""
+        return self.artifact.provenance.get("drift")
+
+    @property
+    def detectability(self) -> dict[str, float]:
+        """Share of injected faults found, by model kind."""
+        found = self.artifact.provenance.get("detectability", {})
+        return {kind: shares["all"] for kind, shares in found.items()}
 
 
 @dataclass(frozen=True)
 class Fitted:
     """A model fitted to data, not calibrated yet."""
 
-    kind: str
+    kind: str  # network, baseline
     model: Model
-    timesteps: int  # slots of the windows it reads
-    spec: Any  # what its artifact keeps beside the weights
+    spec: Spec
     weights: dict[str, NDArray[Any]]
     facts: dict[str, Any]
 
@@ -281,31 +335,22 @@ class Fit(Protocol):
         """A seasonal baseline from scaled history (E, L, F) where `chosen` (E, L) is true."""
 
 
-@dataclass(frozen=True)
-class TrainedVersion:
-    """A model version with everything that is stored of it."""
-
-    model: ModelVersion  # its number is 0 until it is stored
-    fitted: Fitted
-    provenance: Mapping[str, Any]  # JSON: fingerprint, data range, seed, library versions, evaluation
-
-
 class Versions(Protocol):
     """Stored model versions of one monitor."""
 
     def live_number(self) -> int | None:
         """Number of the live version, None if there is none."""
 
-    def live(self) -> TrainedVersion | None:
+    def live(self) -> ModelVersion | None:
         """The live version; None if there is none, or if it does not fit the monitor's configuration."""
 
-    def load(self, number: int) -> TrainedVersion:
+    def load(self, number: int) -> ModelVersion:
         """Any stored version, ready to score.
 
         Raises: ArtifactError if it is missing, damaged or of an unknown format.
         """
 
-    def save(self, version: TrainedVersion, now: int) -> int:
+    def save(self, version: ModelVersion, now: int) -> int:
         """Stores a version and makes it the live one; its number. now: epoch milliseconds."""
 
     def delete(self, number: int) -> None:

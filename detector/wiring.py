@@ -8,7 +8,7 @@ import socket
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +20,7 @@ from detector.config import sections as configuration
 from detector.config.sections import Config, MonitorSection
 from detector.errors import ArtifactError, ConfigError, ModelError
 from detector.models.fitting import MonitorFit
-from detector.ports import ModelVersion, Source, TrainedVersion
+from detector.ports import ModelVersion, Source
 from detector.store import models as model_store
 from detector.store import schema
 from detector.store.state import StateStore
@@ -93,7 +93,7 @@ def embedded(monitor: MonitorSection, engine: Engine) -> EmbeddedSource:
 def live_model(engine: Engine, monitor: MonitorSection) -> tuple[ModelVersion, int] | None:
     """The monitor's live model version and its creation time; None if no live version fits the configuration."""
     live = StoredVersions(engine, monitor).live()
-    return None if live is None else (live.model, int(live.provenance["created_at"]))
+    return None if live is None else (live, int(live.artifact.provenance["created_at"]))
 
 
 class StoredVersions:
@@ -107,14 +107,14 @@ class StoredVersions:
         """Number of the live version, None if there is none."""
         return model_store.live_version(self._engine, self._monitor.name)
 
-    def live(self) -> TrainedVersion | None:
+    def live(self) -> ModelVersion | None:
         """The live version; None if there is none, or if it does not fit the monitor's configuration (logged)."""
         number = self.live_number()
         if number is None:
             return None
         try:
             version = self.load(number)
-            if version.provenance["fingerprint"] != self._monitor.fingerprint:
+            if version.artifact.provenance["fingerprint"] != self._monitor.fingerprint:
                 msg = f"model version {number} was trained for other settings of monitor {self._monitor.name!r}"
                 raise ArtifactError(msg)
         except ArtifactError as exc:
@@ -123,7 +123,7 @@ class StoredVersions:
             return None
         return version
 
-    def load(self, number: int) -> TrainedVersion:
+    def load(self, number: int) -> ModelVersion:
         """Any stored version, ready to score.
 
         Raises: ArtifactError if it is missing, damaged or of an unknown format.
@@ -132,14 +132,14 @@ class StoredVersions:
 
         return versions.load(model_store.load(self._engine, number), number)
 
-    def save(self, version: TrainedVersion, now: int) -> int:
+    def save(self, version: ModelVersion, now: int) -> int:
         """Stores a version and makes it the live one; its number. now: epoch milliseconds."""
-        from detector.models import versions
+        from detector.models import artifact as artifacts
 
         made = {"created_at": now, "detector": __version__, "numpy": np.__version__}
-        known = version.provenance  # a recalibrated version already says when and by what it was trained
+        known = version.artifact.provenance  # a recalibrated version already says when and by what it was trained
         header = {**known, **{name: value for name, value in made.items() if name not in known}}
-        stored = versions.dump(version, header)
+        stored = artifacts.dump(replace(version.artifact, provenance=header))
         return model_store.save(self._engine, monitor=self._monitor.name, artifact=stored, header=header, now=now)
 
     def delete(self, number: int) -> None:
@@ -165,10 +165,11 @@ class StoredVersions:
 
 def training_inputs(parts: Parts, monitor: MonitorSection) -> Inputs:
     """Everything that new model versions of a monitor are made from."""
+    from detector.train.division import Plan
     from detector.train.versions import Inputs
 
     return Inputs(
-        monitor=monitor,
+        plan=Plan.of(monitor),
         source=parts.sources[monitor.name],
         store=parts.store,
         versions=parts.versions[monitor.name],
@@ -217,11 +218,11 @@ def _alert(row: AlertRow) -> Alert:
 
     return Alert(
         entity=row.entity,
-        opened=row.opened_slot,
+        opened=row.episode.opened_slot,
         detected_at=row.detected_at,
-        closed=row.closed_slot,
-        severity=row.severity,
-        peak_score=row.peak_score,
+        closed=row.episode.closed_slot,
+        severity=row.episode.severity,
+        peak_score=row.episode.peak_score,
         top_metrics=tuple(metric["metric"] for metric in row.explanation.get("metrics", [])),
     )
 

@@ -83,7 +83,7 @@ def show_alert(identity: AlertId, config: ConfigOption = None, as_json: JsonOpti
 
     shown = _alert_row(row) | {
         "notified": outbox.summary(parts.engine, [row.id])[row.id],
-        "peak": utc(row.peak_slot),
+        "peak": utc(row.episode.peak_slot),
         "model_version": row.model_version,
         "metrics": row.explanation.get("metrics", []),
         "part": row.explanation.get("part"),
@@ -113,8 +113,8 @@ def acknowledge(identity: AlertId, config: ConfigOption = None, by: By = None, c
         raise ConfigError(msg)
     from detector.store import alerts
 
-    told = parts.config.told(row.monitor)
-    alerts.acknowledge(parts.engine, row, by=by or user(), comment=comment, now=now_ms(), notifiers=told)
+    notifiers = parts.config.notified(row.monitor)
+    alerts.acknowledge(parts.engine, row, by=by or user(), comment=comment, now=now_ms(), notifiers=notifiers)
     print(f"alert {identity} is acknowledged by {by or user()}")
 
 
@@ -127,8 +127,8 @@ def close_alert(identity: AlertId, config: ConfigOption = None, by: By = None, c
         raise ConfigError(msg)
     from detector.store import alerts
 
-    told = parts.config.told(row.monitor)
-    alerts.close(parts.engine, row, by=by or user(), comment=comment, now=now_ms(), notifiers=told)
+    notifiers = parts.config.notified(row.monitor)
+    alerts.close(parts.engine, row, by=by or user(), comment=comment, now=now_ms(), notifiers=notifiers)
     print(f"alert {identity} is closed; a new one opens only after {row.entity} was normal again")
 
 
@@ -149,13 +149,13 @@ def _alert_row(row: AlertRow) -> dict[str, Any]:
         "monitor": row.monitor,
         "entity": row.entity,
         "state": row.state,
-        "severity": row.severity,
-        "opened": utc(row.opened_slot),
+        "severity": row.episode.severity,
+        "opened": utc(row.episode.opened_slot),
         "detected": utc(row.detected_at),
         "closed": _closed(row),
-        "peak_score": round(row.peak_score, 2),
+        "peak_score": round(row.episode.peak_score, 2),
         "incident": None if row.incident is None else f"{row.incident} ({row.incident_size})",
-        "reopened": row.reopenings,
+        "reopened": row.episode.reopenings,
         "muted": row.is_muted,
         "verdict": row.verdict,
         "top_metrics": [metric["metric"] for metric in metrics[:3]],
@@ -164,5 +164,5 @@ def _alert_row(row: AlertRow) -> dict[str, Any]:
 
 def _closed(row: AlertRow) -> str | None:
     """When an alert closed, for people: by somebody's hand or by itself."""
-    closed = row.closed_slot if row.closed_at is None else row.closed_at
+    closed = row.episode.closed_slot if row.closed_at is None else row.closed_at
     return None if closed is None else utc(closed)

@@ -25,8 +25,10 @@ def explain(
     """Why there was an alert at a time, or none: score, parts, metrics and rules as the live model sees them."""
     parts = assembled(config, monitor)
     from detector import wording as words
-    from detector.detect import explain_slot
+    from detector.detect.explain_slot import PastAlert, explain_slot
+    from detector.detect.horizon import Horizon
     from detector.errors import ModelError
+    from detector.ports import AlertState
     from detector.store import alerts
 
     moment = moment_of("--at", at)
@@ -36,14 +38,18 @@ def explain(
         msg = f"monitor {monitor!r} has no model yet; see: detector check"
         raise ModelError(msg)
     known = alerts.listing(parts.engine, monitor=monitor, entity=entity, until=moment + 1, most=100)
-    answer = explain_slot.look(
-        parts.config.monitor(monitor),
+    answer = explain_slot(
+        Horizon.of(parts.config.monitor(monitor)),
         parts.sources[monitor],
-        live.model,
-        entity,
-        moment,
+        live,
+        entity=entity,
+        at=moment,
         excluded=parts.store.exclusions(monitor),
-        alerts=[(row.id, row.opened_slot, row.closed_slot) for row in known if row.state != "withdrawn"],
+        past=[
+            PastAlert(row.id, row.episode.opened_slot, row.episode.closed_slot)
+            for row in known
+            if row.state is not AlertState.WITHDRAWN
+        ],
     )
     if as_json:
         print(json.dumps(asdict(answer) | {"slot": utc(answer.slot)}, indent=2))

@@ -59,7 +59,9 @@ def incident(
         add_exclusion(parts, section, entity, None, start, end, "mask", None, comment or "real incident", who)
         marked = 0
         for row in alerts.listing(parts.engine, monitor=monitor, entity=entity, until=end, most=1 << 30):
-            if row.state == "withdrawn" or (row.closed_slot is not None and row.closed_slot < (start or 0)):
+            if row.state == "withdrawn" or (
+                row.episode.closed_slot is not None and row.episode.closed_slot < (start or 0)
+            ):
                 continue
             try:
                 alerts.judge(parts.engine, row, verdict="real", by=who, comment=comment, now=now)

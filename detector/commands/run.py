@@ -51,21 +51,22 @@ def score(
     names = monitors or [m.name for m in settings.monitors]
     from detector import wiring
     from detector.core.series import Reason
-    from detector.detect import recall
-    from detector.detect import tick as pipeline
+    from detector.detect import tick
+    from detector.detect.horizon import Horizon
+    from detector.detect.recall import recall, stored_state
 
     parts = wiring.assemble(settings)
     now = now_ms() if now is None else now
     rows: list[dict[str, Any]] = []
     for section in [settings.monitor(name) for name in names]:
-        source = parts.sources[section.name]
+        horizon, source = Horizon.of(section), parts.sources[section.name]
         live = parts.versions[section.name].live()
         if live is None:
-            report = pipeline.observe(section, source, now)
+            report = tick.observe(horizon, source, now)
         else:
-            memory = recall.recall(section, source, parts.store, live.model, now)
-            told = settings.told(section.name)
-            _, report = pipeline.tick(section, source, parts.store, memory, now, notifiers=told)
+            monitor = tick.Monitor(horizon, source, parts.store, settings.notified(section.name))
+            memory = recall(horizon, source, live, stored=stored_state(horizon, parts.store), now=now)
+            _, report = tick.tick(monitor, memory, now)
         snapshot = report.snapshot
         rows.extend(
             {

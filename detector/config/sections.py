@@ -422,8 +422,8 @@ class Config(Section):
                     raise ValueError(msg)
         return self
 
-    def told(self, monitor: str) -> tuple[str, ...]:
-        """Names of the notifiers that are told of a monitor's alerts."""
+    def notified(self, monitor: str) -> tuple[str, ...]:
+        """Names of the notifiers of a monitor's alerts."""
         return tuple(n.name for n in self.notifiers if not n.monitors or monitor in n.monitors)
 
     def monitor(self, name: str) -> MonitorSection:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from detector.core.series import Bool, Float32, Int64
+from detector.core.series import Bool, Float32, Int64, read_only
 
 THRESHOLD = 1.0
 
@@ -58,64 +60,99 @@ class Rules:
     critical_slots: int  # an alert open for so long is critical whatever its peak
     reopen_slots: int  # so soon after it closed, an alert opens again instead of a new one
     flapping_reopenings: int  # one that opened again so often is flapping, and …
-    flapping_slots: int  # … closes after so many quiet slots, if these are more than `close_slots`
+    flapping_slots: int  # … closes after so many calm slots, if these are more than `close_slots`
 
     @property
-    def memory(self) -> int:
-        """Scores before the first slot that a decision looks at."""
+    def before(self) -> int:
+        """Slots before the first one decided that the decision looks at."""
         return self.open_of - 1
 
     @property
     def reach(self) -> int:
-        """Scores that tell for how long an open alert has been quiet or unknown."""
+        """Newest slots that tell for how long an open alert has been calm or unknown."""
         return max(self.close_slots, self.flapping_slots, self.close_unknown_slots)
 
 
 @dataclass(frozen=True)
+class Episode:
+    """An alert as scores make it. Slots in epoch milliseconds."""
+
+    opened_slot: int  # the first slot that reached the threshold
+    decided_slot: int  # the slot that opened it
+    severity: Severity
+    peak_score: float
+    peak_slot: int
+    reopenings: int = 0  # how often it was opened again
+    closed_slot: int | None = None  # None: it goes on
+
+    def overlaps(self, other: Episode) -> bool:
+        """Whether some slot is in both."""
+        begins = max(self.opened_slot, other.opened_slot)
+        return all(begins <= end for end in (self.closed_slot, other.closed_slot) if end is not None)
+
+
+@dataclass(frozen=True)
 class AlertStates:
-    """The open alert of each entity, if any, or its last one, as columns over entities. Slots in epoch milliseconds."""
+    """The open alert of each entity, if any, or its last one, as read-only columns. Slots in epoch milliseconds."""
 
     is_open: Bool  # (E,)
-    opened_slot: Int64  # (E,) the first strange slot
-    decided_slot: Int64  # (E,) the slot that opened it
+    opened_slot: Int64  # (E,)
+    decided_slot: Int64  # (E,)
     is_critical: Bool  # (E,)
     peak_score: Float32  # (E,)
     peak_slot: Int64  # (E,)
-    reopenings: Int64  # (E,) how often it was opened again
-    restless_slot: (
-        Int64  # (E,) the last slot that was not quiet, of an open alert, moved on by every unknown one after it
-    )
-    known_slot: Int64  # (E,) the last slot with a known score, of an open alert
-    closed_slot: Int64  # (E,) the slot that closed the last alert; long ago if there was none
+    reopenings: Int64  # (E,)
+    active_slot: Int64  # (E,) the last active slot of an open alert, moved on by every unknown slot after it
+    known_slot: Int64  # (E,) the last slot with a known score of an open alert
+    closed_slot: Int64  # (E,) the slot that closed the last alert; LONG_AGO if there was none
+
+    def __post_init__(self) -> None:
+        for column in fields(self):
+            read_only(getattr(self, column.name))
 
     @staticmethod
     def none_open(entities: int) -> AlertStates:
         """No entity has an open alert."""
+        no, zero = np.zeros(entities, dtype=np.bool_), np.zeros(entities, dtype=np.int64)
         return AlertStates(
-            is_open=np.zeros(entities, dtype=np.bool_),
-            opened_slot=np.zeros(entities, dtype=np.int64),
-            decided_slot=np.zeros(entities, dtype=np.int64),
-            is_critical=np.zeros(entities, dtype=np.bool_),
+            is_open=no,
+            opened_slot=zero,
+            decided_slot=zero,
+            is_critical=no,
             peak_score=np.zeros(entities, dtype=np.float32),
-            peak_slot=np.zeros(entities, dtype=np.int64),
-            reopenings=np.zeros(entities, dtype=np.int64),
-            restless_slot=np.zeros(entities, dtype=np.int64),
-            known_slot=np.zeros(entities, dtype=np.int64),
+            peak_slot=zero,
+            reopenings=zero,
+            active_slot=zero,
+            known_slot=zero,
             closed_slot=np.full(entities, LONG_AGO, dtype=np.int64),
         )
 
-    def copy(self) -> AlertStates:
-        """Columns of their own, to write into."""
-        return self.rows(slice(None))
+    def rows(self, rows: Int64 | Bool) -> AlertStates:
+        """The columns (R,) of some entities."""
+        return AlertStates(**{column.name: getattr(self, column.name)[rows] for column in fields(self)})
 
-    def rows(self, rows: Int64 | slice) -> AlertStates:
-        """A copy of some entities' columns."""
-        return AlertStates(**{name: getattr(self, name)[rows].copy() for name in AlertStates.__dataclass_fields__})
+    def with_rows(self, rows: Int64 | Bool, states: AlertStates) -> AlertStates:
+        """The same states with those of some entities (R,) replaced."""
+        columns = self.columns()
+        for name, values in columns.items():
+            values[rows] = getattr(states, name)
+        return AlertStates(**columns)
 
-    def put(self, rows: Int64 | Bool, states: AlertStates) -> None:
-        """Writes the columns of some entities in place."""
-        for name in AlertStates.__dataclass_fields__:
-            getattr(self, name)[rows] = getattr(states, name)
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """Copies of all columns, to write into and make other states of."""
+        return {column.name: getattr(self, column.name).copy() for column in fields(self)}
+
+    def episode(self, row: int) -> Episode:
+        """The open alert of one entity, or its last one."""
+        return Episode(
+            opened_slot=int(self.opened_slot[row]),
+            decided_slot=int(self.decided_slot[row]),
+            severity=Severity.CRITICAL if self.is_critical[row] else Severity.WARNING,
+            peak_score=float(self.peak_score[row]),
+            peak_slot=int(self.peak_slot[row]),
+            reopenings=int(self.reopenings[row]),
+            closed_slot=None if self.is_open[row] else int(self.closed_slot[row]),
+        )
 
 
 @dataclass(frozen=True)
@@ -124,123 +161,136 @@ class Event:
 
     change: Change
     entity: int  # row
-    slot: int  # epoch ms of the slot that decided it
-    opened_slot: int
-    decided_slot: int
-    severity: Severity
-    peak_score: float
-    peak_slot: int
-    reopenings: int
+    slot: int  # epoch milliseconds of the slot that decided it
+    episode: Episode  # as it was after the change
     ended: Ended | None = None  # why it closed
 
 
 def decide(
     states: AlertStates,
     scores: Float32,
-    settled: Bool,
+    recovered: Bool,
+    *,
     slots: Int64,
     rules: Rules,
-    *,
     spans: Sequence[int],
     step: int,
 ) -> tuple[AlertStates, list[Event]]:
     """States and events after K more slots.
 
-    scores: (E, rules.memory + K, S) by span, the newest K belong to `slots` (K,); NaN = unknown: no change
-    settled: (E, rules.memory + K) where the newest slots are ordinary, whatever the longer spans still remember
+    scores: (E, rules.before + K, S) by span, the newest K belong to `slots` (K,); NaN = unknown: no change
+    recovered: (E, rules.before + K) where the newest slots are ordinary again, whatever longer spans remember
     spans: (S,) slots each score looks back over
 
-    A slot's score is the highest of its spans, of which those that reach back to a closed alert do not count: it is
-    told already. An alert opens when `open_slots` of the last `open_of` scores reach 1.0, the newest among them, or at
-    once at `open_at_once`; it is dated to the first of these. It closes after `close_slots` known scores that are below
-    `close_below` or settled, with none between them that is not, or when nothing was known for `close_unknown_slots`.
-    Within `reopen_slots` of its closing it opens again in place of a new one; one that does so too often closes after
-    `flapping_slots`.
+    A slot's score is the highest of its spans that are not claimed. An alert opens when `open_slots` of the last
+    `open_of` scores reach 1.0, the newest among them, or at once at `open_at_once`; it is dated to the first of these.
+    A known slot is calm if its score is below `close_below` or its entity has recovered, else active. The alert closes
+    after `close_slots` calm slots without an active one between them, or when nothing was known for
+    `close_unknown_slots`. Within `reopen_slots` of its closing it opens again in place of a new one; one that does so
+    too often closes after `flapping_slots`.
     """
-    states = states.copy()
     events: list[Event] = []
     for k, slot in enumerate(slots.tolist()):
-        seen = slice(k, rules.memory + k + 1)
-        times = slot - step * np.arange(rules.memory, -1, -1)  # (M,)
-        news = untold(scores[:, seen], states.closed_slot, times, spans=spans, step=step)
-        _decide_slot(states, news, settled[:, seen], slot, rules, step, events)
+        recent = slice(k, rules.before + k + 1)
+        times = slot - step * np.arange(rules.before, -1, -1)  # (n,)
+        unclaimed = unclaimed_scores(scores[:, recent], states.closed_slot, times, spans=spans, step=step)
+        states, decided = _decide_slot(
+            states, unclaimed, recovered[:, k + rules.before], slot=slot, rules=rules, step=step
+        )
+        events += decided
     return states, events
 
 
-def told(closed_slot: Int64, times: Int64, *, spans: Sequence[int], step: int) -> Bool:
-    """Which spans at some slots (M,) reach back to the alert that closed last, (E, M, S); closed_slot: (E,)."""
+def claimed(closed_slot: Int64, times: Int64, *, spans: Sequence[int], step: int) -> Bool:
+    """Spans that reach back into the alert that closed last, at some slots (M,): (E, M, S); closed_slot: (E,)."""
     reach = step * np.asarray(spans, dtype=np.int64)
     return np.asarray(times[:, None] - reach < closed_slot[:, None, None])
 
 
-def untold(scores: Float32, closed_slot: Int64, times: Int64, *, spans: Sequence[int], step: int) -> Float32:
-    """Scores (E, M) at some slots (M,) without the spans, of (E, M, S), that reach back to a closed alert.
+def unclaimed_scores(scores: Float32, closed_slot: Int64, times: Int64, *, spans: Sequence[int], step: int) -> Float32:
+    """Highest score of the spans that are not claimed, at some slots (M,): (E, M, S) -> (E, M).
 
     closed_slot: (E,); NaN where the newest slot alone, the first span, is unknown
     """
-    is_told = told(closed_slot, times, spans=spans, step=step)
-    highest = np.fmax.reduce(np.where(is_told, np.float32(0.0), scores), axis=2)
+    is_claimed = claimed(closed_slot, times, spans=spans, step=step)
+    highest = np.fmax.reduce(np.where(is_claimed, np.float32(0.0), scores), axis=2)
     return np.where(np.isnan(scores[:, :, 0]), np.float32(np.nan), highest)
 
 
 def _decide_slot(
-    states: AlertStates, scores: Float32, settled: Bool, slot: int, rules: Rules, step: int, events: list[Event]
-) -> None:
-    newest, is_settled = scores[:, -1], settled[:, -1]
-    is_known = ~np.isnan(newest)
-    strange = scores[:, -rules.open_of :] >= THRESHOLD  # (E, n); NaN compares False
-    enough = (strange.sum(axis=1) >= rules.open_slots) | (newest >= rules.open_at_once)
-    begins = ~states.is_open & strange[:, -1] & enough & ~is_settled
+    states: AlertStates, scores: Float32, is_recovered: Bool, *, slot: int, rules: Rules, step: int
+) -> tuple[AlertStates, list[Event]]:
+    """States and events after one more slot; scores: (E, n), the newest last."""
+    newest = scores[:, -1]
+    reaches = scores[:, -rules.open_of :] >= THRESHOLD  # (E, n); NaN compares False
+    enough = (reaches.sum(axis=1) >= rules.open_slots) | (newest >= rules.open_at_once)
+    begins = ~states.is_open & reaches[:, -1] & enough & ~is_recovered
     reopens = begins & (states.closed_slot >= slot - step * rules.reopen_slots)
     opens = begins & ~reopens
-    if opens.any():
-        first = strange.shape[1] - 1 - strange[opens].argmax(axis=1)  # slots before this one
-        states.is_critical[opens] = False
-        states.opened_slot[opens] = slot - step * first
-        states.decided_slot[opens] = slot
-        states.peak_score[opens] = 0.0
-        states.reopenings[opens] = 0
-    states.is_open[begins] = True
-    states.reopenings[reopens] += 1
+    first = slot - step * (reaches.shape[1] - 1 - reaches.argmax(axis=1))  # (E,) of the slots that reach it
+    states = replace(
+        states,
+        is_open=states.is_open | begins,
+        is_critical=states.is_critical & ~opens,
+        opened_slot=np.where(opens, first, states.opened_slot),
+        decided_slot=np.where(opens, slot, states.decided_slot),
+        peak_score=np.where(opens, np.float32(0.0), states.peak_score),
+        reopenings=np.where(opens, 0, states.reopenings + reopens),
+    )
+    states, escalates = _raised(states, newest, slot=slot, rules=rules, step=step)
+    states = _dated(states, newest, is_recovered, begins, slot=slot, rules=rules, step=step)
+    return _closed(states, slot=slot, rules=rules, step=step, begun=(opens, reopens, escalates & ~opens))
 
+
+def _raised(states: AlertStates, newest: Float32, *, slot: int, rules: Rules, step: int) -> tuple[AlertStates, Bool]:
+    """Peaks and severities after one more slot, and who escalates, (E,)."""
     is_peak = states.is_open & (newest > states.peak_score)
-    states.peak_score[is_peak] = newest[is_peak]
-    states.peak_slot[is_peak] = slot
-    is_bad = (states.peak_score >= rules.critical_at) | (slot - states.opened_slot >= step * rules.critical_slots)
+    peak = np.where(is_peak, newest, states.peak_score)
+    is_bad = (peak >= rules.critical_at) | (slot - states.opened_slot >= step * rules.critical_slots)
     escalates = states.is_open & ~states.is_critical & is_bad
-    states.is_critical[escalates] = True
+    peak_slot = np.where(is_peak, slot, states.peak_slot)
+    is_critical = states.is_critical | escalates
+    return replace(states, peak_score=peak, peak_slot=peak_slot, is_critical=is_critical), escalates
 
-    is_quiet = (newest < rules.close_below) | is_settled
-    states.restless_slot[(is_known & ~is_quiet) | begins] = slot
-    states.restless_slot[~is_known & ~begins] += step  # what is unknown is neither quiet nor not
-    states.known_slot[is_known | begins] = slot
+
+def _dated(
+    states: AlertStates, newest: Float32, is_recovered: Bool, begins: Bool, *, slot: int, rules: Rules, step: int
+) -> AlertStates:
+    """When each alert was last active and last known, after one more slot."""
+    is_known = ~np.isnan(newest)
+    is_active = is_known & ~((newest < rules.close_below) | is_recovered)
+    unknown_for = np.where(is_known, 0, step)  # an unknown slot is neither calm nor active
+    return replace(
+        states,
+        active_slot=np.where(is_active | begins, slot, states.active_slot + unknown_for),
+        known_slot=np.where(is_known | begins, slot, states.known_slot),
+    )
+
+
+def _closed(
+    states: AlertStates, *, slot: int, rules: Rules, step: int, begun: tuple[Bool, Bool, Bool]
+) -> tuple[AlertStates, list[Event]]:
+    """States without the alerts that this slot closes, and all of the slot's events.
+
+    begun: (E,) each: who opens, reopens, escalates
+    """
     is_flapping = states.reopenings >= rules.flapping_reopenings
     needed = np.where(is_flapping, max(rules.flapping_slots, rules.close_slots), rules.close_slots)
-    rests = states.is_open & (slot - states.restless_slot >= step * needed)
-    vanishes = states.is_open & ~rests & (slot - states.known_slot >= step * rules.close_unknown_slots)
-    for change, rows, ended in (
+    is_over = states.is_open & (slot - states.active_slot >= step * needed)
+    is_lost = states.is_open & ~is_over & (slot - states.known_slot >= step * rules.close_unknown_slots)
+    opens, reopens, escalates = begun
+    kinds = (
         (Change.OPENED, opens, None),
         (Change.REOPENED, reopens, None),
-        (Change.ESCALATED, escalates & ~opens, None),
-        (Change.CLOSED, rests, Ended.NORMAL),
-        (Change.CLOSED, vanishes, Ended.UNKNOWN),
-    ):
-        events.extend(_event(change, row, slot, states, ended) for row in np.flatnonzero(rows).tolist())
-    closes = rests | vanishes
-    states.is_open[closes] = False
-    states.closed_slot[closes] = slot
-
-
-def _event(change: Change, row: int, slot: int, states: AlertStates, ended: Ended | None) -> Event:
-    return Event(
-        change=change,
-        entity=row,
-        slot=slot,
-        opened_slot=int(states.opened_slot[row]),
-        decided_slot=int(states.decided_slot[row]),
-        severity=Severity.CRITICAL if states.is_critical[row] else Severity.WARNING,
-        peak_score=float(states.peak_score[row]),
-        peak_slot=int(states.peak_slot[row]),
-        reopenings=int(states.reopenings[row]),
-        ended=ended,
+        (Change.ESCALATED, escalates, None),
+        (Change.CLOSED, is_over, Ended.NORMAL),
+        (Change.CLOSED, is_lost, Ended.UNKNOWN),
     )
+    closes = is_over | is_lost
+    closed = replace(states, is_open=states.is_open & ~closes, closed_slot=np.where(closes, slot, states.closed_slot))
+    events = [
+        Event(change, row, slot, (closed if change is Change.CLOSED else states).episode(row), ended)
+        for change, rows, ended in kinds
+        for row in np.flatnonzero(rows).tolist()
+    ]
+    return closed, events

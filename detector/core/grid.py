@@ -103,8 +103,8 @@ def _aggregate(cell: Int64, time: Int64, value: Float64, aggregate: Aggregate) -
     return cell[first], np.clip(values, -_LARGEST, _LARGEST)
 
 
-def cover(history: History, *, entities: Iterable[str], start: int, end: int) -> History:
-    """The same history over exactly [start, end) and these entities: known values kept, the rest NaN."""
+def cover(history: History, *, entities: Iterable[str], start: int, end: int) -> Float32:
+    """Values of a history over exactly [start, end) and other entities, (E, L, F): a copy, NaN where not known."""
     names = tuple(entities)
     slots = (end - start) // history.step
     values = np.empty((len(names), slots, history.values.shape[2]), dtype=np.float32)
@@ -124,4 +124,4 @@ def cover(history: History, *, entities: Iterable[str], start: int, end: int) ->
                 values[block + known, new] = history.values[row[known], old]
     else:
         values[...] = np.nan
-    return History(entities=names, start=start, step=history.step, values=values)
+    return values

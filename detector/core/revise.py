@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from detector.core.decide import LONG_AGO, AlertStates, Change, Event, Severity
+from detector.core.decide import LONG_AGO, AlertStates, Change, Episode, Event, Severity
 
 
 @dataclass(frozen=True)
@@ -19,83 +19,40 @@ class Checkpoint:
     states: AlertStates  # (A,)
 
     @staticmethod
-    def of(slot: int, entities: Sequence[str], states: AlertStates, since: int) -> Checkpoint:
+    def of(slot: int, entities: Sequence[str], states: AlertStates, *, since: int) -> Checkpoint:
         """Keeps the states (E,) of those whose alert is open or closed at `since` or later."""
         kept = np.flatnonzero(states.is_open | (states.closed_slot >= since))
         return Checkpoint(slot, {entities[row]: k for k, row in enumerate(kept.tolist())}, states.rows(kept))
 
     def at(self, entities: Sequence[str]) -> AlertStates:
         """The states of some entities, (len(entities),)."""
-        states = AlertStates.none_open(len(entities))
         rows = np.array([self.rows.get(name, -1) for name in entities], dtype=np.int64)
         known = rows >= 0
-        states.put(known, self.states.rows(rows[known]))
-        return states
+        return AlertStates.none_open(len(entities)).with_rows(known, self.states.rows(rows[known]))
 
     def with_states(self, entities: Sequence[str], states: AlertStates) -> Checkpoint:
         """The same with other states (len(entities),) of some entities."""
         others = list(self.rows.keys() - set(entities))
-        merged = AlertStates.none_open(len(others) + len(entities))
-        merged.put(np.arange(len(others)), self.at(others))
-        merged.put(np.arange(len(others), len(others) + len(entities)), states)
-        return Checkpoint.of(self.slot, [*others, *entities], merged, LONG_AGO + 1)
+        names = [*others, *entities]
+        merged = AlertStates.none_open(len(names)).with_rows(np.arange(len(others)), self.at(others))
+        merged = merged.with_rows(np.arange(len(others), len(names)), states)
+        return Checkpoint.of(self.slot, names, merged, since=LONG_AGO + 1)
 
 
-@dataclass(frozen=True)
-class Episode:
-    """An alert as scores say it is, or as it is stored. Slots in epoch milliseconds."""
-
-    opened_slot: int
-    decided_slot: int
-    severity: Severity
-    peak_score: float
-    peak_slot: int
-    reopenings: int
-    closed_slot: int | None = None  # None: it goes on
-
-    def overlaps(self, other: Episode) -> bool:
-        """Whether some slot is in both."""
-        begins = max(self.opened_slot, other.opened_slot)
-        return all(begins <= end for end in (self.closed_slot, other.closed_slot) if end is not None)
-
-
-def episodes(before: AlertStates, events: Sequence[Event], after: AlertStates, row: int) -> list[Episode]:
+def episodes(before: AlertStates, events: Sequence[Event], after: AlertStates, *, row: int) -> list[Episode]:
     """The last episode of one entity before some slots, if there was one, and all that began in them, in order.
 
     before, after: (E,) states before and after those slots; events: what was decided in them
     """
-    found = [_episode(before, row)] if before.is_open[row] or before.closed_slot[row] > LONG_AGO else []
+    found = [before.episode(row)] if before.is_open[row] or before.closed_slot[row] > LONG_AGO else []
     for event in events:
-        if event.entity == row:
-            closed = event.slot if event.change is Change.CLOSED else None
-            episode = Episode(
-                event.opened_slot,
-                event.decided_slot,
-                event.severity,
-                event.peak_score,
-                event.peak_slot,
-                event.reopenings,
-                closed,
-            )
-            if event.change is Change.OPENED:
-                found.append(episode)
-            else:
-                found[-1] = episode
+        if event.entity == row and event.change is Change.OPENED:
+            found.append(event.episode)
+        elif event.entity == row:
+            found[-1] = event.episode
     if after.is_open[row]:
-        found[-1] = _episode(after, row)
+        found[-1] = after.episode(row)
     return found
-
-
-def _episode(states: AlertStates, row: int) -> Episode:
-    return Episode(
-        opened_slot=int(states.opened_slot[row]),
-        decided_slot=int(states.decided_slot[row]),
-        severity=Severity.CRITICAL if states.is_critical[row] else Severity.WARNING,
-        peak_score=float(states.peak_score[row]),
-        peak_slot=int(states.peak_slot[row]),
-        reopenings=int(states.reopenings[row]),
-        closed_slot=None if states.is_open[row] else int(states.closed_slot[row]),
-    )
 
 
 def match(stored: Sequence[Episode], rightful: Sequence[Episode]) -> list[tuple[int | None, Episode | None]]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
-from detector.core.series import Bool, Float32
+from detector.core.series import Bool, Float32, read_only
 
 
 @dataclass(frozen=True)
 class MetricRules:
-    """Rules of each metric, as columns over metrics (F,)."""
+    """Rules of each metric, as read-only columns over metrics (F,)."""
 
     counts_up: Bool  # higher than expected counts
     counts_down: Bool  # lower than expected counts
@@ -20,21 +20,24 @@ class MetricRules:
     lowest: Float32  # values below are never valid; −inf: no such rule
     highest: Float32
 
+    def __post_init__(self) -> None:
+        for column in fields(self):
+            read_only(getattr(self, column.name))
+
     @staticmethod
     def none(metrics: int) -> MetricRules:
         """Everything counts, everything is valid."""
-        up, down = np.ones((2, metrics), dtype=np.bool_)  # arrays of their own each: callers set rules in place
-        least, least_share = np.zeros((2, metrics), dtype=np.float32)
+        everything, nothing = np.ones(metrics, dtype=np.bool_), np.zeros(metrics, dtype=np.float32)
         endless = np.full(metrics, np.inf, dtype=np.float32)
-        return MetricRules(up, down, least, least_share, -endless, endless)
+        return MetricRules(everything, everything, nothing, nothing, -endless, endless)
 
     @property
     def has_range(self) -> bool:
         """Whether any metric has a valid range."""
         return bool(np.isfinite(self.lowest).any() or np.isfinite(self.highest).any())
 
-    def heed(self, residuals: Float32, observed: Float32, scale: Float32) -> Float32:
-        """Residuals (B, F) in scaled units with those that do not count set to 0; NaN stays.
+    def counted(self, residuals: Float32, observed: Float32, scale: Float32) -> Float32:
+        """Residuals (B, F) in scaled units, with 0 for those that the rules do not count; NaN stays.
 
         observed: (B, F) values in their own units; scale: (B, F) own units to one scaled unit
         """

@@ -7,10 +7,17 @@ import numpy as np
 from detector.core.series import Float32
 
 SPANS = (1, 10, 60, 120)
-"""Slots a score looks back over: the newest alone finds spikes, the mean of the last 120 finds drifts."""
+"""Slots a score looks back over: the newest alone finds spikes, the mean of the last 120 finds drifts.
+
+Ablation (tests/benchmarks/README.md): mean VUS-PR of five sets .446 with the newest slot only, .523 with these; 1, 10,
+60 has .528, within what another seed moves.
+"""
 
 CLIP = 100.0
-"""One metric gone mad must not drown what the others say."""
+"""Most usual sizes that one metric's residual counts: one metric gone mad must not drown what the others say.
+
+Ablation: at 10 the mean of five sets falls from .523 to .487 and SMD from .630 to .433.
+"""
 
 
 def error(residuals: Float32, noise: Float32) -> tuple[Float32, Float32]:
@@ -53,7 +60,7 @@ def smooth(errors: Float32, span: int) -> Float32:
 
 
 def smoothed(errors: Float32, limits: Float32 | None = None) -> Float32:
-    """All spans side by side, (E, L) -> (E, L − max(SPANS) + 1, len(SPANS)).
+    """Errors over all spans side by side, (E, L) -> (E, L − max(SPANS) + 1, len(SPANS)).
 
     limits: (E,) the most that one slot's error counts in a mean, lest one huge error fills the long spans for hours
     """

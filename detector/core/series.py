@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,11 @@ Int8 = NDArray[np.int8]
 Bool = NDArray[np.bool_]
 Spans = Mapping[str, Sequence[tuple[int, int]]]
 """Times of each entity, [start, end) in epoch milliseconds."""
+
+
+def read_only(array: NDArray[Any]) -> None:
+    """Makes a frozen value's array refuse to be written into; an array that shares its memory still may be."""
+    array.flags.writeable = False
 
 
 class Reason(IntEnum):
@@ -55,7 +61,10 @@ class History:
     entities: tuple[str, ...]
     start: int  # epoch milliseconds of the first slot
     step: int  # milliseconds
-    values: Float32  # (E, L, F), NaN = missing
+    values: Float32  # (E, L, F), NaN = missing; read-only
+
+    def __post_init__(self) -> None:
+        read_only(self.values)
 
     @property
     def slots(self) -> Int64:

@@ -15,15 +15,16 @@ from detector.config.sections import Config, MonitorSection
 from detector.core import grid
 from detector.daemon.systemd import notify_systemd
 from detector.daemon.training_child import TrainingChildren, TrainingTimeout
-from detector.detect import horizon, recall
-from detector.detect import memory as remembering
-from detector.detect import tick as pipeline
+from detector.detect import memory
+from detector.detect import tick as ticks
+from detector.detect.memory import NO_MODEL, Memory
+from detector.detect.recall import recall, stored_state
 from detector.errors import DetectorError, StaleState
 from detector.export.prometheus import Exporter
 from detector.notify.sender import Sender
-from detector.ports import AlertCounts, Source, Store, Versions
+from detector.ports import AlertCounts, ModelVersion, Source, Store, Versions
 from detector.times import WEEK_MS, milliseconds
-from detector.train import division
+from detector.train.division import Plan
 
 logger = logging.getLogger(__name__)
 
@@ -65,8 +66,9 @@ class MonitorRun:
     """
 
     section: MonitorSection
-    source: Source
-    memory: remembering.Memory | None = None
+    monitor: ticks.Monitor
+    plan: Plan
+    memory: Memory | None = None
     refused_version: int | None = None
     failures: int = 0  # failed ticks in a row
     train_not_before: float = 0.0  # of the monotonic clock
@@ -158,9 +160,8 @@ class Tasks:
         """Scores everything since the cursor; without a model, only reports which entities have data."""
         began, now = time.monotonic(), round(self._clock() * 1000)
         self._follow_live_version(run, now)
-        if run.memory is None and horizon.has_ranges(run.section):
-            stand_in = remembering.no_model(run.section, now)
-            run.memory = recall.recall(run.section, run.source, self._services.store, stand_in, now)
+        if run.memory is None and run.monitor.horizon.metric_rules.has_range:
+            run.memory = self._recalled(run, memory.no_model(run.monitor.horizon, now), now)
         if run.memory is None or run.memory.model.kind != "network":
             self._train_if_ready(run, now)
         report = self._score(run, now)
@@ -168,19 +169,15 @@ class Tasks:
         self._export(run, report, now)
         self._log_tick(run, report, time.monotonic() - began)
 
-    def _score(self, run: MonitorRun, now: int) -> pipeline.Report:
-        monitor = run.section
+    def _recalled(self, run: MonitorRun, model: ModelVersion, now: int) -> Memory:
+        monitor = run.monitor
+        stored = stored_state(monitor.horizon, monitor.store)
+        return recall(monitor.horizon, monitor.source, model, stored=stored, now=now)
+
+    def _score(self, run: MonitorRun, now: int) -> ticks.Report:
         if run.memory is None:
-            return pipeline.observe(monitor, run.source, now)
-        run.memory, report = pipeline.tick(
-            monitor,
-            run.source,
-            self._services.store,
-            run.memory,
-            now,
-            notifiers=self._config.told(monitor.name),
-            should_stop=self._stop.is_set,
-        )
+            return ticks.observe(run.monitor.horizon, run.monitor.source, now)
+        run.memory, report = ticks.tick(run.monitor, run.memory, now, should_stop=self._stop.is_set)
         return report
 
     def _follow_live_version(self, run: MonitorRun, now: int) -> None:
@@ -191,24 +188,24 @@ class Tasks:
         if number == current and number is not None:
             return
         if number is None or number == run.refused_version:
-            if current != remembering.NO_MODEL:
+            if current != NO_MODEL:
                 run.memory = None
             return
         live = versions.live()
         if live is None:
             run.refused_version, run.memory = number, None
             return
-        model, created = live.model, int(live.provenance["created_at"])
-        run.memory = recall.recall(run.section, run.source, self._services.store, model, now)
-        changes = {"model_version": model.version, "model_kind": model.kind, "model_created": created}
-        self._exporter.update(run.section.name, **changes, drift=model.drift, detectability=model.detectability)
+        run.memory = self._recalled(run, live, now)
+        created = int(live.artifact.provenance["created_at"])
+        changes = {"model_version": live.version, "model_kind": live.kind, "model_created": created}
+        self._exporter.update(run.section.name, **changes, drift=live.drift, detectability=live.detectability)
         logger.info(
             "event=model_loaded monitor=%s version=%d kind=%s entities=%d finds=%r",
             run.section.name,
             number,
-            model.kind,
-            len(model.entities),
-            dict(model.detectability),
+            live.kind,
+            len(live.artifact.entities),
+            live.detectability,
         )
 
     def _train_if_ready(self, run: MonitorRun, now: int) -> None:
@@ -217,24 +214,24 @@ class Tasks:
         A baseline that was trained because there was too little history for a network is trained again whenever the
         history has doubled, until there is enough.
         """
-        monitor = run.section
-        if monitor.retrain == "off" or time.monotonic() < run.train_not_before:
+        plan, step = run.plan, run.plan.horizon.step
+        if run.section.retrain == "off" or time.monotonic() < run.train_not_before:
             return
-        needed = division.needed_slots(monitor)
+        needed = plan.needed_slots
         if run.memory is not None and run.memory.model.kind == "baseline":
-            had = (run.memory.model.trained_until - run.memory.model.trained_from) // monitor.step_ms
-            if had >= monitor.minimum_slots or monitor.model.kind == "baseline":
+            had = (run.memory.model.trained_until - run.memory.model.trained_from) // step
+            if had >= plan.minimum_slots or plan.kind == "baseline":
                 return
-            needed = min(2 * had, monitor.minimum_slots)
-        extent = run.source.extent()
-        have = 0 if extent is None else (min(extent[1], now) - extent[0]) // monitor.step_ms + 1
+            needed = min(2 * had, plan.minimum_slots)
+        extent = run.monitor.source.extent()
+        have = 0 if extent is None else (min(extent[1], now) - extent[0]) // step + 1
         if have < needed:
-            logger.info("event=warming_up monitor=%s slots=%d needed=%d", monitor.name, have, needed)
+            logger.info("event=warming_up monitor=%s slots=%d needed=%d", plan.horizon.monitor, have, needed)
             return
         run.train_not_before = time.monotonic() + _RETRY_TRAINING.total_seconds()
         self._train_now(run)
 
-    def _export(self, run: MonitorRun, report: pipeline.Report, now: int) -> None:
+    def _export(self, run: MonitorRun, report: ticks.Report, now: int) -> None:
         name, snapshot = run.section.name, report.snapshot
         counts = self._services.alert_counts(name, now - WEEK_MS)
         changes: dict[str, Any] = {"alerts": counts, "entities": snapshot.entities}
@@ -244,14 +241,14 @@ class Tasks:
             changes["newest_sample"] = report.newest_sample
         if report.cursor is not None:
             changes["cursor"] = report.cursor
-        if run.memory is None or run.memory.model.version == remembering.NO_MODEL:
+        if run.memory is None or run.memory.model.version == NO_MODEL:
             changes |= {"model_version": None, "model_kind": None, "model_created": None}
             changes |= {"drift": None, "detectability": {}}
         self._exporter.update(name, **changes)
         self._exporter.samples_read.labels(name).inc(report.samples)
         self._exporter.windows_scored.labels(name).inc(report.windows)
 
-    def _log_tick(self, run: MonitorRun, report: pipeline.Report, seconds: float) -> None:
+    def _log_tick(self, run: MonitorRun, report: ticks.Report, seconds: float) -> None:
         """The canonical line of a tick, and systemd's status."""
         version = run.memory.model.version if run.memory else "none"
         known = report.snapshot.score[report.snapshot.reason == 0]
@@ -299,7 +296,7 @@ class Tasks:
 
         Raises: as `retrain`.
         """
-        if run.memory is not None and run.memory.model.version != remembering.NO_MODEL:
+        if run.memory is not None and run.memory.model.version != NO_MODEL:
             self._train("recalibrate", run, "--recalibrate")
 
     def _train(self, task: Task, run: MonitorRun, *options: str) -> None:

@@ -16,13 +16,15 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
-from detector.config.sections import Config
+from detector.config.sections import Config, MonitorSection
 from detector.daemon import health
 from detector.daemon.messengers import Messenger
 from detector.daemon.systemd import notify_systemd
 from detector.daemon.tasks import MonitorRun, Services, Task, Tasks
+from detector.detect.tick import Monitor
 from detector.export.http import Endpoint
 from detector.export.prometheus import Exporter, MonitorView
+from detector.train.division import Plan
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +57,7 @@ class Worker:
             on_tick=self._wake_messengers,
             train_now=self._train_now,
         )
-        self._runs = {m.name: MonitorRun(m, services.sources[m.name]) for m in config.monitors}
+        self._runs = {section.name: self._run_of(section) for section in config.monitors}
         for monitor in config.monitors:
             view = MonitorView(
                 monitor=monitor.name,
@@ -64,6 +66,12 @@ class Worker:
                 alert_budget_per_week=monitor.threshold.alert_budget_per_week,
             )
             exporter.show(view)
+
+    def _run_of(self, section: MonitorSection) -> MonitorRun:
+        services, plan = self._services, Plan.of(section)
+        notifiers = self._config.notified(section.name)
+        monitor = Monitor(plan.horizon, services.sources[section.name], services.store, notifiers)
+        return MonitorRun(section, monitor, plan)
 
     # -- life ---------------------------------------------------------------------------------------------------------
 

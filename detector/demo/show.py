@@ -212,7 +212,9 @@ def _compare(
     """
     echo = monitor.timesteps * monitor.step_ms
     found = [Finding(f, [a for a in raised if f.start <= a.detected_at <= f.end]) for f in faults]
-    false = [a for a in raised if not any(f.start <= a.detected_at and a.opened_slot <= f.end + echo for f in faults)]
+    false = [
+        a for a in raised if not any(f.start <= a.detected_at and a.episode.opened_slot <= f.end + echo for f in faults)
+    ]
     return found, false
 
 

@@ -85,7 +85,7 @@ def in_force(exclusion: Exclusion, at: int) -> bool:
     return any(True for _ in ranges(exclusion, at, at + 1))
 
 
-def mutes(exclusions: Sequence[Exclusion], entity: str, share: Mapping[str, float] | None, at: int) -> bool:
+def mutes(exclusions: Sequence[Exclusion], entity: str, *, share: Mapping[str, float] | None, at: int) -> bool:
     """Whether an alert of an entity is muted at a time in epoch milliseconds.
 
     share: each metric's share of its score; excluded metrics mute it if at least half of the score is theirs. None:
@@ -104,7 +104,7 @@ def mutes(exclusions: Sequence[Exclusion], entity: str, share: Mapping[str, floa
     return bool(share and muted and sum(share[name] for name in muted) >= _MUTED_SHARE * total)
 
 
-def without(history: History, metrics: Sequence[str], exclusions: Sequence[Exclusion], real: Spans) -> History:
+def without(history: History, metrics: Sequence[str], exclusions: Sequence[Exclusion], *, real: Spans) -> History:
     """History to train and calibrate on: what is masked, and the real incidents of each entity, is missing.
 
     real: spans of each entity, [start, end) in epoch milliseconds

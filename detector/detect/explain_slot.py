@@ -1,4 +1,4 @@
-"""What the daemon makes of one entity at one time, whether or not there was an alert, and why."""
+"""One entity at one time as the live model sees it, and why there was an alert or none."""
 
 from __future__ import annotations
 
@@ -9,18 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from detector.config.sections import MonitorSection
 from detector.core import decide, grid, score
-from detector.core.decide import LONG_AGO
+from detector.core.decide import LONG_AGO, THRESHOLD
 from detector.core.series import Reason, Samples
-from detector.detect import exclusions, horizon, recall
-from detector.detect import explanations as explaining
-from detector.detect import memory as remembering
+from detector.detect import alerts, exclusions, explanations, recall, scores
+from detector.detect.horizon import Horizon
+from detector.detect.recall import Stored
 from detector.errors import ModelError
-from detector.ports import Commit, Exclusion, ModelVersion, Source, StoredAlert
-from detector.times import milliseconds
+from detector.ports import Exclusion, ModelVersion, Source
 
-_SHORT = 1  # of the spans, the one that tells whether an episode goes on
+_SHORT = 1  # index of the span that tells whether an episode goes on
 
 
 @dataclass(frozen=True)
@@ -36,23 +34,13 @@ class Answer:
     why: list[str]  # sentences: why there was an alert or none
 
 
-class _At:
-    """A store whose cursor stands at a time, so that everything before it is recalled; nothing is ever written."""
+@dataclass(frozen=True)
+class PastAlert:
+    """An alert of the entity; slots in epoch milliseconds."""
 
-    def __init__(self, cursor: int) -> None:
-        self._cursor = cursor
-
-    def cursor(self, monitor: str) -> int | None:
-        return self._cursor
-
-    def alerts_since(self, monitor: str, slot: int) -> list[StoredAlert]:
-        return []
-
-    def exclusions(self, monitor: str) -> list[Exclusion]:
-        return []
-
-    def commit(self, commit: Commit) -> None:
-        raise NotImplementedError
+    id: int
+    opened_slot: int
+    closed_slot: int | None
 
 
 class _Only:
@@ -76,44 +64,39 @@ class _Only:
 _COLUMNS = ("entity", "metric", "time", "value")
 
 
-def look(
-    monitor: MonitorSection,
+def explain_slot(
+    horizon: Horizon,
     source: Source,
     model: ModelVersion,
+    *,
     entity: str,
     at: int,
-    *,
     excluded: Sequence[Exclusion],
-    alerts: Sequence[tuple[int, int, int | None]],
+    past: Sequence[PastAlert],
 ) -> Answer:
-    """The slot that holds a time, judged by the model.
+    """The slot that holds a time (epoch milliseconds), judged by the model.
 
-    alerts: (id, opened slot, closed slot) of the entity's alerts
+    past: the entity's alerts
 
     Raises: SourceError; ModelError if the source has nothing of the entity before that time.
     """
-    step = monitor.step_ms
-    slot, delay = grid.floor(at, step), milliseconds(monitor.delay)
-    memory = recall.recall(monitor, _Only(source, entity), _At(slot + step), model, slot + step + delay)
-    if entity not in memory.history.entities or np.isnan(memory.history.values).all():
-        msg = f"monitor {monitor.name!r} has no data of entity {entity!r} in the {memory.history.values.shape[1]} slots"
-        raise ModelError(f"{msg} before that time; see: detector check")
-    row = memory.history.entities.index(entity)
-    by_span, settled = remembering.scores_by_span(monitor, memory, monitor.decision.open_of, np.array([row]))
-    times = slot - step * np.arange(monitor.decision.open_of - 1, -1, -1)
-    told = max((closed for _, _, closed in alerts if closed is not None and closed < slot), default=LONG_AGO)
-    news = decide.untold(by_span, np.array([told]), times, spans=score.SPANS, step=step)[0]
-    is_told = decide.told(np.array([told]), times[-1:], spans=score.SPANS, step=step)[0, 0]
-    parts = np.where(is_told, np.float32(np.nan), by_span[0, -1])
-    recent = [None if np.isnan(value) else float(value) for value in news.tolist()]
-    explained = explaining.explain(
-        monitor,
-        model,
-        memory.history,
-        [(row, slot)],
-        remembering.scores_of_history(memory),
-        lambda _row, _slot: parts,
-    )
+    step, rules = horizon.step, horizon.rules
+    slot = grid.floor(at, step)
+    end = slot + step
+    memory = recall.recall(horizon, _Only(source, entity), model, stored=Stored(end), now=end + horizon.delay)
+    if entity not in memory.entities or np.isnan(memory.history.values).all():
+        slots = memory.history.values.shape[1]
+        msg = f"monitor {horizon.monitor!r} has no data of entity {entity!r} in the {slots} slots before that time"
+        raise ModelError(f"{msg}; see: detector check")
+    row = memory.entities.index(entity)
+    by_span, recovered = scores.scores_by_span(horizon, memory, rules.open_of, only=np.array([row]))
+    times = slot - step * np.arange(rules.before, -1, -1)
+    closings = [alert.closed_slot for alert in past if alert.closed_slot is not None]
+    closed = max((closing for closing in closings if closing < slot), default=LONG_AGO)
+    unclaimed = decide.unclaimed_scores(by_span, np.array([closed]), times, spans=score.SPANS, step=step)[0]
+    parts = alerts.unclaimed_parts(by_span[0, -1], closed, slot, step)
+    recent = [None if np.isnan(value) else float(value) for value in unclaimed.tolist()]
+    explained = explanations.explain(horizon, memory, [(row, slot)], lambda _row, _slot: parts)
     answer = Answer(
         entity=entity,
         slot=slot,
@@ -123,35 +106,36 @@ def look(
         explanation=json.loads(explained[row, slot]),
         why=[],
     )
-    return replace(answer, why=list(_why(monitor, answer, bool(settled[0, -1]), excluded, alerts)))
+    why = [*_of_alerts(horizon, past, slot), *_of_score(horizon, answer, has_recovered=bool(recovered[0, -1]))]
+    share = explanations.shares(json.dumps(answer.explanation))
+    if exclusions.mutes(excluded, entity, share=share, at=slot):
+        why.append("an exclusion mutes it; see: detector exclude list")
+    return replace(answer, why=why)
 
 
-def _why(
-    monitor: MonitorSection,
-    answer: Answer,
-    is_settled: bool,
-    excluded: Sequence[Exclusion],
-    alerts: Sequence[tuple[int, int, int | None]],
-) -> Iterator[str]:
-    rules, slot = horizon.decision_rules(monitor), answer.slot
-    for identity, opened, closed in alerts:
-        if opened <= slot and (closed is None or slot <= closed):
-            yield f"alert {identity} was open"
-        elif closed is not None and closed < slot <= closed + max(score.SPANS) * monitor.step_ms:
-            yield f"alert {identity} closed not long before; spans that reach back to it do not count"
+def _of_alerts(horizon: Horizon, past: Sequence[PastAlert], slot: int) -> Iterator[str]:
+    longest = max(score.SPANS) * horizon.step
+    for alert in past:
+        closed = alert.closed_slot
+        if alert.opened_slot <= slot and (closed is None or slot <= closed):
+            yield f"alert {alert.id} was open"
+        elif closed is not None and closed < slot <= closed + longest:
+            yield f"alert {alert.id} closed not long before; spans that reach back to it do not count"
+
+
+def _of_score(horizon: Horizon, answer: Answer, *, has_recovered: bool) -> Iterator[str]:
+    rules = horizon.rules
     if answer.score is None:
         yield f"unknown ({answer.reason}): {_UNKNOWN[answer.reason or '']}"
-    elif answer.score < decide.THRESHOLD:
-        yield f"the score {answer.score:.2f} is below the threshold of {decide.THRESHOLD:g}"
+    elif answer.score < THRESHOLD:
+        yield f"the score {answer.score:.2f} is below the threshold of {THRESHOLD:g}"
     else:
-        strange = sum(value is not None and value >= decide.THRESHOLD for value in answer.recent)
-        enough = strange >= rules.open_slots or answer.score >= rules.open_at_once
+        reached = sum(value is not None and value >= THRESHOLD for value in answer.recent)
+        enough = reached >= rules.open_slots or answer.score >= rules.open_at_once
         needed = f"{rules.open_slots} of {rules.open_of} open an alert, or one of {rules.open_at_once:g}"
-        yield f"{strange} of the last {rules.open_of} scores reach the threshold; {needed}"
-        if enough and is_settled:
+        yield f"{reached} of the last {rules.open_of} scores reach the threshold; {needed}"
+        if enough and has_recovered:
             yield f"the newest {score.SPANS[_SHORT]} slots are ordinary again: only longer spans still remember"
-    if exclusions.mutes(excluded, answer.entity, explaining.shares(json.dumps(answer.explanation)), slot):
-        yield "an exclusion mutes it; see: detector exclude list"
 
 
 _UNKNOWN = {

@@ -1,4 +1,4 @@
-"""Why a score is high: metrics, what was expected of them, which part of the score fired, and the window itself."""
+"""Explanations of scores: the part that fired, the metrics it came from, their expected values, and the window."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from detector.config.sections import MonitorSection
 from detector.core import frozen, score, window
-from detector.core.series import Bool, Float32, History, Int64, Reason
-from detector.detect import horizon
-from detector.detect import residuals as scoring
-from detector.ports import ModelVersion
+from detector.core.series import Bool, Float32, Float64, Int64, Reason
+from detector.detect import residuals
+from detector.detect.horizon import Horizon
+from detector.detect.memory import Memory
+from detector.detect.residuals import Selection
+from detector.detect.scores import freeze_limits
 
 _TOP_METRICS = 5  # named in an explanation
 _LEAST_SHARE = 0.005  # of the score, for a metric to be named
@@ -27,94 +28,96 @@ Parts = Callable[[int, int], Float32]
 
 
 def explain(
-    monitor: MonitorSection,
-    model: ModelVersion,
-    history: History,
-    wanted: Sequence[tuple[int, int]],
-    scores: Float32,
-    parts: Parts,
+    horizon: Horizon, memory: Memory, wanted: Sequence[tuple[int, int]], parts: Parts
 ) -> dict[tuple[int, int], str]:
-    """Explanations as JSON of some entities' rows at some slots (epoch milliseconds).
-
-    scores: (E, L) of the slots of history
-    """
+    """Explanations as JSON of some entities' rows at some slots (epoch milliseconds)."""
+    history, timesteps = memory.history, memory.model.timesteps
+    scores = memory.scores_of_history  # (E, V)
     result: dict[tuple[int, int], str] = {}
     by_slot: dict[int, list[int]] = {}
     for n, (row, slot) in enumerate(wanted):
         by_slot.setdefault(slot if n < _WHOLE_WINDOWS else -slot, []).append(row)
     for key, rows in by_slot.items():
-        slot, most = abs(key), monitor.timesteps if key > 0 else 1
+        slot, most = abs(key), horizon.timesteps if key > 0 else 1
         index = (slot - history.start) // history.step
-        slots = max(1, min(most, index - model.timesteps + 2))
-        seen = _look(monitor, model, history, np.array(rows, dtype=np.int64), index, slots)
-        for k, row in enumerate(rows):
+        slots = max(1, min(most, index - timesteps + 2))
+        views = _views(horizon, memory, np.array(rows, dtype=np.int64), index=index, slots=slots)
+        for row, view in zip(rows, views, strict=True):
             recent = scores[row, index - slots + 1 : index + 1]
-            result[row, slot] = json.dumps(_tell(monitor, seen, k, slot, recent, parts(row, slot)))
+            found = _explanation(horizon, view, slot=slot, scores=recent, parts=parts(row, slot))
+            result[row, slot] = json.dumps(found)
     return result
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """What was observed and expected in some entities' last K slots."""
+class _View:
+    """Observed and expected values of one entity's last K slots."""
 
-    observed: Float32  # (R, K, F), own units
-    expected: Float32  # (R, K, F), NaN where nothing could be expected
-    band: Float32  # (R, K, F) usual deviation, own units
-    size: Float32  # (R, K, F) deviations that count, in usual ones
-    is_frozen: Bool  # (R, F) in the newest slot
+    observed: Float32  # (K, F), own units
+    expected: Float32  # (K, F), NaN where nothing could be expected
+    band: Float32  # (K, F) usual deviation, own units
+    size: Float32  # (K, F) deviations that count, in usual ones
+    is_frozen: Bool  # (F,) in the newest slot
 
 
-def _look(monitor: MonitorSection, model: ModelVersion, history: History, rows: Int64, index: int, slots: int) -> _Seen:
-    values = history.values[rows, index - slots - model.timesteps + 2 : index + 1]
-    chosen = window.reasons(values, model.timesteps, max_missing=monitor.max_missing) == Reason.KNOWN
-    known = scoring.model_rows(model, [history.entities[row] for row in rows.tolist()])
+def _views(horizon: Horizon, memory: Memory, rows: Int64, *, index: int, slots: int) -> list[_View]:
+    """Views of some entities (R,) on the slots up to an index into the history."""
+    model, history = memory.model, memory.history
     begin = index - slots - model.timesteps + 2
-    expected, deviation, scale = scoring.expectations(
-        model, horizon.metric_rules(monitor), values, known, history.slots[begin : index + 1], chosen
-    )
-    noise = np.asarray(np.where((known < 0)[:, None], model.fleet_noise, model.noise[known])[:, None], np.float32)
-    observed = values[:, model.timesteps - 1 :]
-    size = np.asarray(np.abs(deviation) / noise, dtype=np.float32)
-    is_frozen = frozen.is_frozen(history.values[rows, : index + 1], horizon.rest_limits(monitor, model, known), 1)[:, 0]
-    return _Seen(observed, expected, noise * scale, size, is_frozen)
+    values = history.values[rows, begin : index + 1]
+    chosen = window.reasons(values, model.timesteps, max_missing=horizon.max_missing) == Reason.KNOWN
+    known = residuals.model_rows(model, [history.entities[row] for row in rows.tolist()])
+    selection = Selection(values, known, history.slots[begin : index + 1], chosen)
+    found = residuals.expectations(model, selection, horizon.metric_rules)
+    noise = np.asarray(residuals.usual_sizes(model, known)[:, None], np.float32)
+    size = np.asarray(np.abs(found.deviation) / noise, dtype=np.float32)
+    limits = freeze_limits(horizon, model, known)
+    is_frozen = frozen.is_frozen(history.values[rows, : index + 1], limits, 1)[:, 0]
+    observed, band = values[:, model.timesteps - 1 :], noise * found.scale
+    return [_View(observed[k], found.expected[k], band[k], size[k], is_frozen[k]) for k in range(len(rows))]
 
 
-def _tell(monitor: MonitorSection, seen: _Seen, k: int, slot: int, scores: Float32, parts: Float32) -> dict[str, Any]:
-    metrics = monitor.metrics
-    outside = horizon.metric_rules(monitor).outside(seen.observed[k, -1])
-    span = score.SPANS[int(np.nanargmax(parts))] if not np.isnan(parts).all() else 1
-    if np.isnan(seen.observed[k, -1]).all():
-        fired, share = {"kind": "no_data", "slots": monitor.no_data_slots}, np.zeros(len(metrics))
-    elif outside.any():
-        fired, share = {"kind": "range", "slots": 1}, outside / outside.sum()
-    elif seen.is_frozen[k].any() and np.nanmax(parts) <= monitor.decision.open_at_once:
-        fired, share = {"kind": "frozen", "slots": 1}, seen.is_frozen[k] / seen.is_frozen[k].sum()
-    else:
-        fired = {"kind": "spike" if span == 1 else "drift", "slots": span}
-        with np.errstate(invalid="ignore"):
-            squares = np.nan_to_num(np.minimum(seen.size[k, -span:], score.CLIP) ** 2).sum(axis=0)
-        share = squares / squares.sum() if squares.sum() > 0 else np.zeros(len(metrics))
+def _explanation(horizon: Horizon, view: _View, *, slot: int, scores: Float32, parts: Float32) -> dict[str, Any]:
+    metrics = horizon.metrics
+    fired, share = _fired(horizon, view, parts)
     order = [f for f in np.argsort(-share, kind="stable")[:_TOP_METRICS].tolist() if share[f] >= _LEAST_SHARE]
     return {
-        "metrics": [_metric(monitor, seen, k, f, float(share[f])) for f in order],
+        "metrics": [_metric(view, metrics[f], f, float(share[f])) for f in order],
         "part": fired | {"scores": {str(s): _number(value) for s, value in zip(score.SPANS, parts, strict=True)}},
         "window": {
-            "start": slot - (seen.observed.shape[1] - 1) * monitor.step_ms,
-            "step": monitor.step_ms,
+            "start": slot - (view.observed.shape[0] - 1) * horizon.step,
+            "step": horizon.step,
             "metrics": list(metrics),
-            "values": pack(seen.observed[k]),
+            "values": pack(view.observed),
             "named": [metrics[f] for f in order],
-            "expected": pack(seen.expected[k][:, order]),
-            "band": pack(seen.band[k][:, order]),
+            "expected": pack(view.expected[:, order]),
+            "band": pack(view.band[:, order]),
             "scores": pack(scores),
         },
     }
 
 
-def _metric(monitor: MonitorSection, seen: _Seen, k: int, f: int, share: float) -> dict[str, Any]:
-    observed, expected, band = (float(part[k, -1, f]) for part in (seen.observed, seen.expected, seen.band))
+def _fired(horizon: Horizon, view: _View, parts: Float32) -> tuple[dict[str, Any], Float64]:
+    """The part of the score that fired, and each metric's share of it (F,)."""
+    metrics = len(horizon.metrics)
+    outside = horizon.metric_rules.outside(view.observed[-1])
+    if np.isnan(view.observed[-1]).all():
+        return {"kind": "no_data", "slots": horizon.silent}, np.zeros(metrics)
+    if outside.any():
+        return {"kind": "range", "slots": 1}, outside / outside.sum()
+    if view.is_frozen.any() and np.nanmax(parts) <= horizon.rules.open_at_once:
+        return {"kind": "frozen", "slots": 1}, view.is_frozen / view.is_frozen.sum()
+    span = score.SPANS[int(np.nanargmax(parts))] if not np.isnan(parts).all() else 1
+    with np.errstate(invalid="ignore"):
+        squares = np.nan_to_num(np.minimum(view.size[-span:], score.CLIP) ** 2).sum(axis=0)
+    share = squares / squares.sum() if squares.sum() > 0 else np.zeros(metrics)
+    return {"kind": "spike" if span == 1 else "drift", "slots": span}, share
+
+
+def _metric(view: _View, name: str, f: int, share: float) -> dict[str, Any]:
+    observed, expected, band = (float(part[-1, f]) for part in (view.observed, view.expected, view.band))
     return {
-        "metric": monitor.metrics[f],
+        "metric": name,
         "share": round(share, 4),
         "observed": _number(observed),
         "expected": _number(expected),

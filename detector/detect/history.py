@@ -1,12 +1,12 @@
-"""A source's samples as history, read piece by piece: what a piece takes does not grow with the span."""
+"""History of a source, read piece by piece: what one piece takes does not grow with the span."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from detector.config.sections import MonitorSection
 from detector.core import grid
 from detector.core.series import Float32, History, Samples
+from detector.detect.horizon import Horizon
 from detector.ports import Source
 from detector.progress import Progress
 
@@ -16,46 +16,49 @@ _FIRST_SLOTS = 10  # while it is not known how many entities there are
 
 
 def slots_at_a_time(entities: int, metrics: int) -> int:
-    """How many slots of so many entities are read at a time; 0 entities: it is not known how many there are."""
+    """Slots that are read at a time for a number of entities; 0 entities: it is not known how many there are."""
     return _FIRST_SLOTS if entities == 0 else max(1, min(_MOST_SLOTS, _CELLS // (entities * metrics)))
 
 
-def gridded(monitor: MonitorSection, samples: Samples, entities: tuple[str, ...], start: int, slots: int) -> Float32:
+def gridded(horizon: Horizon, samples: Samples, entities: tuple[str, ...], *, start: int, slots: int) -> Float32:
     """Samples on a monitor's grid, (E, slots, F); start in epoch milliseconds."""
     return grid.grid(
         samples,
         entities=entities,
-        metrics=len(monitor.metrics),
+        metrics=len(horizon.metrics),
         start=start,
         slots=slots,
-        step=monitor.step_ms,
-        aggregate=monitor.aggregate,
+        step=horizon.step,
+        aggregate=horizon.aggregate,
     )
 
 
-def read_history(monitor: MonitorSection, source: Source, start: int, end: int, progress: Progress) -> History:
+def read_history(horizon: Horizon, source: Source, *, start: int, end: int, progress: Progress) -> History:
     """All entities' slots in [start, end), epoch milliseconds, floored to the grid.
 
     Raises: SourceError.
     """
-    step, metrics = monitor.step_ms, len(monitor.metrics)
+    step, metrics = horizon.step, len(horizon.metrics)
     start, end = grid.floor(start, step), grid.floor(end, step)
     slots = max(0, (end - start) // step)
-    history = History((), start, step, np.empty((0, slots, metrics), dtype=np.float32))
+    entities: tuple[str, ...] = ()
+    values = np.empty((0, slots, metrics), dtype=np.float32)
     first = 0
     while first < slots:
-        count = min(slots_at_a_time(len(history.entities), metrics), slots - first)
+        count = min(slots_at_a_time(len(entities), metrics), slots - first)
         begin = start + first * step
-        history = _with(monitor, history, source.read(begin, begin + count * step), first, count)
+        samples = source.read(begin, begin + count * step)
+        entities, values = _with_new(entities, values, samples)
+        values[:, first : first + count] = gridded(horizon, samples, entities, start=begin, slots=count)
         first += count
-        progress(first / slots, f"reading history, {len(history.entities)} entities")
-    return history
+        progress(first / slots, f"reading history, {len(entities)} entities")
+    return History(entities, start, step, values)
 
 
-def _with(monitor: MonitorSection, history: History, samples: Samples, first: int, count: int) -> History:
-    new = sorted(set(samples.entities).difference(history.entities))
-    if new:
-        history = grid.cover(history, entities=(*history.entities, *new), start=history.start, end=history.end)
-    begin = history.start + first * history.step
-    history.values[:, first : first + count] = gridded(monitor, samples, history.entities, begin, count)
-    return history
+def _with_new(entities: tuple[str, ...], values: Float32, samples: Samples) -> tuple[tuple[str, ...], Float32]:
+    """Entities and values (E, L, F) with rows of missing values for those the samples bring."""
+    new = sorted(set(samples.entities).difference(entities))
+    if not new:
+        return entities, values
+    rows = np.full((len(new), *values.shape[1:]), np.nan, dtype=np.float32)
+    return (*entities, *new), np.concatenate([values, rows])

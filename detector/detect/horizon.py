@@ -1,77 +1,107 @@
-"""Look-back of a monitor: how many slots of values, errors and decisions it keeps."""
+"""Horizon of a monitor: its grid, its rules, and how many slots it keeps of values, errors and scores."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 
-from detector.config.sections import MonitorSection
-from detector.core import frozen, score
-from detector.core.decide import Rules
+from detector.config.sections import DecisionSection, MonitorSection, RuleSection
+from detector.core import score
+from detector.core.decide import THRESHOLD, Rules
+from detector.core.grid import Aggregate
 from detector.core.rules import MetricRules
-from detector.core.series import Int64
-from detector.ports import ModelVersion
 from detector.times import milliseconds
 
-
-def memory_slots(monitor: MonitorSection) -> int:
-    """Slots before the newest that a tick looks back on: windows, smoothing, decisions, late samples."""
-    return monitor.timesteps - 1 + error_slots(monitor)
+_LEAST_STORED = {"all": -np.inf, "anomalous": THRESHOLD, "none": np.inf}
 
 
-def value_slots(monitor: MonitorSection) -> int:
-    """Slots whose values are kept: two windows back from the oldest slot that is decided on or corrected again."""
-    rules = decision_rules(monitor)
-    decided_again = rules.memory + lateness_slots(monitor)
-    silent = monitor.no_data_slots + decided_again + 1 if monitor.no_data_slots else 0
-    return max(2 * monitor.timesteps - 2 + decided_again, silent, scored_again(monitor))
+@dataclass(frozen=True)
+class Horizon:
+    """What a monitor looks at and back on, computed once from its section; durations in milliseconds."""
+
+    monitor: str  # its name
+    metrics: tuple[str, ...]
+    step: int
+    delay: int  # after a slot's end, until the slot is complete
+    aggregate: Aggregate
+    timesteps: int  # slots of a network's window
+    max_missing: float  # share of a window's values
+    rules: Rules
+    metric_rules: MetricRules
+    silent: int  # slots without any data that open an alert; 0: none do
+    late: int  # slots behind the cursor that are read again for late samples
+    scores: int  # newest slots whose scores are needed to go on: open alerts, decisions, late samples
+    values: int  # slots whose values are kept: two windows back from the oldest slot that is decided on again
+    errors: int  # slots whose errors are kept: smoothing, decisions, late samples; never fewer than those with values
+    max_catch_up: int
+    incident_span: int  # alerts that open within it of each other are one incident
+    least_stored: float  # score below which none is stored
+
+    @staticmethod
+    def of(section: MonitorSection) -> Horizon:
+        """The horizon of a configured monitor."""
+        step, rules = section.step_ms, decision_rules(section.decision)
+        late = -(-milliseconds(section.lateness) // step)
+        decided = rules.before + late
+        scores = max(1, rules.reach, decided)
+        silent = section.no_data_slots + decided + 1 if section.no_data_slots else 0
+        values = max(2 * section.timesteps - 2 + decided, silent, scores)
+        return Horizon(
+            monitor=section.name,
+            metrics=section.metrics,
+            step=step,
+            delay=milliseconds(section.delay),
+            aggregate=section.aggregate,
+            timesteps=section.timesteps,
+            max_missing=section.max_missing,
+            rules=rules,
+            metric_rules=metric_rules(section.metrics, section.rules),
+            silent=section.no_data_slots,
+            late=late,
+            scores=scores,
+            values=values,
+            errors=max(max(score.SPANS) - 1 + scores, values),
+            max_catch_up=milliseconds(section.max_catch_up),
+            incident_span=section.decision.incident_slots * step,
+            least_stored=_LEAST_STORED[section.store_scores],
+        )
+
+    @property
+    def slots(self) -> int:
+        """Slots before the newest that a tick looks back on: windows, smoothing, decisions, late samples."""
+        return self.timesteps - 1 + self.errors
+
+    @property
+    def longest_freeze(self) -> int:
+        """Longest freeze limit that is applied.
+
+        Slots remembered before the oldest one that late samples may change: whether a metric is frozen must not depend
+        on how many slots a tick happens to see.
+        """
+        return self.values - self.late - self.rules.before
+
+    @property
+    def claim(self) -> int:
+        """Milliseconds after its closing in which an alert still matters: it claims spans, or opens again."""
+        return self.step * max(self.rules.reopen_slots, *score.SPANS)
 
 
-def error_slots(monitor: MonitorSection) -> int:
-    """Slots whose errors are kept: smoothing, decisions, late samples; never fewer than those with values."""
-    return max(max(score.SPANS) - 1 + scored_again(monitor), value_slots(monitor))
+def decision_rules(section: DecisionSection) -> Rules:
+    """When alerts open, escalate and close."""
+    return Rules(**section.model_dump(exclude={"incident_slots"}))
 
 
-def scored_again(monitor: MonitorSection) -> int:
-    """Newest slots whose scores are needed to go on: for alerts that are open, for decisions and late samples."""
-    rules = decision_rules(monitor)
-    return max(1, rules.reach, rules.memory + lateness_slots(monitor))
-
-
-def lateness_slots(monitor: MonitorSection) -> int:
-    """Slots behind the cursor that are read again for late samples."""
-    return -(-milliseconds(monitor.lateness) // monitor.step_ms)
-
-
-def has_ranges(monitor: MonitorSection) -> bool:
-    """Whether some values of the monitor's metrics are never valid."""
-    return metric_rules(monitor).has_range
-
-
-def rest_limits(monitor: MonitorSection, model: ModelVersion, rows: Int64) -> Int64:
-    """Slots each metric must stay the same for to count as frozen, (E, F); rows: (E,) as of `scoring.model_rows`.
-
-    `NEVER` where that is longer than is remembered before the oldest slot that late samples may change: whether it is
-    frozen must not depend on how many slots a tick happens to see.
-    """
-    if model.rest is None or not model.rest.size:
-        return np.full((len(rows), len(model.fleet_noise)), frozen.NEVER, dtype=np.int64)
-    seen = value_slots(monitor) - lateness_slots(monitor) - decision_rules(monitor).memory
-    limits = np.where((rows < 0)[:, None], frozen.NEVER, model.rest[rows])
-    return np.where(limits <= seen, limits, frozen.NEVER)
-
-
-def decision_rules(monitor: MonitorSection) -> Rules:
-    """When alerts of a monitor open, escalate and close."""
-    return Rules(**monitor.decision.model_dump(exclude={"incident_slots"}))
-
-
-def metric_rules(monitor: MonitorSection) -> MetricRules:
-    """What is known of a monitor's metrics."""
-    rules = MetricRules.none(len(monitor.metrics))
-    for rule in monitor.rules:
-        f = monitor.metrics.index(rule.metric)
-        rules.counts_up[f], rules.counts_down[f] = rule.direction != "down", rule.direction != "up"
-        rules.least[f], rules.least_share[f] = rule.min_deviation, rule.min_deviation_percent / 100.0
-        rules.lowest[f] = -np.inf if rule.valid_min is None else rule.valid_min
-        rules.highest[f] = np.inf if rule.valid_max is None else rule.valid_max
-    return rules
+def metric_rules(metrics: Sequence[str], sections: Sequence[RuleSection]) -> MetricRules:
+    """Rules of metrics as columns over them, (F,) each; a metric without a section has none."""
+    of = {section.metric: section for section in sections}
+    ruled = [of.get(metric, RuleSection(metric=metric)) for metric in metrics]
+    return MetricRules(
+        counts_up=np.array([rule.direction != "down" for rule in ruled], dtype=np.bool_),
+        counts_down=np.array([rule.direction != "up" for rule in ruled], dtype=np.bool_),
+        least=np.array([rule.min_deviation for rule in ruled], dtype=np.float32),
+        least_share=np.array([rule.min_deviation_percent / 100.0 for rule in ruled], dtype=np.float32),
+        lowest=np.array([-np.inf if rule.valid_min is None else rule.valid_min for rule in ruled], dtype=np.float32),
+        highest=np.array([np.inf if rule.valid_max is None else rule.valid_max for rule in ruled], dtype=np.float32),
+    )

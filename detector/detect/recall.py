@@ -3,61 +3,93 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from detector.config.sections import MonitorSection
-from detector.core import grid, score, threshold
-from detector.detect import alerts as alerting
-from detector.detect import history as reading
-from detector.detect import horizon
-from detector.detect import memory as remembering
-from detector.detect.memory import Memory
-from detector.detect.tick import _chunk_slots
-from detector.ports import ModelVersion, Source, Store
-from detector.times import milliseconds
+from detector.core import grid, threshold
+from detector.detect import alerts, history, memory, scores
+from detector.detect.horizon import Horizon
+from detector.detect.memory import Gridded, Memory
+from detector.ports import ModelVersion, Source, Store, StoredAlert
 
 logger = logging.getLogger(__name__)
 
 
-def recall(monitor: MonitorSection, source: Source, store: Store, model: ModelVersion, now: int) -> Memory:
-    """Rebuilds from the database what the monitor needs to go on from its cursor.
+@dataclass(frozen=True)
+class Stored:
+    """Stored state of a monitor that its memory goes on from."""
 
-    A monitor without a cursor starts where its model's training data ended. What lies further back than
-    `max_catch_up` is skipped, with a warning.
+    cursor: int | None  # epoch milliseconds
+    alerts: Sequence[StoredAlert] = ()  # whose episode goes on or whose closing may still matter, oldest first
+
+
+def stored_state(horizon: Horizon, store: Store) -> Stored:
+    """A monitor's cursor, and those of its alerts that still matter there."""
+    cursor = store.cursor(horizon.monitor)
+    since = 0 if cursor is None else grid.floor(cursor, horizon.step) - horizon.claim
+    return Stored(cursor, store.alerts_since(horizon.monitor, since))
+
+
+def recall(
+    horizon: Horizon, source: Source, model: ModelVersion, *, stored: Stored, now: int, begin: int | None = None
+) -> Memory:
+    """Rebuilds from the source what the monitor needs to go on from its cursor.
+
+    A monitor without a cursor starts at `begin`, or where its model's training data ended. Slots further back than
+    `max_catch_up` are skipped, with a warning. begin, now: epoch milliseconds
     """
-    step = monitor.step_ms
-    complete = grid.complete_until(now, step, milliseconds(monitor.delay))
-    stored = store.cursor(monitor.name)
-    cursor = grid.floor(model.trained_until if stored is None else stored, step)
-    earliest = complete - grid.floor(milliseconds(monitor.max_catch_up), step)
-    if cursor < earliest:
-        logger.warning(
-            "event=catch_up_truncated monitor=%s skipped_slots=%d", monitor.name, (earliest - cursor) // step
-        )
-        cursor = earliest
-    rules = horizon.decision_rules(monitor)
-    alerts = store.alerts_since(monitor.name, cursor - max(rules.reopen_slots, *score.SPANS) * step)
-    told = {alert.entity for alert in alerts}
-    memory = remembering.nothing(monitor, model, stored, sorted(told), cursor - horizon.memory_slots(monitor) * step)
-    first_error = cursor - horizon.error_slots(monitor) * step
-    while (begin := memory.history.end) < cursor:  # in pieces: what is read is many times what is kept
-        slots = min((cursor - begin) // step, _chunk_slots(memory.history))
-        end = begin + slots * step
-        samples = source.read(begin, end)
-        entities = remembering.watched(memory, samples.entities, told)
-        found = reading.gridded(monitor, samples, entities, begin, slots)
-        del samples  # many times what remains of them
-        unscored = min(slots, max(0, first_error - begin) // step)  # the windows of these have not been read
-        extended = remembering.extend(monitor, memory, entities, found, end, slots=slots, unscored=unscored)
-        memory, scored = remembering.newest_part(monitor, extended.memory), extended.scored
-    entities, again = memory.history.entities, horizon.scored_again(monitor)
-    for rows in remembering.blocks(len(entities)):
-        by_span, _ = remembering.scores_by_span(monitor, memory, again, rows)
-        memory.scores[rows, -again:] = threshold.worst(by_span)
-    states = alerting.states_of(monitor, memory, alerts)
-    by_span, _ = remembering.scores_by_span(monitor, memory, 1)
-    newest = remembering.untold(by_span, states, memory.history)
-    snapshot = remembering.snapshot_of(memory.history, newest, states, alerting.silent(entities, alerts), scored)
-    return replace(
-        memory, states=states, past=(alerting.checkpoint(monitor, cursor, entities, states),), snapshot=snapshot
+    cursor = _start(horizon, model.trained_until if begin is None else begin, stored.cursor, now)
+    relevant = [
+        alert
+        for alert in stored.alerts
+        if alert.episode.closed_slot is None or alert.episode.closed_slot >= cursor - horizon.claim
+    ]
+    alerted = {alert.entity for alert in relevant}
+    start = cursor - horizon.slots * horizon.step
+    recalled = memory.empty(horizon, model, cursor=stored.cursor, others=sorted(alerted), start=start)
+    while recalled.history.end < cursor:  # in pieces: what is read is many times what is kept
+        extended = _next_piece(horizon, source, recalled, alerted, cursor)
+        recalled = memory.newest_part(horizon, extended.memory)
+    again = recalled.scores.copy()
+    for rows in memory.blocks(len(recalled.entities)):
+        by_span, _ = scores.scores_by_span(horizon, recalled, horizon.scores, only=rows)
+        again[rows, -horizon.scores :] = threshold.worst(by_span)
+    recalled = replace(recalled, scores=again)
+    states = alerts.states_of(horizon, recalled, relevant)
+    by_span, _ = scores.scores_by_span(horizon, recalled, 1)
+    snapshot = scores.snapshot_of(
+        recalled,
+        extended,
+        newest=scores.newest_unclaimed(by_span, states, recalled.history),
+        states=states,
+        is_silent=alerts.silent(recalled.entities, relevant),
     )
+    past = (alerts.checkpoint(horizon, cursor, recalled.entities, states),)
+    return replace(recalled, states=states, past=past, snapshot=snapshot)
+
+
+def _start(horizon: Horizon, begin: int, stored: int | None, now: int) -> int:
+    """The slot to go on from, epoch milliseconds: the cursor, else `begin`; none further back than is caught up."""
+    complete = grid.complete_until(now, horizon.step, horizon.delay)
+    cursor = grid.floor(begin if stored is None else stored, horizon.step)
+    earliest = complete - grid.floor(horizon.max_catch_up, horizon.step)
+    if cursor >= earliest:
+        return cursor
+    skipped = (earliest - cursor) // horizon.step
+    logger.warning("event=catch_up_truncated monitor=%s skipped_slots=%d", horizon.monitor, skipped)
+    return earliest
+
+
+def _next_piece(horizon: Horizon, source: Source, recalled: Memory, alerted: set[str], cursor: int) -> memory.Extended:
+    """A memory extended by the slots of one read; only those that errors are kept of are scored."""
+    step, begin = horizon.step, recalled.history.end
+    most = history.slots_at_a_time(len(recalled.entities), len(horizon.metrics))
+    slots = min((cursor - begin) // step, most)
+    end = begin + slots * step
+    samples = source.read(begin, end)
+    entities = memory.members(recalled, samples.entities, alerted)
+    values = history.gridded(horizon, samples, entities, start=begin, slots=slots)
+    del samples  # many times what remains of them
+    first_error = cursor - horizon.errors * step
+    unscored = min(slots, max(0, first_error - begin) // step)  # the windows of these have not been read
+    return memory.extend(horizon, recalled, Gridded(entities, values, end, slots), unscored=unscored)

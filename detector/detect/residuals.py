@@ -1,8 +1,9 @@
-"""A model over gridded values: residuals, errors and shares of whole fleets, block by block."""
+"""Residuals, errors and expectations of a model over gridded values of whole fleets, block by block."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,87 +16,98 @@ from detector.ports import Model, ModelVersion
 _BLOCK = 4096  # windows gathered at a time: bounds memory, and is plenty for the scorer
 
 
-def gather(values: Float32, rows: Int64, slots: Int64, chosen: Bool, timesteps: int, scales: Scaling) -> Windows:
-    """The chosen windows in scaled units, entity after entity.
+@dataclass(frozen=True)
+class Selection:
+    """Windows chosen from gridded values of some entities, K = L − timesteps + 1 of each."""
 
-    values: (E, L, F); rows: (E,) each entity's row in `scales`; slots: (L,) epoch ms
-    chosen: (E, K) by a window's newest slot, K = L − timesteps + 1
-    """
-    entity, k = np.nonzero(chosen)
-    slid = window.slide(values, timesteps)
-    scaled = np.empty((len(entity), timesteps, values.shape[2]), dtype=np.float32)
+    values: Float32  # (E, L, F)
+    rows: Int64  # (E,) each entity's row in the model's per-entity arrays, −1 for one the model has not seen
+    slots: Int64  # (L,) epoch milliseconds
+    chosen: Bool  # (E, K) by a window's newest slot
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(E, K, F)."""
+        return (*self.chosen.shape, self.values.shape[2])
+
+
+def gather(selection: Selection, timesteps: int, scales: Scaling) -> Windows:
+    """The chosen windows (B, T, F) in scaled units, entity after entity."""
+    entity, k = np.nonzero(selection.chosen)
+    slid = window.slide(selection.values, timesteps)
+    scaled = np.empty((len(entity), timesteps, selection.values.shape[2]), dtype=np.float32)
     for block in range(0, len(entity), _BLOCK):
         e, n = entity[block : block + _BLOCK], k[block : block + _BLOCK]
-        scaled[block : block + _BLOCK] = scaling.transform(slid[e, n], rows[e], scales)
-    return Windows(scaled, rows[entity], slots[k + timesteps - 1])
+        scaled[block : block + _BLOCK] = scaling.transform(slid[e, n], selection.rows[e], scales)
+    return Windows(scaled, selection.rows[entity], selection.slots[k + timesteps - 1])
 
 
-def residuals(
-    network: Model,
-    timesteps: int,
-    scales: Scaling,
-    rules: MetricRules,
-    *,
-    values: Float32,
-    rows: Int64,
-    slots: Int64,
-    chosen: Bool,
-) -> Float32:
-    """What the rules leave of each chosen window's residual, (E, K, F), NaN elsewhere; arguments as in `gather`."""
-    result = np.full((*chosen.shape, values.shape[2]), np.nan, dtype=np.float32)
-    entity, k = np.nonzero(chosen)
-    slid = window.slide(values, timesteps)
+@dataclass(frozen=True)
+class _Block:
+    """Some of the chosen windows, and how they were scaled."""
+
+    entity: Int64  # (B,)
+    k: Int64  # (B,) the window, by its newest slot
+    raw: Float32  # (B, T, F) own units
+    center: Float32  # (B, F)
+    scale: Float32  # (B, F) own units to one scaled unit
+    windows: Windows  # (B, T, F) scaled
+
+
+def _blocks(selection: Selection, timesteps: int, scales: Scaling) -> Iterator[_Block]:
+    entity, k = np.nonzero(selection.chosen)
+    slid = window.slide(selection.values, timesteps)
     for block in range(0, len(entity), _BLOCK):
         e, n = entity[block : block + _BLOCK], k[block : block + _BLOCK]
         raw = slid[e, n]  # (B, T, F)
-        center, scale = scaling.factors(raw, rows[e], scales)
-        windows = Windows(scaling.apply(raw, center, scale), rows[e], slots[n + timesteps - 1])
-        result[e, n] = rules.heed(network.residuals(windows), raw[:, -1], scale)
+        center, scale = scaling.factors(raw, selection.rows[e], scales)
+        scaled = scaling.apply(raw, center, scale)
+        yield _Block(e, n, raw, center, scale, Windows(scaled, selection.rows[e], selection.slots[n + timesteps - 1]))
+
+
+def residuals(network: Model, selection: Selection, *, timesteps: int, scales: Scaling, rules: MetricRules) -> Float32:
+    """Each chosen window's residual with 0 where the rules do not count it, (E, K, F), NaN elsewhere."""
+    result = np.full(selection.shape, np.nan, dtype=np.float32)
+    for block in _blocks(selection, timesteps, scales):
+        found = network.residuals(block.windows)
+        result[block.entity, block.k] = rules.counted(found, block.raw[:, -1], block.scale)
     return result
 
 
-def errors(
-    model: ModelVersion, rules: MetricRules, *, values: Float32, rows: Int64, slots: Int64, chosen: Bool
-) -> tuple[Float32, Float32]:
-    """Error (E, K) and each metric's share (E, K, F) of the chosen windows, NaN elsewhere; arguments as in `gather`."""
-    found = residuals(
-        model.network,
-        model.timesteps,
-        model.scaling,
-        rules,
-        values=values,
-        rows=rows,
-        slots=slots,
-        chosen=chosen,
-    )
-    noise = np.where((rows < 0)[:, None], model.fleet_noise, model.noise[rows])
-    return score.error(found, noise[:, None])
+def errors(version: ModelVersion, selection: Selection, rules: MetricRules) -> tuple[Float32, Float32]:
+    """Error (E, K) and each metric's share of it (E, K, F) of the chosen windows, NaN elsewhere."""
+    artifact = version.artifact
+    found = residuals(version.network, selection, timesteps=version.timesteps, scales=artifact.scaling, rules=rules)
+    return score.error(found, usual_sizes(version, selection.rows)[:, None])
 
 
-def model_rows(model: ModelVersion, entities: Sequence[str]) -> Int64:
-    """Row of each entity in the model's per-entity arrays, −1 for one the model has not seen."""
-    return grid.positions(entities, model.entities)
+def usual_sizes(version: ModelVersion, rows: Int64) -> Float32:
+    """Usual size of each metric's residual in scaled units, (E, F); rows: (E,) as in `Selection`."""
+    artifact = version.artifact
+    return np.asarray(np.where((rows < 0)[:, None], artifact.fleet_noise, artifact.noise[rows]))
 
 
-def expectations(
-    model: ModelVersion, rules: MetricRules, values: Float32, rows: Int64, slots: Int64, chosen: Bool
-) -> tuple[Float32, Float32, Float32]:
-    """What was expected of each chosen window's newest slot, in the metrics' own units, (E, K, F); NaN elsewhere.
+def model_rows(version: ModelVersion, entities: Sequence[str]) -> Int64:
+    """Row of each entity in the model's per-entity arrays, (E,); −1 for one the model has not seen."""
+    return grid.positions(entities, version.artifact.entities)
 
-    Also the deviations that count, in scaled units, and the scale, own units to one scaled unit; arguments as in
-    `gather`.
-    """
-    shape = (*chosen.shape, values.shape[2])
-    expected, deviation, scales = np.full((3, *shape), np.nan, dtype=np.float32)
-    entity, k = np.nonzero(chosen)
-    slid = window.slide(values, model.timesteps)
-    for block in range(0, len(entity), _BLOCK):
-        e, n = entity[block : block + _BLOCK], k[block : block + _BLOCK]
-        raw = slid[e, n]  # (B, T, F)
-        center, scale = scaling.factors(raw, rows[e], model.scaling)
-        windows = Windows(scaling.apply(raw, center, scale), rows[e], slots[n + model.timesteps - 1])
-        found = model.network.residuals(windows)
-        expected[e, n] = center + (windows.values[:, -1] - found) * scale
-        deviation[e, n] = rules.heed(found, raw[:, -1], scale)
-        scales[e, n] = scale
-    return expected, deviation, scales
+
+@dataclass(frozen=True)
+class Expectations:
+    """Expected values of chosen windows' newest slots, NaN elsewhere."""
+
+    expected: Float32  # (E, K, F) own units
+    deviation: Float32  # (E, K, F) scaled units, 0 where the rules do not count it
+    scale: Float32  # (E, K, F) own units to one scaled unit
+
+
+def expectations(version: ModelVersion, selection: Selection, rules: MetricRules) -> Expectations:
+    """Expected value of each chosen window's newest slot, and how far the observed one deviates."""
+    expected, deviation, scales = np.full((3, *selection.shape), np.nan, dtype=np.float32)
+    for block in _blocks(selection, version.timesteps, version.artifact.scaling):
+        found = version.network.residuals(block.windows)
+        at = block.entity, block.k
+        expected[at] = block.center + (block.windows.values[:, -1] - found) * block.scale
+        deviation[at] = rules.counted(found, block.raw[:, -1], block.scale)
+        scales[at] = block.scale
+    return Expectations(expected, deviation, scales)

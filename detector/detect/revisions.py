@@ -3,127 +3,152 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from detector.config.sections import MonitorSection
-from detector.core import revise, score
-from detector.core.decide import Change
-from detector.core.revise import Checkpoint, Episode
-from detector.core.series import Int64
-from detector.detect import explanations as explaining
-from detector.detect import horizon
-from detector.detect import memory as remembering
-from detector.detect.alerts import _closings, _news, _parts_at, decide_slots, for_decisions
-from detector.detect.memory import Memory
+from detector.core import revise, score, threshold
+from detector.core.decide import AlertStates, Change, Episode
+from detector.core.revise import Checkpoint
+from detector.core.series import Float32
+from detector.detect import alerts, explanations, scores
+from detector.detect.alerts import Decisions
+from detector.detect.horizon import Horizon
+from detector.detect.memory import Extended, Late, Memory
 from detector.ports import AlertChange, Store, StoredAlert
 
 
-def redecided(
-    monitor: MonitorSection,
-    store: Store,
-    before: Memory,
-    late: Int64,
-    late_slots: int,
-    slots: int,
-    now: int,
-) -> tuple[tuple[Checkpoint, ...], list[AlertChange]]:
-    """Decides again what late samples changed, before the new slots: checkpoints and what becomes of stored alerts.
+@dataclass(frozen=True)
+class Revised:
+    """A memory whose scores, states and checkpoints are right again before the new slots, and what that changes."""
 
-    late: rows of the entities with other scores in the `late_slots` before the new ones
-    slots: how many are new; the states before them are written into `before`
-    """
-    history, model, step = before.history, before.model, monitor.step_ms
-    memory = horizon.decision_rules(monitor).memory
-    new = history.values.shape[1] - slots  # index of the first new slot
-    usable = [c for c in before.past if history.slots[memory] <= c.slot < history.slots[new]]
-    if not usable:
-        return before.past, []
-    earlier = [c for c in usable if c.slot <= history.slots[new - late_slots]]
-    then = earlier[-1] if earlier else usable[0]
-    first = (then.slot - history.start) // step
-    names = [history.entities[row] for row in late.tolist()]
-    by_span, settled = remembering.scores_by_span(monitor, before, history.values.shape[1] - first + memory, late)
-    begin = slice(0, new - first + memory)
-    again = history.slots[first:new]
+    memory: Memory
+    changes: list[AlertChange]
+
+
+def revised(horizon: Horizon, store: Store, extended: Extended, *, now: int) -> Revised:
+    """Scores and decides again the committed slots that late samples changed; now: epoch milliseconds."""
+    memory, late = extended.memory, extended.late
+    if not late.rows.size:
+        return Revised(memory, [])
+    by_span, _ = scores.scores_by_span(horizon, memory, late.new + late.slots, only=late.rows)
+    corrected = memory.scores.copy()
+    corrected[late.rows, -late.new - late.slots : -late.new] = threshold.worst(by_span[:, : late.slots])
+    memory = replace(memory, scores=corrected)
+    then = _checkpoint_before(horizon, memory, late)
+    return Revised(memory, []) if then is None else _redecided(horizon, store, memory, late=late, then=then, now=now)
+
+
+def _checkpoint_before(horizon: Horizon, memory: Memory, late: Late) -> Checkpoint | None:
+    """The newest checkpoint before the changed slots, else the oldest after them; None if none can be used."""
+    slots, new = memory.history.slots, memory.history.values.shape[1] - late.new  # index of the first new slot
+    usable = [point for point in memory.past if slots[horizon.rules.before] <= point.slot < slots[new]]
+    earlier = [point for point in usable if point.slot <= slots[new - late.slots]]
+    return earlier[-1] if earlier else next(iter(usable), None)
+
+
+@dataclass(frozen=True)
+class _Again:
+    """Decisions of the entities with late samples from a checkpoint on."""
+
+    start: AlertStates  # (R,) at the checkpoint
+    decided: Decisions  # of their R rows
+    last: int  # the last slot decided, epoch milliseconds
+
+
+def _decided_again(horizon: Horizon, memory: Memory, late: Late, then: Checkpoint) -> _Again:
+    history, before = memory.history, horizon.rules.before
+    slots = history.values.shape[1]
+    first, new = (then.slot - history.start) // history.step, slots - late.new
+    names = [history.entities[row] for row in late.rows.tolist()]
+    by_span, recovered = scores.scores_by_span(horizon, memory, slots - first + before, only=late.rows)
+    committed = slice(0, new - first + before)
     start = then.at(names)
-    decided = for_decisions(monitor, model, history.values[late, :new], start.is_open, by_span[:, begin])
-    states, events, checkpoints = decide_slots(monitor, names, start, decided, settled[:, begin], again)
-    before.states.put(late, states)
-    corrected = {point.slot: point.at(names) for point in checkpoints}
-    past = tuple(c.with_states(names, corrected[c.slot]) if c.slot in corrected else c for c in before.past)
+    decided = scores.for_decisions(
+        by_span[:, committed],
+        horizon=horizon,
+        model=memory.model,
+        values=history.values[late.rows, :new],
+        is_open=start.is_open,
+    )
+    again = history.slots[first:new]
+    found = alerts.decide_slots(horizon, start, decided, recovered=recovered[:, committed], slots=again, entities=names)
+    return _Again(start, found, int(again[-1]))
 
+
+def _redecided(horizon: Horizon, store: Store, memory: Memory, *, late: Late, then: Checkpoint, now: int) -> Revised:
+    names = [memory.entities[row] for row in late.rows.tolist()]
+    again = _decided_again(horizon, memory, late, then)
+    corrected = {point.slot: point.at(names) for point in again.decided.checkpoints}
+    past = tuple(
+        point.with_states(names, corrected[point.slot]) if point.slot in corrected else point for point in memory.past
+    )
     stored: dict[str, list[StoredAlert]] = {}
-    for alert in store.alerts_since(monitor.name, then.slot - step * monitor.decision.reopen_slots):
+    for alert in store.alerts_since(horizon.monitor, then.slot - horizon.step * horizon.rules.reopen_slots):
         stored.setdefault(alert.entity, []).append(alert)
     found = [
         (row, change)
-        for k, (row, name) in enumerate(zip(late.tolist(), names, strict=True))
+        for k, (row, name) in enumerate(zip(late.rows.tolist(), names, strict=True))
         for change in _revisions(
-            name, stored.get(name, []), revise.episodes(start, events, states, k), then.slot, int(again[-1]), now
+            name,
+            stored.get(name, []),
+            revise.episodes(again.start, again.decided.events, again.decided.states, row=k),
+            since=then.slot,
+            last=again.last,
+            now=now,
         )
     ]
-    # of peaks further back there is no whole window any more, and their explanations stay
-    earliest = max(history.slots[model.timesteps - 1], history.end - step * (before.errors.shape[1] - max(score.SPANS)))
-    closings = _closings(start, events)
-    explanations = explaining.explain(
-        monitor,
-        model,
-        history,
-        [
-            (row, change.peak_slot)
-            for row, change in found
-            if change.peak_slot >= earliest and change.change is not Change.WITHDRAWN  # which keeps its own
-        ],
-        remembering.scores_of_history(before),
-        lambda row, slot: _news(
-            _parts_at(monitor, before, row, slot), closings(int(np.searchsorted(late, row)), slot), slot, step
-        ),
-    )
-    changes = [replace(change, explanation=explanations.get((row, change.peak_slot))) for row, change in found]
+    changes = _explained(horizon, memory, late, again, found)
     order = {Change.WITHDRAWN: 0, Change.CLOSED: 1}  # an entity has one open alert at most, at any time
-    return past, sorted(changes, key=lambda change: order.get(change.change or Change.REVISED, 2))
+    changes.sort(key=lambda change: order.get(change.change or Change.REVISED, 2))
+    states = memory.states.with_rows(late.rows, again.decided.states)
+    return Revised(replace(memory, states=states, past=past), changes)
+
+
+def _explained(
+    horizon: Horizon, memory: Memory, late: Late, again: _Again, found: Sequence[tuple[int, AlertChange]]
+) -> list[AlertChange]:
+    """Changes of rows with explanations of their peaks; a withdrawn alert keeps its own."""
+    history, step = memory.history, horizon.step
+    # of peaks further back there is no whole window any more, and their explanations stay
+    first_window = history.slots[memory.model.timesteps - 1]
+    earliest = max(first_window, history.end - step * (memory.errors.shape[1] - max(score.SPANS)))
+    closings = alerts.last_closings(again.start, again.decided.events)
+
+    def parts(row: int, slot: int) -> Float32:
+        slots = (history.end - slot) // step
+        by_span, _ = scores.scores_by_span(horizon, memory, slots, only=np.array([row]))
+        closed_slot = closings(int(np.searchsorted(late.rows, row)), slot)
+        return alerts.unclaimed_parts(by_span[0, 0], closed_slot, slot, step)
+
+    wanted = [
+        (row, change.episode.peak_slot)
+        for row, change in found
+        if change.episode.peak_slot >= earliest and change.change is not Change.WITHDRAWN
+    ]
+    explained = explanations.explain(horizon, memory, wanted, parts)
+    return [replace(change, explanation=explained.get((row, change.episode.peak_slot))) for row, change in found]
 
 
 def _revisions(
-    entity: str, alerts: Sequence[StoredAlert], rightful: Sequence[Episode], since: int, last: int, now: int
+    entity: str, stored: Sequence[StoredAlert], rightful: Sequence[Episode], *, since: int, last: int, now: int
 ) -> list[AlertChange]:
-    """What makes the stored alerts of an entity the rightful ones.
+    """Changes that make the stored alerts of an entity the rightful ones.
 
     since: slot before which nothing has changed; last: the last slot decided; both in epoch milliseconds
     """
+
+    def revision(change: Change, episode: Episode, alert: int | None) -> AlertChange:
+        slot = last if episode.closed_slot is None else episode.closed_slot
+        return AlertChange(change, entity, slot, episode, detected_at=now, explanation=None, alert=alert)
+
     changes = []
-    stored = [_episode(alert) for alert in alerts]
-    for index, episode in revise.match(stored, rightful):
-        identity = None if index is None else alerts[index].id
+    for index, episode in revise.match([alert.episode for alert in stored], rightful):
+        identity = None if index is None else stored[index].id
         if index is None or episode is None:
-            lone, change = (episode, Change.OPENED) if index is None else (stored[index], Change.WITHDRAWN)
+            lone, change = (episode, Change.OPENED) if index is None else (stored[index].episode, Change.WITHDRAWN)
             if lone is not None and (lone.closed_slot is None or lone.closed_slot >= since):
-                changes.append(_revision(change, entity, lone, identity, last, now))
-        elif (differs := revise.change(stored[index], episode)) is not None:
-            changes.append(_revision(differs, entity, episode, identity, last, now))
+                changes.append(revision(change, lone, identity))
+        elif (differs := revise.change(stored[index].episode, episode)) is not None:
+            changes.append(revision(differs, episode, identity))
     return changes
-
-
-def _episode(alert: StoredAlert) -> Episode:
-    names = Episode.__dataclass_fields__
-    return Episode(**{name: getattr(alert, name) for name in names})
-
-
-def _revision(change: Change, entity: str, episode: Episode, alert: int | None, slot: int, now: int) -> AlertChange:
-    return AlertChange(
-        change=change,
-        entity=entity,
-        slot=slot if episode.closed_slot is None else episode.closed_slot,
-        opened_slot=episode.opened_slot,
-        decided_slot=episode.decided_slot,
-        detected_at=now,
-        severity=episode.severity,
-        peak_score=episode.peak_score,
-        peak_slot=episode.peak_slot,
-        explanation=None,
-        reopenings=episode.reopenings,
-        alert=alert,
-        closed_slot=episode.closed_slot,
-    )

@@ -1,32 +1,36 @@
-"""One tick: everything since the cursor is read, gridded, windowed, scored, decided and committed."""
+"""One tick: read → score → revise → decide → commit, in bounded chunks of everything since the cursor."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from detector.config.sections import MonitorSection
-from detector.core import decide, grid, threshold
+from detector.core import grid, threshold
 from detector.core.decide import AlertStates, Change, Severity
-from detector.core.series import Float32, History, Int64, Reason, Samples
-from detector.detect import alerts as alerting
-from detector.detect import history as reading
-from detector.detect import horizon
-from detector.detect import memory as remembering
-from detector.detect.memory import Memory, Snapshot
-from detector.detect.revisions import redecided
-from detector.ports import AlertChange, Commit, ScoreRows, Source, Store
-from detector.times import milliseconds
+from detector.core.series import Float32, Int64, Reason, Samples
+from detector.detect import alerts, history, memory, revisions, scores
+from detector.detect.alerts import Decisions
+from detector.detect.horizon import Horizon
+from detector.detect.memory import Extended, Gridded, Memory, Snapshot
+from detector.detect.revisions import Revised
+from detector.ports import AlertChange, Commit, ScoreRows, Source, Store, StoredAlert
 
-logger = logging.getLogger(__name__)
+
+@dataclass(frozen=True)
+class Monitor:
+    """A monitor as it ticks."""
+
+    horizon: Horizon
+    source: Source
+    store: Store
+    notifiers: Sequence[str] = ()  # notified of what happens to its alerts, from the store's outbox
 
 
 @dataclass(frozen=True)
 class Report:
-    """What one tick did; times are epoch milliseconds."""
+    """Outcome of one tick; times are epoch milliseconds."""
 
     cursor: int | None
     newest_sample: int | None
@@ -36,11 +40,10 @@ class Report:
     snapshot: Snapshot
 
 
-def observe(monitor: MonitorSection, source: Source, now: int) -> Report:
+def observe(horizon: Horizon, source: Source, now: int) -> Report:
     """A tick without a model: every entity with data in the newest window is unknown."""
-    step = monitor.step_ms
-    end = grid.complete_until(now, step, milliseconds(monitor.delay))
-    samples = source.read(end - monitor.timesteps * step, end)
+    end = grid.complete_until(now, horizon.step, horizon.delay)
+    samples = source.read(end - horizon.timesteps * horizon.step, end)
     count = len(samples.entities)
     snapshot = Snapshot(
         entities=samples.entities,
@@ -48,156 +51,175 @@ def observe(monitor: MonitorSection, source: Source, now: int) -> Report:
         reason=np.full(count, Reason.NO_MODEL, dtype=np.int8),
         states=AlertStates.none_open(count),
         is_silent=np.zeros(count, dtype=np.bool_),
-        share=np.full((count, len(monitor.metrics)), np.nan, dtype=np.float32),
+        share=np.full((count, len(horizon.metrics)), np.nan, dtype=np.float32),
     )
     return Report(None, _newest(samples), len(samples), 0, (), snapshot)
 
 
 def tick(
-    monitor: MonitorSection,
-    source: Source,
-    store: Store,
-    memory: Memory,
-    now: int,
-    *,
-    notifiers: Sequence[str] = (),
-    should_stop: Callable[[], bool] = lambda: False,
+    monitor: Monitor, remembered: Memory, now: int, *, should_stop: Callable[[], bool] = lambda: False
 ) -> tuple[Memory, Report]:
-    """Scores and commits every complete slot since the cursor in bounded chunks; again with the same `now`: nothing.
-
-    notifiers: who is told of what happens to alerts, from the store's outbox
+    """Scores and commits every complete slot since the cursor. Calling it again with the same `now` changes nothing.
 
     Raises: SourceError, StoreError; what was committed before stays committed, and memory must be recalled.
     """
-    step = monitor.step_ms
-    complete = grid.complete_until(now, step, milliseconds(monitor.delay))
+    horizon = monitor.horizon
+    complete = grid.complete_until(now, horizon.step, horizon.delay)
     newest = None
-    if complete - memory.history.end > step * _chunk_slots(memory.history):
-        extent = source.extent()
+    if complete - remembered.history.end > horizon.step * _chunk_slots(remembered):
+        extent = monitor.source.extent()
         newest = extent[1] if extent else 0
-    samples = windows = 0
-    opened: list[Severity] = []
-    snapshot = memory.snapshot
-    late_slots = horizon.lateness_slots(monitor)
-    while memory.history.end < complete and not should_stop():
-        end = min(complete, memory.history.end + step * _chunk_slots(memory.history))
-        if newest is not None and newest < memory.history.end - step * late_slots:
+    total = Report(remembered.cursor, newest, 0, 0, (), remembered.snapshot)
+    late = horizon.late
+    while remembered.history.end < complete and not should_stop():
+        end = min(complete, remembered.history.end + horizon.step * _chunk_slots(remembered))
+        if total.newest_sample is not None and total.newest_sample < remembered.history.end - horizon.step * late:
             end = complete  # nothing more to come: all slots up to now are empty
-        memory, part = _chunk(monitor, source, store, memory, end, now, notifiers, late_slots=late_slots)
-        late_slots = 0  # what comes before the next chunk has just been read
-        samples, windows, snapshot = samples + part.samples, windows + part.windows, part.snapshot
-        opened.extend(part.opened)
-        newest = max(newest or 0, part.newest_sample or 0) or None
-    return memory, Report(memory.cursor, newest, samples, windows, tuple(opened), snapshot)
+        remembered, part = _chunk(monitor, remembered, end=end, late=late, now=now)
+        late = 0  # what comes before the next chunk has just been read
+        total = _sum(total, part)
+    return remembered, total
 
 
-def _chunk(
-    monitor: MonitorSection,
-    source: Source,
-    store: Store,
-    memory: Memory,
-    end: int,
-    now: int,
-    notifiers: Sequence[str],
-    *,
-    late_slots: int,
-) -> tuple[Memory, Report]:
-    """Takes the monitor from its cursor to `end` in one transaction.
+def _sum(total: Report, part: Report) -> Report:
+    return replace(
+        part,
+        newest_sample=max(total.newest_sample or 0, part.newest_sample or 0) or None,
+        samples=total.samples + part.samples,
+        windows=total.windows + part.windows,
+        opened=total.opened + part.opened,
+    )
 
-    late_slots: slots before the cursor that are read again
-    """
-    step, model = monitor.step_ms, memory.model
+
+def _chunk(monitor: Monitor, remembered: Memory, *, end: int, late: int, now: int) -> tuple[Memory, Report]:
+    """Takes the monitor from its cursor to `end` in one transaction; late: slots before it that are read again."""
+    horizon, store, name = monitor.horizon, monitor.store, monitor.horizon.monitor
+    read = _read(monitor, remembered, end=end, late=late)
+    extended = memory.extend(horizon, remembered, read.gridded)
+    revised = revisions.revised(horizon, store, extended, now=now)
+    asks = revised.memory.states.is_open.any() or bool(revised.changes)
+    stored = store.alerts_since(name, end) if asks else []
+    decided = _decide(horizon, revised.memory, stored, new=read.gridded.new)
+    changes = _changes(monitor, revised, decided, stored)
+    store.commit(_commit(monitor, decided.memory, changes, extended=extended, now=now))
+    return _after(monitor, extended, decided, read)
+
+
+@dataclass(frozen=True)
+class _Read:
+    gridded: Gridded
+    newest_sample: int | None
+    samples: int
+
+
+def _read(monitor: Monitor, remembered: Memory, *, end: int, late: int) -> _Read:
+    """The samples of the new slots and the late ones before them, on the grid."""
+    horizon, done = monitor.horizon, remembered.history.end
     # a jump over empty slots is longer, and leaves those behind that nothing needs
-    new = min((end - memory.history.end) // step, _chunk_slots(memory.history))
-    read_from = end - step * (new + late_slots)
-    samples = source.read(read_from, end)
-    still_open = [memory.history.entities[row] for row in np.flatnonzero(memory.states.is_open).tolist()]
-    entities = remembering.watched(memory, samples.entities, still_open)
-    found = reading.gridded(monitor, samples, entities, read_from, new + late_slots)
-    newest_sample, sample_count = _newest(samples), len(samples)
-    del samples  # many times what remains of them
+    new = min((end - done) // horizon.step, _chunk_slots(remembered))
+    start = end - horizon.step * (new + late)
+    samples = monitor.source.read(start, end)
+    still_open = [remembered.entities[row] for row in np.flatnonzero(remembered.states.is_open).tolist()]
+    entities = memory.members(remembered, samples.entities, still_open)
+    values = history.gridded(horizon, samples, entities, start=start, slots=new + late)
+    return _Read(Gridded(entities, values, end, new), _newest(samples), len(samples))
 
-    extended = remembering.extend(monitor, memory, entities, found, end, slots=new)
-    before, scored, late, late_slots = extended.memory, extended.scored, extended.late, extended.late_slots
-    history, scores = before.history, before.scores
-    corrected = slice(-new - late_slots, -new)
-    revisions: list[AlertChange] = []
-    past = memory.past
-    if late.size:
-        late_by_span, _ = remembering.scores_by_span(monitor, before, new + late_slots, late)
-        scores[late, corrected] = threshold.worst(late_by_span[:, :late_slots])
-        past, revisions = redecided(monitor, store, before, late, late_slots, new, now)
 
-    recent = slice(-new - horizon.decision_rules(monitor).memory, None)
-    by_span, settled = remembering.scores_by_span(monitor, before, -recent.start)
-    scores[:, -new:] = threshold.worst(by_span[:, -new:])
-    slots = history.slots[-new:]
-    stored = store.alerts_since(monitor.name, end) if before.states.is_open.any() or revisions else []
-    lasts = before.states.is_open & ~alerting.dismissed(entities, stored)
-    decided = alerting.for_decisions(monitor, model, history.values, lasts, by_span)
-    states, events, checkpoints = alerting.decide_slots(monitor, entities, before.states, decided, settled, slots)
+@dataclass(frozen=True)
+class _Decided:
+    memory: Memory  # with the scores of the new slots, and the states before them
+    by_span: Float32  # (E, rules.before + K, S)
+    slots: Int64  # (K,) the new ones
+    decisions: Decisions
 
-    excluded = store.exclusions(monitor.name)
-    explanations = alerting.explanations(monitor, before, states, events, by_span, int(slots[0]))
+
+def _decide(horizon: Horizon, extended: Memory, stored: Sequence[StoredAlert], *, new: int) -> _Decided:
+    """Scores of the new slots, and what they do to alerts."""
+    by_span, recovered = scores.scores_by_span(horizon, extended, new + horizon.rules.before)
+    made = extended.scores.copy()
+    made[:, -new:] = threshold.worst(by_span[:, -new:])
+    scored = replace(extended, scores=made)
+    slots = scored.history.slots[-new:]
+    lasts = scored.states.is_open & ~alerts.dismissed(scored.entities, stored)
+    taken = scores.for_decisions(
+        by_span, horizon=horizon, model=scored.model, values=scored.history.values, is_open=lasts
+    )
+    decisions = alerts.decide_slots(
+        horizon, scored.states, taken, recovered=recovered, slots=slots, entities=scored.entities
+    )
+    return _Decided(scored, by_span, slots, decisions)
+
+
+def _changes(monitor: Monitor, revised: Revised, decided: _Decided, stored: Sequence[StoredAlert]) -> list[AlertChange]:
+    """Changes of stored alerts in order: by late samples, by exclusions that have ended, by the new slots."""
+    horizon, entities, first = monitor.horizon, decided.memory.entities, int(decided.slots[0])
+    excluded = monitor.store.exclusions(horizon.monitor)
+    explained = alerts.explained(horizon, decided.memory, decided.decisions, decided.by_span, first=first)
+    states, last = decided.decisions.states, int(decided.slots[-1])
     changes = [
-        *revisions,
-        *alerting.unmuted(monitor, excluded, stored, states, entities, int(slots[-1])),
-        *alerting.changes_of(monitor, entities, states, events, slots, explanations),
+        *revised.changes,
+        *alerts.unmuted(excluded, stored, states, entities=entities, slot=last),
+        *alerts.changes_of(horizon, decided.decisions, explained, entities=entities, first=first),
     ]
-    changes = [alerting.muted(excluded, change) for change in changes]
-    commit = Commit(
-        monitor=monitor.name,
-        expected_cursor=memory.cursor,
-        cursor=end,
+    return [alerts.muted(excluded, change) for change in changes]
+
+
+def _commit(
+    monitor: Monitor, scored: Memory, changes: Sequence[AlertChange], *, extended: Extended, now: int
+) -> Commit:
+    horizon, late, slots = monitor.horizon, extended.late, scored.history.slots
+    corrected, new = slice(-late.new - late.slots, -late.new), slice(-late.new, None)
+    known = _stored(horizon, scored.scores[:, new])
+    changed = tuple(scored.entities[row] for row in late.rows.tolist())
+    replaced = _score_rows(changed, slots[corrected], scored.scores[late.rows, corrected])
+    kept = _stored(horizon, np.array(replaced.score, dtype=np.float32)).astype(np.float64).tolist()
+    return Commit(
+        monitor=horizon.monitor,
+        expected_cursor=scored.cursor,
+        cursor=scored.history.end,
         now=now,
-        model_version=model.version,
-        scores=_score_rows(entities, slots, _stored(monitor, scores[:, -new:])),
-        replaced=_replaced(monitor, entities, history.slots[corrected], scores[:, corrected], late),
+        model_version=scored.model.version,
+        scores=_score_rows(scored.entities, slots[new], known),
+        replaced=replace(replaced, score=kept),
         changes=changes,
-        notifiers=notifiers,
-        incident_span=monitor.decision.incident_slots * step,
+        notifiers=monitor.notifiers,
+        incident_span=horizon.incident_span,
     )
-    store.commit(commit)
-
-    silent = (
-        alerting.silent(entities, store.alerts_since(monitor.name, end)) if states.is_open.any() else ~states.is_open
-    )
-    snapshot = remembering.snapshot_of(
-        history, remembering.untold(by_span, states, history), states, silent & states.is_open, scored
-    )
-    past = (*past, *checkpoints)[-horizon.lateness_slots(monitor) - 1 :]
-    after = replace(remembering.newest_part(monitor, before), cursor=end, states=states, past=past, snapshot=snapshot)
-    opened = tuple(event.severity for event in events if event.change is Change.OPENED)
-    return after, Report(end, newest_sample, sample_count, scored.windows, opened, snapshot)
 
 
-def _chunk_slots(history: History) -> int:
-    entities, _, metrics = history.values.shape
-    return reading.slots_at_a_time(entities, metrics)
+def _after(monitor: Monitor, extended: Extended, decided: _Decided, read: _Read) -> tuple[Memory, Report]:
+    """The memory to go on from, and the report, once all is committed."""
+    horizon, scored, decisions = monitor.horizon, decided.memory, decided.decisions
+    end, states, is_silent = scored.history.end, decisions.states, decisions.states.is_open
+    if is_silent.any():
+        is_silent = is_silent & alerts.silent(scored.entities, monitor.store.alerts_since(horizon.monitor, end))
+    newest = scores.newest_unclaimed(decided.by_span, states, scored.history)
+    snapshot = scores.snapshot_of(scored, extended, newest=newest, states=states, is_silent=is_silent)
+    past = (*scored.past, *decisions.checkpoints)[-horizon.late - 1 :]
+    kept = memory.newest_part(horizon, scored)
+    opened = tuple(event.episode.severity for event in decisions.events if event.change is Change.OPENED)
+    report = Report(end, read.newest_sample, read.samples, extended.windows, opened, snapshot)
+    return replace(kept, cursor=end, states=states, past=past, snapshot=snapshot), report
 
 
-def _stored(monitor: MonitorSection, scores: Float32) -> Float32:
-    """Scores without those that are not stored, which are NaN."""
-    least = {"all": -np.inf, "anomalous": decide.THRESHOLD, "none": np.inf}[monitor.store_scores]
-    return np.where(scores >= least, scores, np.float32(np.nan))
+def _chunk_slots(remembered: Memory) -> int:
+    entities, _, metrics = remembered.history.values.shape
+    return history.slots_at_a_time(entities, metrics)
 
 
-def _score_rows(entities: tuple[str, ...], slots: Int64, scores: Float32) -> ScoreRows:
+def _stored(horizon: Horizon, values: Float32) -> Float32:
+    """Scores of any shape with NaN for those that are not stored."""
+    return np.where(values >= horizon.least_stored, values, np.float32(np.nan))
+
+
+def _score_rows(entities: tuple[str, ...], slots: Int64, values: Float32) -> ScoreRows:
     """The known scores (E, K) as columns, slot after slot."""
-    slot, row = np.nonzero(~np.isnan(scores.T))
+    slot, row = np.nonzero(~np.isnan(values.T))
     return ScoreRows(
         entity=[entities[index] for index in row.tolist()],
         slot=slots[slot].tolist(),
-        score=scores[row, slot].astype(np.float64).tolist(),
+        score=values[row, slot].astype(np.float64).tolist(),
     )
-
-
-def _replaced(
-    monitor: MonitorSection, entities: tuple[str, ...], slots: Int64, scores: Float32, rows: Int64
-) -> ScoreRows:
-    """The known scores of some entities, NaN where they are no longer stored."""
-    found = _score_rows(tuple(entities[row] for row in rows.tolist()), slots, scores[rows])
-    return replace(found, score=_stored(monitor, np.array(found.score, dtype=np.float32)).astype(np.float64).tolist())
 
 
 def _newest(samples: Samples) -> int | None:

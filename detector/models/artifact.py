@@ -5,17 +5,15 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from detector.core.scaling import Scaling
-from detector.core.series import Float32, Int64
 from detector.core.threshold import Calibration
 from detector.errors import ArtifactError
+from detector.ports import Artifact
 
 Cell = Literal["lstm", "gru"]
 
@@ -60,33 +58,18 @@ class BaselineSpec:
 SPECS: dict[str, type[NetworkSpec] | type[BaselineSpec]] = {"network": NetworkSpec, "baseline": BaselineSpec}
 
 
-@dataclass(frozen=True)
-class Artifact:
-    """Everything a model version needs to score: network, scaling, noise and calibration of its entities."""
-
-    spec: NetworkSpec | BaselineSpec
-    weights: Mapping[str, NDArray[Any]]
-    entities: tuple[str, ...]
-    scaling: Scaling
-    noise: Float32  # (E, F) usual residual of each metric, scaled units
-    fleet_noise: Float32  # (F,)
-    calibration: Calibration
-    rest: Int64  # (E, F) slots a metric must stay the same for to count as frozen
-    provenance: Mapping[str, Any]  # JSON: fingerprint, data range, seed, versions, evaluation
-
-
 def dump(artifact: Artifact) -> bytes:
     """The bytes of a model version: an uncompressed NPZ archive."""
     header = {
         "format": FORMAT,
         "kind": next(kind for kind, spec in SPECS.items() if isinstance(artifact.spec, spec)),
-        "spec": asdict(artifact.spec),
+        "spec": asdict(artifact.spec),  # type: ignore[call-overload]  # one of SPECS, or there is no kind
         "entities": artifact.entities,
         "level": artifact.calibration.level,
         "provenance": dict(artifact.provenance),
     }
     arrays: dict[str, Any] = {f"weights/{name}": array for name, array in artifact.weights.items()}
-    arrays |= {"noise": artifact.noise, "fleet_noise": artifact.fleet_noise, "rest": artifact.rest}
+    arrays |= {"noise": artifact.noise, "fleet_noise": artifact.fleet_noise, "rest": artifact.freeze_limits}
     arrays |= {f"scaling/{name}": getattr(artifact.scaling, name) for name in _fields(Scaling)}
     arrays |= {f"calibration/{name}": getattr(artifact.calibration, name) for name in _fields(Calibration)}
     buffer = io.BytesIO()
@@ -116,7 +99,7 @@ def load(data: bytes) -> Artifact:
             calibration=Calibration(
                 **{name: arrays[f"calibration/{name}"] for name in _fields(Calibration)}, level=header["level"]
             ),
-            rest=arrays["rest"],
+            freeze_limits=arrays["rest"],
             provenance=header["provenance"],
         )
     except (ValueError, KeyError, TypeError, EOFError, OSError, zipfile.BadZipFile) as exc:

@@ -52,7 +52,7 @@ class MonitorFit:
             "calendar": spec.calendar,
         }
         model = Autoencoder(spec, trained.weights)
-        return Fitted("network", model, spec.timesteps, spec, trained.weights, facts)
+        return Fitted("network", model, spec, trained.weights, facts)
 
     def baseline(self, history: History, chosen: Bool) -> Fitted:
         """A seasonal baseline."""
@@ -61,4 +61,4 @@ class MonitorFit:
 
         spec, weights = baseline.fit(history, chosen, self._monitor.time_zone)
         model = baseline.SeasonalBaseline(spec, weights)
-        return Fitted("baseline", model, spec.timesteps, spec, weights, {"phases": spec.phases})
+        return Fitted("baseline", model, spec, weights, {"phases": spec.phases})

@@ -9,7 +9,7 @@ from typing import Any
 from detector import wording as words
 from detector.errors import NotifyError
 from detector.notify import http
-from detector.ports import Message, ToldAlert
+from detector.ports import Message, NotifiedAlert
 from detector.times import utc
 
 REPEAT_MS = 60_000
@@ -66,12 +66,12 @@ def payload(message: Message, told: dict[int, Labels], now: int) -> tuple[list[d
         if is_open:
             open_labels[alert.id] = labels
         ends = now + _FORGOTTEN_MS if is_open else _ended(alert, now)
-        posted.append(_post(labels, _annotations(alert), alert.opened_slot, ends))
-    if message.rest:
-        severity = "critical" if any(alert.severity == "critical" for alert in message.rest) else "warning"
+        posted.append(_post(labels, _annotations(alert), alert.episode.opened_slot, ends))
+    if message.others:
+        severity = "critical" if any(alert.episode.severity == "critical" for alert in message.others) else "warning"
         labels = {"alertname": "DetectorManyAlerts", "monitor": message.monitor, "severity": severity}
         open_labels[0] = labels
-        begin = min(alert.opened_slot for alert in message.rest)
+        begin = min(alert.episode.opened_slot for alert in message.others)
         posted.append(_post(labels, _summary(message), begin, now + _FORGOTTEN_MS))
     closed = {alert.id for alert in message.alerts if alert.state not in _OPEN}
     for identity, labels in told.items():
@@ -80,12 +80,12 @@ def payload(message: Message, told: dict[int, Labels], now: int) -> tuple[list[d
     return posted, open_labels
 
 
-def _identity(alert: ToldAlert) -> Labels:
-    return {"monitor": alert.monitor, "entity": alert.entity, "severity": alert.severity}
+def _identity(alert: NotifiedAlert) -> Labels:
+    return {"monitor": alert.monitor, "entity": alert.entity, "severity": alert.episode.severity}
 
 
-def _annotations(alert: ToldAlert) -> dict[str, str]:
-    score = f"Score up to {alert.peak_score:.2f}, where 1 is the threshold."
+def _annotations(alert: NotifiedAlert) -> dict[str, str]:
+    score = f"Score up to {alert.episode.peak_score:.2f}, where 1 is the threshold."
     said = {
         "summary": f"{alert.entity} behaves unusually ({alert.monitor})",
         "description": f"{words.sentence(alert.explanation)} {score}".strip(),
@@ -102,10 +102,10 @@ def _annotations(alert: ToldAlert) -> dict[str, str]:
 
 
 def _summary(message: Message) -> dict[str, str]:
-    rest = message.rest
-    severities = ", ".join(f"{count} {what}" for what, count in Counter(a.severity for a in rest).most_common())
-    worst = sorted(rest, key=lambda alert: (-alert.peak_score, alert.id))[:_TOP]
-    entities = ", ".join(f"{alert.entity} ({alert.peak_score:.2f})" for alert in worst)
+    rest = message.others
+    severities = ", ".join(f"{count} {what}" for what, count in Counter(a.episode.severity for a in rest).most_common())
+    worst = sorted(rest, key=lambda alert: (-alert.episode.peak_score, alert.id))[:_TOP]
+    entities = ", ".join(f"{alert.entity} ({alert.episode.peak_score:.2f})" for alert in worst)
     incidents = Counter(alert.incident for alert in rest if alert.incident is not None).most_common(1)
     said = {
         "summary": f"{len(rest)} more alerts are open ({message.monitor})",
@@ -116,10 +116,10 @@ def _summary(message: Message) -> dict[str, str]:
     return said
 
 
-def _ended(alert: ToldAlert, now: int) -> int:
+def _ended(alert: NotifiedAlert, now: int) -> int:
     """When it was over: in the past, and after it began, or Alertmanager refuses it."""
-    closed = alert.closed_at if alert.closed_at is not None else alert.closed_slot
-    return max(min(closed or now, now), alert.opened_slot + 1)
+    closed = alert.closed_at if alert.closed_at is not None else alert.episode.closed_slot
+    return max(min(closed or now, now), alert.episode.opened_slot + 1)
 
 
 def _post(labels: Labels, annotations: dict[str, str], begins: int, ends: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from detector.errors import NotifyError, NotifyUnavailable
-from detector.ports import Message, Notice, Notifier, Outbox, ToldAlert
+from detector.ports import Message, Notice, NotifiedAlert, Notifier, Outbox
 
 logger = logging.getLogger(__name__)
 
@@ -48,12 +48,12 @@ def messages(monitor: str, notices: Sequence[Notice], allowed: int) -> list[Mess
     if len(notices) <= allowed:
         return [Message(monitor, (notice,), (notice.alert,)) for notice in notices]
     alerts = {notice.alert.id: notice.alert for notice in notices}.values()
-    worst = sorted(alerts, key=lambda alert: (-alert.peak_score, alert.id))
+    worst = sorted(alerts, key=lambda alert: (-alert.episode.peak_score, alert.id))
     return [Message(monitor, tuple(notices), tuple(worst[:_TOP]), tuple(worst[_TOP:]), is_summary=True)]
 
 
 def standing_message(
-    monitor: str, notices: Sequence[Notice], standing: Sequence[ToldAlert], max_alerts: int
+    monitor: str, notices: Sequence[Notice], standing: Sequence[NotifiedAlert], max_alerts: int
 ) -> Message:
     """All open alerts of a monitor and those events tell of: the first ones one by one, the open ones beyond summed up.
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from detector import wording as words
 from detector.notify import http
-from detector.ports import Message, Notice, ToldAlert
+from detector.ports import Message, Notice, NotifiedAlert
 from detector.times import utc
 
 SIGNATURE, TIMESTAMP, KEY = "X-Detector-Signature", "X-Detector-Timestamp", "Idempotency-Key"
@@ -58,7 +58,7 @@ def body(message: Message) -> bytes:
     return json.dumps(found, ensure_ascii=False).encode()
 
 
-def _event(notice: Notice, alert: ToldAlert) -> dict[str, Any]:
+def _event(notice: Notice, alert: NotifiedAlert) -> dict[str, Any]:
     said = f"{notice.severity} alert {notice.change}: {alert.entity} ({alert.monitor})"
     return {
         "kind": "event",
@@ -78,10 +78,10 @@ def _event(notice: Notice, alert: ToldAlert) -> dict[str, Any]:
 
 
 def _summary(message: Message) -> dict[str, Any]:
-    alerts = [*message.alerts, *message.rest]
+    alerts = [*message.alerts, *message.others]
     changes = Counter(notice.change for notice in message.notices)
     incidents = Counter(alert.incident for alert in alerts if alert.incident is not None)
-    severities = Counter(alert.severity for alert in alerts)
+    severities = Counter(alert.episode.severity for alert in alerts)
     counted = ", ".join(f"{count} {change}" for change, count in changes.most_common())
     return {
         "kind": "summary",
@@ -99,20 +99,20 @@ def _summary(message: Message) -> dict[str, Any]:
     }
 
 
-def _alert(alert: ToldAlert) -> dict[str, Any]:
+def _alert(alert: NotifiedAlert) -> dict[str, Any]:
     return {
         "id": alert.id,
         "entity": alert.entity,
         "state": alert.state,
-        "severity": alert.severity,
-        "opened_at": utc(alert.opened_slot, "milliseconds"),
+        "severity": alert.episode.severity,
+        "opened_at": utc(alert.episode.opened_slot, "milliseconds"),
         "detected_at": utc(alert.detected_at, "milliseconds"),
         "closed_at": None if (closed := _closed(alert)) is None else utc(closed, "milliseconds"),
         "closed_by": alert.closed_by,
         "acknowledged_by": alert.acknowledged_by,
         "comment": alert.comment,
-        "peak_score": alert.peak_score,
-        "peak_at": utc(alert.peak_slot, "milliseconds"),
+        "peak_score": alert.episode.peak_score,
+        "peak_at": utc(alert.episode.peak_slot, "milliseconds"),
         "model_version": alert.model_version,
         "incident": alert.incident,
         "incident_alerts": alert.incident_size,
@@ -120,5 +120,5 @@ def _alert(alert: ToldAlert) -> dict[str, Any]:
     }
 
 
-def _closed(alert: ToldAlert) -> int | None:
-    return alert.closed_at if alert.closed_at is not None else alert.closed_slot
+def _closed(alert: NotifiedAlert) -> int | None:
+    return alert.closed_at if alert.closed_at is not None else alert.episode.closed_slot

@@ -13,12 +13,12 @@ from detector import database, wiring
 from detector.config import loading
 from detector.config.sections import Config, MonitorSection
 from detector.core import grid
-from detector.detect import horizon
+from detector.detect.horizon import Horizon
 from detector.errors import ConfigError, DetectorError
 from detector.operate import cost as capacity
 from detector.ports import Source
 from detector.store import schema
-from detector.train import division
+from detector.train.division import Plan
 
 _NAMED = 8  # metrics listed by name
 
@@ -70,7 +70,7 @@ def _monitor(
     }
     if not has_schema and monitor.source.type != "sql":
         will = "record and " if monitor.source.type == "host" else "wait for `detector import` and "
-        return row | {"daemon": f"would {will}train after {division.needed_slots(monitor)} slots"}, None
+        return row | {"daemon": f"would {will}train after {Plan.of(monitor).needed_slots} slots"}, None
     source = wiring.source(config, monitor, engine)
     extent = source.extent()
     if extent is None:
@@ -107,7 +107,7 @@ class Load:
 def _load(monitor: MonitorSection, source: Source, end: int, entities: int) -> Load:
     """Measured: the source with what a tick reads of it, all else with synthetic entities. end: epoch milliseconds."""
     cost = capacity.tick_cost(monitor, min(entities, capacity.QUICK))
-    slots = horizon.lateness_slots(monitor) + capacity.slots_per_tick(monitor)
+    slots = Horizon.of(monitor).late + capacity.slots_per_tick(monitor)
     began = time.perf_counter()
     source.read(end - slots * monitor.step_ms, end)
     return Load(monitor, entities, cost.of(entities, time.perf_counter() - began))
@@ -152,7 +152,7 @@ def _plan(monitor: MonitorSection, engine: Any, extent: tuple[int, int], age: fl
         stale = age > (monitor.delay + 5 * monitor.step).total_seconds()
         unknown = "; entities would be unknown (stale_data): the newest sample is old" if stale else ""
         return f"would score with model version {live[0].version}{unknown}"
-    have, needed = (extent[1] - extent[0]) // monitor.step_ms + 1, division.needed_slots(monitor)
+    have, needed = (extent[1] - extent[0]) // monitor.step_ms + 1, Plan.of(monitor).needed_slots
     if have < needed:
         return f"would warm up: {have} of {needed} slots of history so far"
     return "would not train (retrain = off)" if monitor.retrain == "off" else "would train a model at once, then score"

@@ -25,13 +25,14 @@ from detector.core import frozen, score
 from detector.core.scaling import Scaling
 from detector.core.series import Float32, Samples, Windows
 from detector.core.threshold import Calibration
-from detector.detect import recall
-from detector.detect import tick as pipeline
+from detector.detect import tick
+from detector.detect.horizon import Horizon
+from detector.detect.recall import recall, stored_state
 from detector.models import artifact as artifacts
 from detector.models import fitting
-from detector.models.artifact import Artifact, BaselineSpec, NetworkSpec
+from detector.models.artifact import BaselineSpec, NetworkSpec
 from detector.models.inference import Autoencoder, cores, weight_shapes
-from detector.ports import Source
+from detector.ports import Artifact, Source
 from detector.progress import Progress
 from detector.store import models as model_store
 from detector.store import schema
@@ -185,13 +186,15 @@ def _ticks(engine: Engine, monitor: MonitorSection, entities: int, progress: Pro
     config = Config(database=DatabaseSection(url="sqlite://"), monitors=(monitor,))
     source, store = _Timed(wiring.source(config, monitor, engine)), StateStore(engine)
     progress(0.2, f"recalling {entities} entities")
-    memory = recall.recall(monitor, source, store, live[0], recalled + delay)
+    horizon = Horizon.of(monitor)
+    memory = recall(horizon, source, live[0], stored=stored_state(horizon, store), now=recalled + delay)
+    ticking = tick.Monitor(horizon, source, store)
     took = []
     for n in range(1, _TICKS + 2):
         progress(0.5 + 0.5 * n / (_TICKS + 2), f"a tick with {entities} entities")
         source.seconds = 0.0
         began, began_cpu = time.perf_counter(), time.process_time()
-        memory, _ = pipeline.tick(monitor, source, store, memory, recalled + n * move * step + delay)
+        memory, _ = tick.tick(ticking, memory, recalled + n * move * step + delay)
         took.append((time.perf_counter() - began, time.process_time() - began_cpu, source.seconds))
     seconds, cpu_seconds, read_seconds = (statistics.median(column) for column in zip(*took[1:], strict=True))
     return _Tick(seconds, cpu_seconds, read_seconds, model_bytes)
@@ -242,7 +245,7 @@ def _save_model(engine: Engine, monitor: MonitorSection, entities: int, until: i
         noise=_ones(entities, metrics),
         fleet_noise=_ones(metrics),
         calibration=Calibration(start, start, start[0], start[0], level=_UNREACHED),
-        rest=np.full((entities, metrics), frozen.NEVER, dtype=np.int64),
+        freeze_limits=np.full((entities, metrics), frozen.NEVER, dtype=np.int64),
         provenance=provenance,
     )
     stored = artifacts.dump(artifact)

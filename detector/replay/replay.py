@@ -21,18 +21,20 @@ from detector.config import loading, values
 from detector.config.sections import MonitorSection
 from detector.core import grid
 from detector.core.series import Bool, Float64, Int64
-from detector.detect import history as reading
-from detector.detect import horizon, recall
-from detector.detect import memory as remembering
-from detector.detect import tick as pipeline
+from detector.detect import tick
+from detector.detect.history import read_history
+from detector.detect.horizon import Horizon
+from detector.detect.memory import Memory
+from detector.detect.recall import recall, stored_state
 from detector.errors import ConfigError, DetectorError, ModelError
-from detector.ports import ModelVersion, Source, Store, TrainedVersion
+from detector.ports import ModelVersion, Source, Store
 from detector.progress import Progress
 from detector.replay.recordings import Failure, Recording
 from detector.replay.results import Alert, Outcome, Replayed, result
 from detector.times import milliseconds, utc
 from detector.train import calibrate, division
-from detector.train import fit as training
+from detector.train.division import Plan
+from detector.train.fit import train
 
 logger = logging.getLogger(__name__)
 
@@ -169,6 +171,8 @@ class _Replay:
     def __init__(self, group: Group, services: Services, progress: Progress) -> None:
         self._group = group
         self._monitor = group.monitor
+        self._plan = Plan.of(group.monitor)
+        self._horizon = self._plan.horizon
         self._services = services
         self._progress = progress
         self._models: list[dict[str, Any]] = []
@@ -246,7 +250,9 @@ class _Replay:
             trained = self._trained(source, progress)
             facts["version"] = version
             # times are left out: the history was closed up
-            facts |= {key: value for key, value in trained.provenance.items() if not key.startswith("trained_")}
+            facts |= {
+                key: value for key, value in trained.artifact.provenance.items() if not key.startswith("trained_")
+            }
         except ModelError as exc:
             facts["error"] = str(exc)
             raise
@@ -254,25 +260,28 @@ class _Replay:
             facts["seconds"] = round(time.monotonic() - began, 1)
             self.train_seconds += time.monotonic() - began
             self._models.append(facts)
-        return replace(trained.model, version=version)
+        return replace(trained, version=version)
 
-    def _trained(self, source: Recorded, progress: Progress) -> TrainedVersion:
+    def _trained(self, source: Recorded, progress: Progress) -> ModelVersion:
         monitor, step = self._monitor, self._monitor.step_ms
         # entities recorded in different months would make a history of mostly nothing
-        source = source.closed_up(step, step * horizon.memory_slots(monitor))
+        source = source.closed_up(step, step * self._horizon.slots)
         extent = source.extent()
         if extent is None:
             msg = f"monitor {monitor.name!r}: no entity has a row to train on; see `train_rows` in meta.json"
             raise ModelError(msg)
         end = grid.floor(extent[1], step) + step
-        history = reading.read_history(
-            monitor, source, extent[0], end, lambda done, what: progress(0.1 * done, f"{monitor.name}: {what}")
+        history = read_history(
+            self._horizon,
+            source,
+            start=extent[0],
+            end=end,
+            progress=lambda done, what: progress(0.1 * done, f"{monitor.name}: {what}"),
         )
-        return training.train(
-            monitor,
+        return train(
+            self._plan,
             history,
             self._services.fit(monitor),
-            seed=monitor.training.seed,
             progress=lambda done, what: progress(0.1 + 0.9 * done, f"{monitor.name}: {what}"),
         )
 
@@ -280,8 +289,9 @@ class _Replay:
         """Ticks, retrainings and recalibrations in order of time, each of which sees only the rows from before it."""
         began, trained_before = time.monotonic(), self.train_seconds
         monitor, store, recordings = self._monitor, self._services.store, self._group.recordings
+        horizon = self._horizon
         everything = self._source([recording.has_time for recording in recordings])
-        shown = [_shown(recording, monitor) for recording in recordings]
+        shown = [_shown(recording, horizon) for recording in recordings]
         visible = self._source(shown)
         times = np.concatenate([recording.time[rows] for recording, rows in zip(recordings, shown, strict=True)])
         ticks = _tick_times(monitor, np.sort(times[times >= begin]))
@@ -289,14 +299,14 @@ class _Replay:
             _firings(when, begin, ticks[-1]) for when in (monitor.retrain, monitor.recalibrate)
         )
 
-        def recalled(model: ModelVersion, now: int) -> remembering.Memory:
-            known = visible.between(_EVER, now)
-            return recall.recall(monitor, known, store, replace(model, trained_until=begin), now)
+        def recalled(model: ModelVersion, now: int) -> Memory:
+            known, stored = visible.between(_EVER, now), stored_state(horizon, store)
+            return recall(horizon, known, model, stored=stored, now=now, begin=begin)
 
         memory = recalled(model, begin + milliseconds(monitor.delay))
         trained_until = calibrated_until = begin
         for now in sorted({*ticks, *retrainings, *recalibrations}):
-            memory, _ = pipeline.tick(monitor, visible.between(_EVER, now), store, memory, now)
+            memory, _ = tick.tick(tick.Monitor(horizon, visible.between(_EVER, now), store), memory, now)
             done = _TRAINING_SHARE + (1.0 - _TRAINING_SHARE) * (now - begin) / (ticks[-1] - begin)
             self._progress(done, f"{monitor.name}: replaying")
             # without new rows they would only find the same again
@@ -315,7 +325,7 @@ class _Replay:
         """A new model version from what is known by now; None if that is too little: the daemon keeps its old one."""
         monitor, step = self._monitor, self._monitor.step_ms
         try:
-            start, end = division.span(monitor, known, now=now)
+            start, end = division.span(self._plan, known, now=now)
             rows = known.between(grid.floor(start, step), grid.floor(end, step))
             return self._train(rows, now, lambda _, what: self._progress(done, f"again {what}"))
         except ModelError as exc:
@@ -332,18 +342,14 @@ class _Replay:
             for alert in self._services.alerts(monitor.name)
         ]
         try:
-            history = reading.read_history(
-                monitor,
-                known,
-                *division.recent(monitor, known, now=now, trained_until=trained_until),
-                lambda _done, _what: None,
-            )
-            alerted = calibrate.not_normal(monitor, history, alerts)
-            calibration, _ = calibrate.recalibrated(monitor, model, history, alerted)
+            start, end = division.recent(self._plan, known, now=now, trained_until=trained_until)
+            history = read_history(self._horizon, known, start=start, end=end, progress=lambda _done, _what: None)
+            alerted = calibrate.not_normal(self._plan, history, alerts)
+            calibration, _ = calibrate.recalibrated(self._plan, model, history, alerted=alerted)
         except ModelError as exc:
             logger.warning("event=recalibrate_failed monitor=%s reason=%r", monitor.name, str(exc))
             return None
-        return replace(model, calibration=calibration)
+        return replace(model, artifact=replace(model.artifact, calibration=calibration))
 
     def _results(self) -> list[Replayed]:
         monitor = self._monitor
@@ -373,7 +379,7 @@ def _history(recording: Recording, monitor: MonitorSection) -> Bool:
     return rows & (recording.time >= start)
 
 
-def _shown(recording: Recording, monitor: MonitorSection) -> Bool:
+def _shown(recording: Recording, horizon: Horizon) -> Bool:
     """Rows a replay gets to see, (N,): those replayed, and before them what their scores and decisions look back on.
 
     All of the history of an entity that begins later than others would be judged, and open alerts, on its way there.
@@ -381,8 +387,8 @@ def _shown(recording: Recording, monitor: MonitorSection) -> Bool:
     rows = _replayed(recording)
     if not rows.any():
         return rows
-    first = grid.floor(int(recording.time[rows].min()), monitor.step_ms)
-    return recording.has_time & (recording.time >= first - horizon.memory_slots(monitor) * monitor.step_ms)
+    first = grid.floor(int(recording.time[rows].min()), horizon.step)
+    return recording.has_time & (recording.time >= first - horizon.slots * horizon.step)
 
 
 def _tick_times(monitor: MonitorSection, times: Int64) -> list[int]:

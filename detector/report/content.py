@@ -49,12 +49,12 @@ def plotted(monitor: MonitorSection, alert: AlertRow, until: int) -> range:
     """The slots whose scores are shown with an alert: its own and some before and after."""
     step = monitor.step_ms
     end = _end(alert, until)
-    context = max(monitor.timesteps * step, (end - alert.opened_slot) // 4 // step * step)
-    return range(alert.opened_slot - context, min(end + context, max(until, end)) + step, step)
+    context = max(monitor.timesteps * step, (end - alert.episode.opened_slot) // 4 // step * step)
+    return range(alert.episode.opened_slot - context, min(end + context, max(until, end)) + step, step)
 
 
 def _end(alert: AlertRow, until: int) -> int:
-    return max(until if alert.closed_slot is None else alert.closed_slot, alert.peak_slot)
+    return max(until if alert.episode.closed_slot is None else alert.episode.closed_slot, alert.episode.peak_slot)
 
 
 def build(rows: Sequence[Rows], *, now: int, is_whole: bool = True) -> dict[str, Any]:
@@ -63,7 +63,9 @@ def build(rows: Sequence[Rows], *, now: int, is_whole: bool = True) -> dict[str,
     zone = zones.pop() if len(zones) == 1 else "UTC"
     clock = _Clock(zone, has_seconds=any(of.monitor.step_ms % 60_000 for of in rows))
     told = sorted(
-        (alert for of in rows for alert in of.alerts), key=lambda alert: (alert.opened_slot, alert.id), reverse=True
+        (alert for of in rows for alert in of.alerts),
+        key=lambda alert: (alert.episode.opened_slot, alert.id),
+        reverse=True,
     )
     by_name = {of.monitor.name: of for of in rows}
     incidents: dict[int, list[int]] = {}
@@ -109,7 +111,7 @@ def _counts(alert: AlertRow) -> bool:
 
 def _overview(rows: Sequence[Rows], told: Sequence[AlertRow], clock: _Clock) -> dict[str, Any]:
     first, until = min(of.first for of in rows), max(of.until for of in rows)
-    within = [alert for alert in told if alert.opened_slot >= first]
+    within = [alert for alert in told if alert.episode.opened_slot >= first]
     return {
         "span": clock.span(first, until),
         "earlier": len(told) - len(within),
@@ -121,7 +123,7 @@ def _overview(rows: Sequence[Rows], told: Sequence[AlertRow], clock: _Clock) -> 
 
 def _budget(of: Rows) -> dict[str, Any]:
     """Alerts of one monitor that opened in the period against those it may open."""
-    opened = [alert for alert in of.alerts if alert.opened_slot >= of.first]
+    opened = [alert for alert in of.alerts if alert.episode.opened_slot >= of.first]
     counted = [alert for alert in opened if _counts(alert)]
     verdicts = Counter(alert.verdict for alert in counted)
     weeks = max(of.until - of.first, of.monitor.step_ms) / WEEK_MS
@@ -146,8 +148,10 @@ def _days(alerts: Sequence[AlertRow], first: int, until: int, clock: _Clock) -> 
     """Alerts by day, every day of the period: `total` and of these `critical`."""
     begin, end = clock.local(first).date(), clock.local(max(until - 1, first)).date()
     days = [str(begin + timedelta(days=n)) for n in range((end - begin).days + 1)]
-    total = Counter(str(clock.local(alert.opened_slot).date()) for alert in alerts)
-    critical = Counter(str(clock.local(a.opened_slot).date()) for a in alerts if a.severity == "critical")
+    total = Counter(str(clock.local(alert.episode.opened_slot).date()) for alert in alerts)
+    critical = Counter(
+        str(clock.local(a.episode.opened_slot).date()) for a in alerts if a.episode.severity == "critical"
+    )
     return {"days": days, "total": [total[day] for day in days], "critical": [critical[day] for day in days]}
 
 
@@ -156,14 +160,14 @@ def _ranking(alerts: Sequence[AlertRow]) -> dict[str, Any]:
     of: dict[tuple[str, str], list[AlertRow]] = {}
     for alert in alerts:
         of.setdefault((alert.monitor, alert.entity), []).append(alert)
-    order = sorted(of.items(), key=lambda item: (-len(item[1]), -max(a.peak_score for a in item[1]), item[0]))
+    order = sorted(of.items(), key=lambda item: (-len(item[1]), -max(a.episode.peak_score for a in item[1]), item[0]))
     rows = [
         {
             "monitor": monitor,
             "entity": entity,
             "alerts": len(mine),
-            "critical": sum(alert.severity == "critical" for alert in mine),
-            "peak": words.number(max(alert.peak_score for alert in mine)),
+            "critical": sum(alert.episode.severity == "critical" for alert in mine),
+            "peak": words.number(max(alert.episode.peak_score for alert in mine)),
         }
         for (monitor, entity), mine in order[:_RANKED]
     ]
@@ -187,12 +191,12 @@ def _alert(of: Rows, alert: AlertRow, clock: _Clock, incidents: Mapping[int, lis
         "id": alert.id,
         "monitor": alert.monitor,
         "entity": alert.entity,
-        "severity": alert.severity,
+        "severity": alert.episode.severity,
         "state": f"{alert.state}, muted" if alert.is_muted else alert.state,
         "is_counted": _counts(alert),
-        "opened": clock.time(alert.opened_slot),
+        "opened": clock.time(alert.episode.opened_slot),
         "lasted": _lasted(alert),
-        "peak": words.number(alert.peak_score),
+        "peak": words.number(alert.episode.peak_score),
         "top": [metric["metric"] for metric in _top(alert)],
         "verdict": alert.verdict,
         "sentence": _sentence(alert, clock),
@@ -207,18 +211,19 @@ def _sentence(alert: AlertRow, clock: _Clock) -> str:
     """What, since when, how bad."""
     kind = str(alert.explanation.get("part", {}).get("kind", "unusual behaviour"))
     what = words.sentence(alert.explanation) or f"{kind.replace('_', ' ').capitalize()}."
-    if alert.closed_slot is None:
-        when = f"Since {clock.time(alert.opened_slot)}"
+    if alert.episode.closed_slot is None:
+        when = f"Since {clock.time(alert.episode.opened_slot)}"
     else:
-        lasted = duration(alert.closed_slot - alert.opened_slot)
-        when = f"From {clock.span(alert.opened_slot, alert.closed_slot)} ({lasted})"
-    peak = f"peak score {words.number(alert.peak_score)} at {clock.time(alert.peak_slot)}, where 1 is the threshold"
+        lasted = duration(alert.episode.closed_slot - alert.episode.opened_slot)
+        when = f"From {clock.span(alert.episode.opened_slot, alert.episode.closed_slot)} ({lasted})"
+    highest = words.number(alert.episode.peak_score)
+    peak = f"peak score {highest} at {clock.time(alert.episode.peak_slot)}, where 1 is the threshold"
     return f"{what} {when}; {peak}."
 
 
 def _lasted(alert: AlertRow) -> str:
-    if alert.closed_slot is not None:
-        return duration(alert.closed_slot - alert.opened_slot)
+    if alert.episode.closed_slot is not None:
+        return duration(alert.episode.closed_slot - alert.episode.opened_slot)
     return "still open" if alert.closed_at is None else "goes on"
 
 
@@ -233,7 +238,7 @@ def _share(share: float) -> str:
 
 
 def _facts(of: Rows, alert: AlertRow, clock: _Clock) -> Iterable[tuple[str, str]]:
-    flapping = alert.reopenings >= of.monitor.decision.flapping_reopenings
+    flapping = alert.episode.reopenings >= of.monitor.decision.flapping_reopenings
     yield "Monitor", alert.monitor
     yield "Detected", clock.time(alert.detected_at)
     if alert.incident is not None and alert.incident_size > 1:
@@ -241,13 +246,13 @@ def _facts(of: Rows, alert: AlertRow, clock: _Clock) -> Iterable[tuple[str, str]
     if alert.acknowledged_at is not None:
         yield "Acknowledged", f"by {alert.acknowledged_by or 'somebody'}, {clock.time(alert.acknowledged_at)}"
     if alert.closed_at is not None:
-        on = "" if alert.closed_slot is not None else "; it goes on, and opens no other alert meanwhile"
+        on = "" if alert.episode.closed_slot is not None else "; it goes on, and opens no other alert meanwhile"
         yield "Closed", f"by {alert.closed_by or 'somebody'}, {clock.time(alert.closed_at)}{on}"
-    elif alert.closed_slot is not None:
+    elif alert.episode.closed_slot is not None:
         why = {"normal": "scores were ordinary again", "unknown": "nothing was known of the entity for too long"}
         yield "Closed", why.get(alert.closed_by or "", "by itself")
-    if alert.reopenings:
-        times = "once" if alert.reopenings == 1 else f"{alert.reopenings} times"
+    if alert.episode.reopenings:
+        times = "once" if alert.episode.reopenings == 1 else f"{alert.episode.reopenings} times"
         yield "Reopened", f"{times}{', flapping' if flapping else ''}"
     if alert.verdict:
         yield "Verdict", alert.verdict
@@ -308,7 +313,7 @@ def _plots(
         return None
     points = _thinned(score)
     return {
-        "alert": [alert.opened_slot, _end(alert, of.until)],
+        "alert": [alert.episode.opened_slot, _end(alert, of.until)],
         "excluded": [[start, end] for _, start, end in excluded],
         "score": {
             "start": slots.start,

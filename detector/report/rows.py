@@ -40,7 +40,7 @@ def read(
     recent = [] if only else history.alerts(since=since) + history.alerts(only_open=True, until=since)
     alerts = [only] if only else recent
     until = store.cursor(monitor.name) or now
-    known = history.versions_created() + [row.opened_slot for row in alerts]
+    known = history.versions_created() + [row.episode.opened_slot for row in alerts]
     oldest_score = history.first_score()
     first = min(known if oldest_score is None else [*known, oldest_score], default=until)
     return Rows(

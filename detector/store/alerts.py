@@ -9,9 +9,10 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, and_, func, select, update
 
+from detector.core.decide import Change, Episode
 from detector.errors import StaleState
-from detector.ports import AlertCounts
-from detector.store.state import record, translated
+from detector.ports import AlertCounts, AlertState
+from detector.store.state import EPISODE, episode_of, record, translated
 from detector.tables import alert, alert_event
 
 
@@ -22,13 +23,9 @@ class AlertRow:
     id: int
     monitor: str
     entity: str
-    state: str
-    severity: str
-    opened_slot: int
+    state: AlertState
+    episode: Episode
     detected_at: int
-    closed_slot: int | None
-    peak_score: float
-    peak_slot: int
     model_version: int
     explanation: dict[str, Any]
     acknowledged_at: int | None
@@ -37,18 +34,17 @@ class AlertRow:
     closed_by: str | None  # who, or why it closed by itself: normal, unknown
     comment: str | None
     verdict: str | None  # real, false
-    reopenings: int
     is_muted: bool
     incident: int | None
     incident_size: int  # alerts that opened together with it, and itself
     revision: int
 
 
-_STORED = [name for name in AlertRow.__dataclass_fields__ if name != "incident_size"]
-_COLUMNS = [alert.c[name] for name in _STORED]
+_OWN = [name for name in AlertRow.__dataclass_fields__ if name not in {"episode", "incident_size"}]
+_COLUMNS = [*(alert.c[name] for name in _OWN), *EPISODE]
 _CHUNK = 500  # incidents of one query
 
-PEOPLE_SEE_OPEN = ("open", "acknowledged")
+WAITING = tuple(state for state in AlertState if state.waits)
 """States of alerts that wait for somebody."""
 
 
@@ -77,7 +73,7 @@ def listing(
     if entity is not None:
         query = query.where(alert.c.entity.like(_like(entity), escape="/"))
     if only_open:
-        query = query.where(alert.c.state.in_(PEOPLE_SEE_OPEN))
+        query = query.where(alert.c.state.in_(WAITING))
     if since is not None:
         query = query.where(alert.c.opened_slot >= since)
     if until is not None:
@@ -91,7 +87,7 @@ def listing(
 def marked(engine: Engine, monitor: str) -> list[tuple[str, int, int | None, float, str | None]]:
     """Entity, opened and closed slot, peak score and verdict of all alerts that were not withdrawn."""
     columns = (alert.c.entity, alert.c.opened_slot, alert.c.closed_slot, alert.c.peak_score, alert.c.verdict)
-    query = select(*columns).where(alert.c.monitor == monitor, alert.c.state != "withdrawn")
+    query = select(*columns).where(alert.c.monitor == monitor, alert.c.state != AlertState.WITHDRAWN)
     with translated(engine), engine.connect() as connection:
         return [(row[0], row[1], row[2], row[3], row[4]) for row in connection.execute(query)]
 
@@ -101,7 +97,7 @@ def _sizes(connection: Connection, incidents: set[int | None]) -> dict[int | Non
     keys = sorted(key for key in incidents if key is not None)
     sizes: dict[int | None, int] = {}
     for begin in range(0, len(keys), _CHUNK):
-        is_in = and_(alert.c.incident.in_(keys[begin : begin + _CHUNK]), alert.c.state != "withdrawn")
+        is_in = and_(alert.c.incident.in_(keys[begin : begin + _CHUNK]), alert.c.state != AlertState.WITHDRAWN)
         counted = select(alert.c.incident, func.count()).where(is_in).group_by(alert.c.incident)
         sizes.update((row[0], int(row[1])) for row in connection.execute(counted))
     return sizes
@@ -123,7 +119,7 @@ def show(engine: Engine, identity: int) -> tuple[AlertRow, list[dict[str, Any]]]
 
 def counts(engine: Engine, monitor: str, since: int) -> AlertCounts:
     """Alerts of a monitor in numbers; `since` in epoch milliseconds."""
-    mine = and_(alert.c.monitor == monitor, alert.c.state != "withdrawn")
+    mine = and_(alert.c.monitor == monitor, alert.c.state != AlertState.WITHDRAWN)
     with translated(engine), engine.connect() as connection:
         by_severity, by_verdict = (
             {
@@ -144,8 +140,8 @@ def acknowledge(
 
     Raises: StaleState if the alert has changed since `row` was read.
     """
-    values = {"state": "acknowledged", "acknowledged_at": now, "acknowledged_by": by}
-    _answer(engine, row, "acknowledged", values, by=by, comment=comment, now=now, notifiers=notifiers)
+    values = {"state": AlertState.ACKNOWLEDGED, "acknowledged_at": now, "acknowledged_by": by}
+    _answer(engine, row, Change.ACKNOWLEDGED, values=values, by=by, comment=comment, now=now, notifiers=notifiers)
 
 
 def close(
@@ -155,8 +151,8 @@ def close(
 
     Raises: StaleState if the alert has changed since `row` was read.
     """
-    values = {"state": "closed", "closed_at": now, "closed_by": by}
-    _answer(engine, row, "closed", values, by=by, comment=comment, now=now, notifiers=notifiers)
+    values = {"state": AlertState.CLOSED, "closed_at": now, "closed_by": by}
+    _answer(engine, row, Change.CLOSED, values=values, by=by, comment=comment, now=now, notifiers=notifiers)
 
 
 def judge(engine: Engine, row: AlertRow, *, verdict: str, by: str, comment: str | None, now: int) -> None:
@@ -164,15 +160,15 @@ def judge(engine: Engine, row: AlertRow, *, verdict: str, by: str, comment: str 
 
     Raises: StaleState if the alert has changed since `row` was read.
     """
-    _answer(engine, row, f"marked {verdict}", {"verdict": verdict}, by=by, comment=comment, now=now)
+    _answer(engine, row, f"marked {verdict}", values={"verdict": verdict}, by=by, comment=comment, now=now)
 
 
 def _answer(
     engine: Engine,
     row: AlertRow,
     change: str,
-    values: dict[str, Any],
     *,
+    values: dict[str, Any],
     by: str,
     comment: str | None,
     now: int,
@@ -183,10 +179,10 @@ def _answer(
     is_same = and_(alert.c.id == row.id, alert.c.revision == row.revision)
     event = {
         "alert_id": row.id,
-        "change": change,
-        "slot": row.peak_slot,
-        "severity": row.severity,
-        "peak_score": row.peak_score,
+        "change": str(change),
+        "slot": row.episode.peak_slot,
+        "severity": row.episode.severity,
+        "peak_score": row.episode.peak_score,
         "created_at": now,
         "by": by,
         "detail": comment,
@@ -196,7 +192,7 @@ def _answer(
         if done.rowcount != 1:
             msg = f"alert {row.id} has changed in the meantime; look again: detector alerts show {row.id}"
             raise StaleState(msg)
-        record(connection, row.monitor, [event], [row.is_muted], notifiers)
+        record(connection, row.monitor, [event], silent=[row.is_muted], notifiers=notifiers)
 
 
 def _like(glob: str) -> str:
@@ -206,5 +202,7 @@ def _like(glob: str) -> str:
 
 
 def _row(row: dict[str, Any], sizes: Mapping[int | None, int]) -> AlertRow:
-    row |= {"explanation": json.loads(row["explanation"]), "is_muted": bool(row["is_muted"])}
-    return AlertRow(**row, incident_size=sizes.get(row["incident"], 0))
+    own = {name: row[name] for name in _OWN}
+    own |= {"state": AlertState(row["state"]), "is_muted": bool(row["is_muted"])}
+    own |= {"explanation": json.loads(row["explanation"]), "incident_size": sizes.get(row["incident"], 0)}
+    return AlertRow(episode=episode_of(row), **own)

@@ -11,20 +11,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Engine, and_, bindparam, func, select, update
+from sqlalchemy import Engine, RowMapping, and_, bindparam, func, select, update
 
-from detector.ports import Notice, ToldAlert
-from detector.store.alerts import PEOPLE_SEE_OPEN
+from detector.ports import AlertState, DeliveryState, Notice, NotifiedAlert
+from detector.store.alerts import WAITING
 from detector.store.models import acquire_lease, release_lease
-from detector.store.state import translated
+from detector.store.state import EPISODE, episode_of, translated
 from detector.tables import alert, alert_event, delivery
-
-PENDING, SENT, DEAD = "pending", "sent", "dead"
 
 _CHUNK = 500  # keys of one query
 _ERROR_LENGTH = 1000
 
-_ALERT = [name for name in ToldAlert.__dataclass_fields__ if name not in {"incident_size", "explanation"}]
+_OWN = [name for name in NotifiedAlert.__dataclass_fields__ if name not in {"episode", "incident_size", "explanation"}]
+_ALERT = [*(alert.c[name] for name in _OWN), *EPISODE]
 _EVENT = ("change", "severity", "peak_score", "created_at", "by", "detail")
 
 
@@ -45,7 +44,7 @@ class OutboxStore:
 
     def due(self, notifier: str, now: int) -> list[Notice]:
         """Events to tell now, in order; none of an alert that has an earlier one whose time has not come."""
-        waits = and_(delivery.c.state == PENDING, delivery.c.notifier == notifier)
+        waits = and_(delivery.c.state == DeliveryState.PENDING, delivery.c.notifier == notifier)
         keys = (
             select(delivery.c.event_id, alert_event.c.alert_id, delivery.c.next_at)
             .join(alert_event, alert_event.c.id == delivery.c.event_id)
@@ -54,7 +53,7 @@ class OutboxStore:
         )
         columns: list[Any] = [delivery.c.event_id, delivery.c.attempts]
         columns += [alert_event.c[name].label(f"event_{name}") for name in _EVENT]
-        columns += [alert.c[name] for name in _ALERT]
+        columns += _ALERT
         query = (
             select(*columns)
             .join(alert_event, alert_event.c.id == delivery.c.event_id)
@@ -76,56 +75,52 @@ class OutboxStore:
             if not chosen:
                 return []
             rows = [row for row in connection.execute(query).mappings() if row["event_id"] in chosen]
-        told: dict[int, ToldAlert] = {}  # one object for all events of an alert
+        alerts: dict[int, NotifiedAlert] = {}  # one object for all events of an alert
         for row in rows:
-            told.setdefault(row["id"], ToldAlert(**{name: row[name] for name in _ALERT}))
+            alerts.setdefault(row["id"], _alert(row))
         return [
             Notice(
                 event=row["event_id"],
                 attempts=row["attempts"],
-                alert=told[row["id"]],
+                alert=alerts[row["id"]],
                 **{name: row[f"event_{name}"] for name in _EVENT},
             )
             for row in rows
         ]
 
-    def standing(self, monitor: str) -> list[ToldAlert]:
+    def standing(self, monitor: str) -> list[NotifiedAlert]:
         """Open alerts that are not muted, in the order they were stored in."""
-        is_open = and_(alert.c.monitor == monitor, alert.c.state.in_(PEOPLE_SEE_OPEN), alert.c.is_muted == 0)
+        is_open = and_(alert.c.monitor == monitor, alert.c.state.in_(WAITING), alert.c.is_muted == 0)
         # an open alert's episode goes on: the unique key over these finds it
-        query = (
-            select(*(alert.c[name] for name in _ALERT))
-            .where(is_open, alert.c.open_entity.is_not(None))
-            .order_by(alert.c.id)
-        )
+        query = select(*_ALERT).where(is_open, alert.c.open_entity.is_not(None)).order_by(alert.c.id)
         with translated(self._engine), self._engine.connect() as connection:
-            return [ToldAlert(**row) for row in connection.execute(query).mappings()]
+            return [_alert(row) for row in connection.execute(query).mappings()]
 
-    def detailed(self, alerts: Sequence[ToldAlert]) -> tuple[ToldAlert, ...]:
+    def detailed(self, alerts: Sequence[NotifiedAlert]) -> tuple[NotifiedAlert, ...]:
         """The same alerts with explanation and size of their incident."""
         explanations: dict[int, str] = {}
         sizes: dict[int, int] = {}
         with translated(self._engine), self._engine.connect() as connection:
-            for ids in _chunks([told.id for told in alerts]):
+            for ids in _chunks([one.id for one in alerts]):
                 query = select(alert.c.id, alert.c.explanation).where(alert.c.id.in_(ids))
                 explanations.update((row[0], row[1]) for row in connection.execute(query))
-            for groups in _chunks(sorted({told.incident for told in alerts if told.incident is not None})):
-                is_in = and_(alert.c.incident.in_(groups), alert.c.state != "withdrawn")
+            for groups in _chunks(sorted({one.incident for one in alerts if one.incident is not None})):
+                is_in = and_(alert.c.incident.in_(groups), alert.c.state != AlertState.WITHDRAWN)
                 counted = select(alert.c.incident, func.count()).where(is_in).group_by(alert.c.incident)
                 sizes.update((row[0], row[1]) for row in connection.execute(counted))
         return tuple(
             replace(
-                told,
-                explanation=json.loads(explanations.get(told.id, "{}")),
-                incident_size=sizes.get(told.incident or 0, 0),
+                one,
+                explanation=json.loads(explanations.get(one.id, "{}")),
+                incident_size=sizes.get(one.incident or 0, 0),
             )
-            for told in alerts
+            for one in alerts
         )
 
     def messages_since(self, notifier: str, monitor: str, since: int) -> int:
         """Messages a notifier was sent after a time."""
         # next_at of a sent event is when it was sent: the index begins with state and next_at
-        recent = and_(delivery.c.state == SENT, delivery.c.next_at > since)
+        recent = and_(delivery.c.state == DeliveryState.SENT, delivery.c.next_at > since)
         mine = and_(delivery.c.notifier == notifier, delivery.c.monitor == monitor)
         query = select(func.count(delivery.c.sent_at.distinct())).where(recent, mine)
         with translated(self._engine), self._engine.connect() as connection:
@@ -133,11 +128,11 @@ class OutboxStore:
 
     def sent(self, notifier: str, notices: Sequence[Notice], at: int) -> None:
         """Notes that one message, at a time of its own, told of events."""
-        self._mark(notifier, notices, {"state": SENT, "sent_at": at, "next_at": at, "error": None})
+        self._mark(notifier, notices, {"state": DeliveryState.SENT, "sent_at": at, "next_at": at, "error": None})
 
     def failed(self, notifier: str, notices: Sequence[Notice], *, error: str, next_at: int | None) -> None:
         """Notes that an attempt failed, and when the next one is due; None: there will be none."""
-        values = {"state": DEAD} if next_at is None else {"next_at": next_at}
+        values = {"state": DeliveryState.DEAD} if next_at is None else {"next_at": next_at}
         self._mark(notifier, notices, values | {"error": error[:_ERROR_LENGTH]})
 
     def _mark(self, notifier: str, notices: Sequence[Notice], values: dict[str, Any]) -> None:
@@ -145,7 +140,9 @@ class OutboxStore:
         if not notices:
             return
         is_it = and_(
-            delivery.c.event_id == bindparam("key"), delivery.c.notifier == notifier, delivery.c.state == PENDING
+            delivery.c.event_id == bindparam("key"),
+            delivery.c.notifier == notifier,
+            delivery.c.state == DeliveryState.PENDING,
         )
         statement = update(delivery).where(is_it).values(attempts=delivery.c.attempts + 1, **values)
         with translated(self._engine), self._engine.begin() as connection:
@@ -157,9 +154,9 @@ class OutboxStore:
         oldest = (
             select(func.min(alert_event.c.created_at))
             .join(delivery, delivery.c.event_id == alert_event.c.id)
-            .where(mine, delivery.c.state == PENDING)
+            .where(mine, delivery.c.state == DeliveryState.PENDING)
         )
-        dead = select(func.count()).select_from(delivery).where(mine, delivery.c.state == DEAD)
+        dead = select(func.count()).select_from(delivery).where(mine, delivery.c.state == DeliveryState.DEAD)
         with translated(self._engine), self._engine.connect() as connection:
             return connection.scalar(oldest), connection.scalar(dead) or 0
 
@@ -179,9 +176,21 @@ def summary(engine: Engine, alert_ids: Sequence[int]) -> dict[int, str]:
             for identity, state in connection.execute(query):
                 states[identity].add(state)
     return {
-        identity: next((state for state in (DEAD, PENDING, SENT) if state in states[identity]), "none")
+        identity: next(
+            (
+                state
+                for state in (DeliveryState.DEAD, DeliveryState.PENDING, DeliveryState.SENT)
+                if state in states[identity]
+            ),
+            "none",
+        )
         for identity in alert_ids
     }
+
+
+def _alert(row: RowMapping) -> NotifiedAlert:
+    own = {name: row[name] for name in _OWN} | {"state": AlertState(row["state"])}
+    return NotifiedAlert(episode=episode_of(row), **own)
 
 
 def _chunks(keys: Sequence[int]) -> Iterator[Sequence[int]]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import groupby
 from typing import Any
 
@@ -13,6 +13,7 @@ from sqlalchemy import (
     Connection,
     CursorResult,
     Engine,
+    RowMapping,
     Table,
     and_,
     bindparam,
@@ -24,10 +25,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from detector.core.decide import Change, Ended, Severity
+from detector.core.decide import Change, Ended, Episode, Severity
 from detector.database import insert_rows, reason, redacted
 from detector.errors import StaleState, StoreError
-from detector.ports import AlertChange, Commit, Exclusion, ScoreRows, StoredAlert
+from detector.ports import AlertChange, AlertState, Commit, DeliveryState, Exclusion, ScoreRows, StoredAlert
 from detector.tables import alert, alert_event, cursor, delivery, exclusion, score
 
 
@@ -63,16 +64,14 @@ class StateStore:
 
     def alerts_since(self, monitor: str, slot: int) -> list[StoredAlert]:
         """Alerts whose episode goes on or ended at `slot` (epoch milliseconds) or later, oldest first."""
-        names = [name for name in StoredAlert.__dataclass_fields__ if name != "is_dismissed"]
-        mine = select(*(alert.c[name] for name in names), alert.c.state).where(
-            alert.c.monitor == monitor, alert.c.state != "withdrawn"
-        )
+        columns = (alert.c.id, alert.c.entity, alert.c.is_muted, alert.c.state, *EPISODE)
+        mine = select(*columns).where(alert.c.monitor == monitor, alert.c.state != AlertState.WITHDRAWN)
         # two queries, each of which has an index: of the two conditions in one, a planner may use neither
         halves = (mine.where(alert.c.open_entity.is_not(None)), mine.where(alert.c.closed_slot >= slot))
         with translated(self._engine), self._engine.connect() as connection:
             rows = [dict(row) for half in halves for row in connection.execute(half).mappings()]
         found = {row["id"]: _stored(row) for row in rows}  # an alert may open between the two
-        return sorted(found.values(), key=lambda stored: (stored.opened_slot, stored.id))
+        return sorted(found.values(), key=lambda stored: (stored.episode.opened_slot, stored.id))
 
     def exclusions(self, monitor: str) -> list[Exclusion]:
         """What is excluded of a monitor, whenever."""
@@ -137,16 +136,25 @@ def _replace_scores(connection: Connection, commit: Commit) -> None:
         _insert_scores(connection, commit, commit.replaced)
 
 
-def _stored(row: dict[str, Any]) -> StoredAlert:
-    is_dismissed = row.pop("state") == "closed" and row["closed_slot"] is None
-    row |= {"severity": Severity(row["severity"]), "is_muted": bool(row["is_muted"])}
-    return StoredAlert(**row, is_dismissed=is_dismissed)
+EPISODE = tuple(alert.c[field.name] for field in fields(Episode))
+"""Columns that hold an alert's episode."""
+
+
+def episode_of(row: Mapping[str, Any] | RowMapping) -> Episode:
+    """The episode of a row that has the columns `EPISODE`."""
+    values = {column.name: row[column.name] for column in EPISODE}
+    return Episode(**values | {"severity": Severity(values["severity"])})
+
+
+def _stored(row: Mapping[str, Any]) -> StoredAlert:
+    is_dismissed = row["state"] == AlertState.CLOSED and row["closed_slot"] is None
+    return StoredAlert(row["id"], row["entity"], episode_of(row), bool(row["is_muted"]), is_dismissed)
 
 
 # -- alerts: many changes of one kind at a time -----------------------------------------------------------------------
 
-TOLD = {Change.OPENED, Change.REOPENED, Change.ESCALATED, Change.CLOSED, Change.WITHDRAWN, Change.UNMUTED}
-"""Changes that notifiers are told of; people who acknowledge or close an alert are told of by `store.alerts`."""
+NOTIFIED = {Change.OPENED, Change.REOPENED, Change.ESCALATED, Change.CLOSED, Change.WITHDRAWN, Change.UNMUTED}
+"""Changes that notifiers learn of; `store.alerts` notifies of people who acknowledge or close an alert."""
 
 
 def _open(connection: Connection, commit: Commit, changes: list[AlertChange]) -> None:
@@ -154,11 +162,11 @@ def _open(connection: Connection, commit: Commit, changes: list[AlertChange]) ->
         {
             "monitor": commit.monitor,
             "entity": change.entity,
-            "open_entity": change.entity if change.closed_slot is None else None,
-            "decided_slot": change.decided_slot,
+            "open_entity": change.entity if change.episode.closed_slot is None else None,
+            "decided_slot": change.episode.decided_slot,
             "detected_at": change.detected_at,
-            "closed_slot": change.closed_slot,
-            "state": "open" if change.closed_slot is None else "closed",
+            "closed_slot": change.episode.closed_slot,
+            "state": AlertState.OPEN if change.episode.closed_slot is None else AlertState.CLOSED,
             "closed_by": change.ended.value if change.ended else None,
             "model_version": commit.model_version,
             "is_muted": int(change.is_muted),
@@ -170,7 +178,7 @@ def _open(connection: Connection, commit: Commit, changes: list[AlertChange]) ->
     ]
     ids = insert_ids(connection, alert, values)
     _group(connection, commit, list(zip(ids, changes, strict=True)))
-    _tell(
+    _note(
         connection, commit, [(identity, change, change.is_muted) for identity, change in zip(ids, changes, strict=True)]
     )
 
@@ -179,7 +187,7 @@ def _group(connection: Connection, commit: Commit, opened: list[tuple[int, Alert
     """Joins new alerts to the newest incident, if its first alert opened not long before, or begins one."""
     query = (
         select(alert.c.incident)
-        .where(alert.c.monitor == commit.monitor, alert.c.incident.is_not(None), alert.c.state != "withdrawn")
+        .where(alert.c.monitor == commit.monitor, alert.c.incident.is_not(None), alert.c.state != AlertState.WITHDRAWN)
         .order_by(alert.c.opened_slot.desc(), alert.c.id.desc())
         .limit(1)
     )
@@ -187,8 +195,9 @@ def _group(connection: Connection, commit: Commit, opened: list[tuple[int, Alert
     began = connection.scalar(select(alert.c.decided_slot).where(alert.c.id == incident)) if incident else None
     keys = []
     for identity, change in opened:
-        if began is None or abs(change.decided_slot - began) > commit.incident_span:
-            incident, began = identity, change.decided_slot
+        decided_slot = change.episode.decided_slot
+        if began is None or abs(decided_slot - began) > commit.incident_span:
+            incident, began = identity, decided_slot
         keys.append({"key": identity, "group": incident})
     connection.execute(update(alert).where(alert.c.id == bindparam("key")).values(incident=bindparam("group")), keys)
 
@@ -201,7 +210,11 @@ def _update(connection: Connection, commit: Commit, changes: list[AlertChange]) 
     known = [(found[change.entity], change) for change in changes if change.entity in found]
     _write(connection, [_values(change) | {"key": row.id} for row, change in known])
     _write(connection, [{"key": row.id, "is_muted": 1} for row, change in known if change.is_muted])
-    told = [(row.id, change, bool(row.is_muted) or change.is_muted) for row, change in known if row.state != "closed"]
+    noted = [
+        (row.id, change, bool(row.is_muted) or change.is_muted)
+        for row, change in known
+        if row.state != AlertState.CLOSED
+    ]
     if changes[0].change is Change.CLOSED:
         ends = [
             {"key": row.id, "slot": change.slot, "why": change.ended.value if change.ended else None}
@@ -210,9 +223,9 @@ def _update(connection: Connection, commit: Commit, changes: list[AlertChange]) 
         _end(connection, ends)
     if changes[0].change is Change.UNMUTED:
         _write(connection, [{"key": row.id, "is_muted": 0} for row, _ in known])
-        told = [(identity, change, False) for identity, change, _ in told]
+        noted = [(identity, change, False) for identity, change, _ in noted]
     if changes[0].change is not None:
-        _tell(connection, commit, told)
+        _note(connection, commit, noted)
 
 
 def _end(connection: Connection, ends: list[dict[str, Any]]) -> None:
@@ -221,21 +234,21 @@ def _end(connection: Connection, ends: list[dict[str, Any]]) -> None:
         values: dict[str, Any] = {
             "open_entity": None,
             "closed_slot": bindparam("slot"),
-            "state": "closed",
+            "state": AlertState.CLOSED,
             "closed_by": func.coalesce(alert.c.closed_by, bindparam("why")),
         }
         connection.execute(update(alert).where(alert.c.id == bindparam("key")).values(**values), ends)
 
 
 def _reopen(connection: Connection, commit: Commit, changes: list[AlertChange]) -> None:
-    told = []
+    noted = []
     for change in changes:
         is_it = and_(
             alert.c.monitor == commit.monitor,
-            alert.c.opened_slot == change.opened_slot,  # which is indexed
+            alert.c.opened_slot == change.episode.opened_slot,  # which is indexed
             alert.c.entity == change.entity,
-            alert.c.decided_slot == change.decided_slot,
-            alert.c.state == "closed",
+            alert.c.decided_slot == change.episode.decided_slot,
+            alert.c.state == AlertState.CLOSED,
         )
         row = connection.execute(select(alert.c.id, alert.c.is_muted).where(is_it).order_by(alert.c.id.desc())).first()
         if row is None:  # somebody removed it: it is a new one
@@ -243,33 +256,34 @@ def _reopen(connection: Connection, commit: Commit, changes: list[AlertChange]) 
             continue
         gone = {"closed_slot": None, "closed_by": None, "closed_at": None}
         is_muted = bool(row.is_muted) or change.is_muted
-        goes_on = {"key": row.id, "open_entity": change.entity, "state": "open", "is_muted": int(is_muted), **gone}
-        _write(connection, [_values(change) | goes_on])
-        told.append((row.id, change, is_muted))
-    _tell(connection, commit, told)
+        goes_on = {"key": row.id, "open_entity": change.entity, "state": AlertState.OPEN, "is_muted": int(is_muted)}
+        _write(connection, [_values(change) | goes_on | gone])
+        noted.append((row.id, change, is_muted))
+    _note(connection, commit, noted)
 
 
 def _revise(connection: Connection, commit: Commit, changes: list[AlertChange]) -> None:
     """Alerts that late samples changed, closed or opened again, or left nothing of."""
-    told = []
+    noted = []
     for change in changes:
         columns = (alert.c.state, alert.c.is_muted, alert.c.closed_at, alert.c.closed_by)
         row = connection.execute(select(*columns).where(alert.c.id == change.alert)).one()
-        is_over = change.closed_slot is not None or change.change is Change.WITHDRAWN
-        values = _values(change) | {"key": change.alert, "decided_slot": change.decided_slot}
-        values |= {"open_entity": None if is_over else change.entity, "closed_slot": change.closed_slot}
+        episode = change.episode
+        is_over = episode.closed_slot is not None or change.change is Change.WITHDRAWN
+        values = _values(change) | {"key": change.alert, "decided_slot": episode.decided_slot}
+        values |= {"open_entity": None if is_over else change.entity, "closed_slot": episode.closed_slot}
         if change.change is Change.WITHDRAWN:
-            values |= {"state": "withdrawn", "closed_slot": change.slot}
+            values |= {"state": AlertState.WITHDRAWN, "closed_slot": change.slot}
         elif is_over:
-            values |= {"state": "closed", "closed_by": row.closed_by or Ended.NORMAL.value}
+            values |= {"state": AlertState.CLOSED, "closed_by": row.closed_by or Ended.NORMAL.value}
         elif change.change is Change.REOPENED and row.closed_at is None:
-            values |= {"state": "open", "closed_by": None}
+            values |= {"state": AlertState.OPEN, "closed_by": None}
         is_muted = bool(row.is_muted) or change.is_muted
         _write(connection, [values | {"is_muted": int(is_muted)}])
         is_back = change.change is Change.REOPENED and row.closed_at is None
-        is_news = change.change in TOLD and (row.state != "closed" or is_back)
-        told.append((int(change.alert or 0), change, is_muted or not is_news))
-    _tell(connection, commit, told)
+        notifies = change.change in NOTIFIED and (row.state != AlertState.CLOSED or is_back)
+        noted.append((int(change.alert or 0), change, is_muted or not notifies))
+    _note(connection, commit, noted)
 
 
 def _write(connection: Connection, rows: list[dict[str, Any]]) -> None:
@@ -288,37 +302,38 @@ def _columns(parameters: dict[str, Any]) -> list[str]:
 def _values(change: AlertChange) -> dict[str, Any]:
     explanation = {} if change.explanation is None else {"explanation": change.explanation}
     return {
-        "opened_slot": change.opened_slot,
-        "severity": change.severity.value,
-        "peak_score": change.peak_score,
-        "peak_slot": change.peak_slot,
-        "reopenings": change.reopenings,
+        "opened_slot": change.episode.opened_slot,
+        "severity": change.episode.severity,
+        "peak_score": change.episode.peak_score,
+        "peak_slot": change.episode.peak_slot,
+        "reopenings": change.episode.reopenings,
         **explanation,
     }
 
 
-def _tell(connection: Connection, commit: Commit, told: list[tuple[int, AlertChange, bool]]) -> None:
-    """Stores an event for each change, and whom to tell of it, unless the alert is silent."""
+def _note(connection: Connection, commit: Commit, noted: list[tuple[int, AlertChange, bool]]) -> None:
+    """Stores an event for each change of an alert, and its deliveries unless the alert is silent."""
     events = [
         {
             "alert_id": identity,
             "change": str(change.change),
             "slot": change.slot,
-            "severity": change.severity.value,
-            "peak_score": change.peak_score,
+            "severity": change.episode.severity,
+            "peak_score": change.episode.peak_score,
             "created_at": commit.now,
             "detail": change.ended.value if change.ended else None,
         }
-        for identity, change, _ in told
+        for identity, change, _ in noted
     ]
-    silent = [is_silent or change.change not in TOLD for _, change, is_silent in told]
-    record(connection, commit.monitor, events, silent, commit.notifiers)
+    silent = [is_silent or change.change not in NOTIFIED for _, change, is_silent in noted]
+    record(connection, commit.monitor, events, silent=silent, notifiers=commit.notifiers)
 
 
 def record(
     connection: Connection,
     monitor: str,
     events: list[dict[str, Any]],
+    *,
     silent: Sequence[bool],
     notifiers: Sequence[str],
 ) -> None:
@@ -331,7 +346,7 @@ def record(
             "event_id": identity,
             "notifier": notifier,
             "monitor": monitor,
-            "state": "pending",
+            "state": DeliveryState.PENDING,
             "attempts": 0,
             "next_at": event["created_at"],
         }

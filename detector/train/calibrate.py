@@ -8,16 +8,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.config.sections import MonitorSection
-from detector.core import frozen, score, threshold, window
+from detector.core import frozen, grid, score, threshold, window
 from detector.core.series import Float32, History, Reason, Spans
 from detector.core.threshold import Calibration
-from detector.detect import horizon
-from detector.detect import residuals as scoring
+from detector.detect import residuals
+from detector.detect.residuals import Selection
 from detector.errors import ModelError
-from detector.ports import Fitted, ModelVersion
+from detector.ports import Artifact, Fitted, ModelVersion
 from detector.times import WEEK_MS
-from detector.train.division import BASELINE_SLOTS, Division, too_short
+from detector.train.division import BASELINE_SLOTS, Division, Plan, too_short
 
 MOST_DRIFT = 2.0  # by which a recalibration may change usual errors
 
@@ -25,46 +24,50 @@ _NOISE_QUANTILE = 0.98
 _NOISE_FLOOR = 0.1  # scaled units; a metric rebuilt better than this is as good as perfectly rebuilt
 
 
-def calibrated(data: Division, fitted: Fitted) -> tuple[ModelVersion, Fitted]:
+def calibrated(data: Division, fitted: Fitted) -> ModelVersion:
     """The fitted model with each entity's usual residuals and the threshold, from the calibration part."""
-    monitor, history, timesteps = data.monitor, data.history, fitted.timesteps
+    plan, history, timesteps = data.plan, data.history, fitted.spec.timesteps
     chosen = data.calibration(timesteps)
     if not chosen.any():
-        raise too_short(monitor, history)
-    residuals = scoring.residuals(
-        fitted.model,
-        timesteps,
-        data.scales,
-        horizon.metric_rules(monitor),
-        values=history.values,
-        rows=data.rows,
-        slots=history.slots,
-        chosen=chosen,
+        raise too_short(plan, history)
+    selection = Selection(history.values, data.rows, history.slots, chosen)
+    found = residuals.residuals(
+        fitted.model, selection, timesteps=timesteps, scales=data.scales, rules=plan.horizon.metric_rules
     )  # (E, K, F)
-    noise, fleet_noise = _noise(residuals)
-    errors, _ = score.error(residuals, noise[:, None])
-    calibration = threshold.calibrate(
-        threshold.smoothed(errors),
-        spans=score.SPANS,
-        rules=horizon.decision_rules(monitor),
-        alert_budget_per_week=monitor.threshold.alert_budget_per_week,
-        step=monitor.step_ms,
-    )
-    model = ModelVersion(
-        version=0,
-        kind=fitted.kind,
-        timesteps=timesteps,
-        trained_from=history.start,
-        trained_until=history.end,
-        network=fitted.model,
+    noise, fleet_noise = usual_sizes(found)
+    errors, _ = score.error(found, noise[:, None])
+    artifact = Artifact(
+        spec=fitted.spec,
+        weights=fitted.weights,
         entities=history.entities,
         scaling=data.scales,
         noise=noise,
         fleet_noise=fleet_noise,
-        calibration=calibration,
-        rest=frozen.limits(history.values),
+        calibration=_threshold(plan, errors),
+        freeze_limits=frozen.limits(history.values),
+        provenance={
+            **fitted.facts,
+            "kind": fitted.kind,
+            "fingerprint": plan.fingerprint,
+            "trained_from": history.start,
+            "trained_until": history.end,
+            "seed": plan.seed,
+            "entities": len(history.entities),
+            "calibration_windows": int(chosen.sum()),
+        },
     )
-    return model, fitted
+    return ModelVersion(0, artifact, fitted.model)
+
+
+def _threshold(plan: Plan, errors: Float32) -> Calibration:
+    """The calibration of errors (E, N) of normal data."""
+    return threshold.calibrate(
+        threshold.smoothed(errors),
+        spans=score.SPANS,
+        rules=plan.horizon.rules,
+        alert_budget_per_week=plan.alert_budget_per_week,
+        step=plan.horizon.step,
+    )
 
 
 @dataclass(frozen=True)
@@ -91,11 +94,11 @@ def unpromised(alerts: Sequence[Alerted], promised: float) -> list[Alerted]:
     return real + unjudged[max(0, int(promised + 0.5) - judged_false) :]
 
 
-def not_normal(monitor: MonitorSection, history: History, alerts: Sequence[Alerted]) -> Spans:
+def not_normal(plan: Plan, history: History, alerts: Sequence[Alerted]) -> Spans:
     """What a recalibration on a history leaves out, by entity."""
     weeks = (history.end - history.start) / WEEK_MS
     inside = [alert for alert in alerts if history.start < alert.end and alert.start < history.end]
-    return spans_of(unpromised(inside, monitor.threshold.alert_budget_per_week * weeks))
+    return spans_of(unpromised(inside, plan.alert_budget_per_week * weeks))
 
 
 def spans_of(alerts: Iterable[Alerted]) -> Spans:
@@ -106,9 +109,7 @@ def spans_of(alerts: Iterable[Alerted]) -> Spans:
     return spans
 
 
-def recalibrated(
-    monitor: MonitorSection, model: ModelVersion, history: History, alerted: Spans
-) -> tuple[Calibration, float]:
+def recalibrated(plan: Plan, model: ModelVersion, history: History, *, alerted: Spans) -> tuple[Calibration, float]:
     """The model's calibration to its errors in more recent history, and how far the usual errors have drifted.
 
     alerted: spans of each entity that are not normal, [start, end) in epoch milliseconds; they are left out, together
@@ -117,38 +118,21 @@ def recalibrated(
 
     Raises: ModelError if there is too little history.
     """
-    known = set(history.entities)
-    values = np.stack(
-        [
-            history.values[history.entities.index(name)] if name in known else np.full_like(history.values[0], np.nan)
-            for name in model.entities
-        ]
-    )
-    chosen = window.reasons(values, model.timesteps, max_missing=monitor.max_missing) == Reason.KNOWN
+    horizon, entities = plan.horizon, model.artifact.entities
+    values = grid.cover(history, entities=entities, start=history.start, end=history.end)
+    chosen = window.reasons(values, model.timesteps, max_missing=horizon.max_missing) == Reason.KNOWN
     slots = history.slots[model.timesteps - 1 :]
-    echo = model.timesteps * monitor.step_ms
-    for row, name in enumerate(model.entities):
+    echo = model.timesteps * horizon.step
+    for row, name in enumerate(entities):
         for start, end in alerted.get(name, ()):
             chosen[row, (slots >= start) & (slots < end + echo)] = False
     if chosen.sum(axis=1).max(initial=0) < BASELINE_SLOTS:
-        msg = f"monitor {monitor.name!r}: recalibration needs {BASELINE_SLOTS} slots without alerts in recent history"
+        name = horizon.monitor
+        msg = f"monitor {name!r}: recalibration needs {BASELINE_SLOTS} slots without alerts in recent history"
         raise ModelError(msg)
-    errors, _ = scoring.errors(
-        model,
-        horizon.metric_rules(monitor),
-        values=values,
-        rows=np.arange(len(values)),
-        slots=history.slots,
-        chosen=chosen,
-    )
-    fresh = threshold.calibrate(
-        threshold.smoothed(errors),
-        spans=score.SPANS,
-        rules=horizon.decision_rules(monitor),
-        alert_budget_per_week=monitor.threshold.alert_budget_per_week,
-        step=monitor.step_ms,
-    )
-    before = model.calibration
+    selection = Selection(values, np.arange(len(values)), history.slots, chosen)
+    errors, _ = residuals.errors(model, selection, horizon.metric_rules)
+    fresh, before = _threshold(plan, errors), model.artifact.calibration
     drift = float(np.median(fresh.start[:, 0] / before.start[:, 0]))
     return bounded(fresh, before), drift
 
@@ -160,7 +144,7 @@ def bounded(fresh: Calibration, before: Calibration) -> Calibration:
     return replace(fresh, start=start, fleet_start=fleet_start)
 
 
-def _noise(residuals: Float32) -> tuple[Float32, Float32]:
+def usual_sizes(residuals: Float32) -> tuple[Float32, Float32]:
     """Usual size of each metric's residual per entity and in the fleet: a high quantile, never next to nothing.
 
     Of the quantile the upper limit of what so many residuals leave possible is taken: a metric that was seen for a

@@ -12,9 +12,47 @@ from detector.config.sections import MonitorSection
 from detector.core import grid, scaling, window
 from detector.core.scaling import Scaling
 from detector.core.series import Bool, History, Int64, Reason
+from detector.detect.horizon import Horizon
 from detector.errors import ModelError
 from detector.ports import Source
 from detector.times import milliseconds
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Training of one monitor, computed once from its section."""
+
+    horizon: Horizon
+    kind: str  # auto, network, baseline
+    fingerprint: str  # of the settings that its versions must fit
+    alert_budget_per_week: float
+    span: int  # milliseconds of history
+    minimum_slots: int  # of history that a network waits for
+    holdout: float  # share of the history to calibrate on
+    max_windows: int
+    seed: int
+
+    @staticmethod
+    def of(section: MonitorSection) -> Plan:
+        """The plan of a configured monitor."""
+        training = section.training
+        return Plan(
+            horizon=Horizon.of(section),
+            kind=section.model.kind,
+            fingerprint=section.fingerprint,
+            alert_budget_per_week=section.threshold.alert_budget_per_week,
+            span=milliseconds(training.span),
+            minimum_slots=section.minimum_slots,
+            holdout=training.holdout,
+            max_windows=training.max_windows,
+            seed=training.seed,
+        )
+
+    @property
+    def needed_slots(self) -> int:
+        """Slots of history without which nothing is trained: a baseline needs few."""
+        return self.minimum_slots if self.kind == "network" else min(BASELINE_SLOTS, self.minimum_slots)
+
 
 VALIDATION = 0.15  # of the training windows' time, its newest part, decides when training stops
 BASELINE_SLOTS = 60  # of history that the first baseline waits for: an hour at the usual step
@@ -24,7 +62,7 @@ BASELINE_SLOTS = 60  # of history that the first baseline waits for: an hour at 
 class Division:
     """History of the entities that take part, and how each one's is divided."""
 
-    monitor: MonitorSection
+    plan: Plan
     history: History
     scales: Scaling
     first: Int64  # (E,) first slot with data
@@ -42,7 +80,7 @@ class Division:
 
     def known(self, timesteps: int) -> Bool:
         """Windows that can be scored, by newest slot: (E, L − timesteps + 1)."""
-        missing = self.monitor.max_missing
+        missing = self.plan.horizon.max_missing
         return np.asarray(window.reasons(self.history.values, timesteps, max_missing=missing) == Reason.KNOWN)
 
     def newest(self, timesteps: int) -> Int64:
@@ -54,72 +92,68 @@ class Division:
         return self.known(timesteps) & (self.newest(timesteps) >= self.divide[:, None] + timesteps - 1)
 
 
-def recent(monitor: MonitorSection, source: Source, *, now: int, trained_until: int) -> tuple[int, int]:
-    """What to recalibrate on: the newest `training.span`, of which no model has learned; epoch milliseconds.
+def recent(plan: Plan, source: Source, *, now: int, trained_until: int) -> tuple[int, int]:
+    """Span to recalibrate on, epoch milliseconds: the newest `training.span` that no model has learned from.
 
     trained_until: end of what the model was trained on; the last part of that was held out
 
     Raises: ModelError if the source is empty.
     """
-    first, last = span(monitor, source, now=now)
-    held_out = round(milliseconds(monitor.training.span) * monitor.training.holdout)
+    first, last = span(plan, source, now=now)
+    held_out = round(plan.span * plan.holdout)
     return max(first, min(last, trained_until) - held_out), last
 
 
-def divide(monitor: MonitorSection, history: History) -> Division:
+def divide(plan: Plan, history: History) -> Division:
     """Entities with enough data, the first slot of each, and the slot that divides its training from calibration."""
     slots = slots_with_data(history)
-    needed = needed_slots(monitor)
+    needed = plan.needed_slots
     enough = np.flatnonzero(slots >= min(needed, max(int(slots.max(initial=0)), 1)))
     if not enough.size or slots.max() < needed:
-        raise too_short(monitor, history)
+        raise too_short(plan, history)
     entities = tuple(history.entities[row] for row in enough.tolist())
     kept = replace(history, entities=entities, values=history.values[enough])
     has_data: Bool = np.any(~np.isnan(kept.values), axis=2)  # (E, L)
     seen = np.cumsum(has_data, axis=1)
-    divide = (seen < (1.0 - monitor.training.holdout) * seen[:, -1:]).sum(axis=1)
+    divide = (seen < (1.0 - plan.holdout) * seen[:, -1:]).sum(axis=1)
     in_training = np.arange(has_data.shape[1]) < divide[:, None]
     scales = scaling.fit(np.where(in_training[:, :, None], kept.values, np.float32(np.nan)))
-    return Division(monitor, kept, scales, has_data.argmax(axis=1), divide)
+    return Division(plan, kept, scales, has_data.argmax(axis=1), divide)
 
 
 def slots_with_data(history: History) -> Int64:
+    """Slots with any data of each entity, (E,)."""
     return np.asarray(np.any(~np.isnan(history.values), axis=2).sum(axis=1))
 
 
-def needed_slots(monitor: MonitorSection) -> int:
-    """Slots of history without which nothing is trained: a baseline needs few."""
-    return monitor.minimum_slots if monitor.model.kind == "network" else min(BASELINE_SLOTS, monitor.minimum_slots)
-
-
-def too_short(monitor: MonitorSection, history: History) -> ModelError:
+def too_short(plan: Plan, history: History) -> ModelError:
+    """The error that says how much history is missing, or that its windows have gaps."""
+    horizon = plan.horizon
     longest = int((~np.isnan(history.values).all(axis=2)).sum(axis=1).max(initial=0)) if history.entities else 0
-    missing = max(0, needed_slots(monitor) - longest)
-    hours = math.ceil(missing * monitor.step_ms / 360_000) / 10
+    missing = max(0, plan.needed_slots - longest)
+    hours = math.ceil(missing * horizon.step / 360_000) / 10
     wait = f"wait {hours:.1f} h, or lower `training.minimum_slots` or `timesteps`"
     advice = wait if missing else "its windows have gaps: fill them, or raise `max_missing`"
     start, end = (datetime.fromtimestamp(at / 1000, UTC).strftime("%F %T") for at in (history.start, history.end))
     msg = (
-        f"monitor {monitor.name!r}: training needs {needed_slots(monitor)} slots of {monitor.step_ms / 1000:g} s"
-        f" with data and windows of {monitor.timesteps} slots without large gaps; the longest entity has {longest}"
+        f"monitor {horizon.monitor!r}: training needs {plan.needed_slots} slots of {horizon.step / 1000:g} s"
+        f" with data and windows of {horizon.timesteps} slots without large gaps; the longest entity has {longest}"
         f" between {start} and {end} UTC; {advice}"
     )
     return ModelError(msg)
 
 
-def span(
-    monitor: MonitorSection, source: Source, *, now: int, start: int | None = None, end: int | None = None
-) -> tuple[int, int]:
-    """What to train on: the newest `training.span` that has data, unless told otherwise; epoch milliseconds.
+def span(plan: Plan, source: Source, *, now: int, start: int | None = None, end: int | None = None) -> tuple[int, int]:
+    """Span to train on, epoch milliseconds: the newest `training.span` that has data, unless given.
 
     Raises: ModelError if the source is empty.
     """
     extent = source.extent()
     if extent is None:
-        msg = f"monitor {monitor.name!r}: its source has no samples at all; see: detector check"
+        msg = f"monitor {plan.horizon.monitor!r}: its source has no samples at all; see: detector check"
         raise ModelError(msg)
-    step = monitor.step_ms
-    newest = min(grid.floor(extent[1], step) + step, grid.complete_until(now, step, milliseconds(monitor.delay)))
+    step = plan.horizon.step
+    newest = min(grid.floor(extent[1], step) + step, grid.complete_until(now, step, plan.horizon.delay))
     end = newest if end is None else end
-    start = max(extent[0], end - milliseconds(monitor.training.span)) if start is None else start
+    start = max(extent[0], end - plan.span) if start is None else start
     return start, end

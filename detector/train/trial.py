@@ -7,8 +7,8 @@ import numpy as np
 from detector.core import faults, score, threshold, window
 from detector.core.faults import Fault
 from detector.core.series import Bool, Float32, Int64, Reason
-from detector.detect import horizon
-from detector.detect import residuals as scoring
+from detector.detect import residuals
+from detector.detect.residuals import Selection
 from detector.ports import ModelVersion
 from detector.train.division import Division
 
@@ -24,8 +24,8 @@ def finds_faults(data: Division, model: ModelVersion, rng: np.random.Generator) 
     What would have opened one without the fault is not found. The same `rng` puts the same faults. Empty if no entity
     has enough history for a fault and what is looked back on before it.
     """
-    monitor, history = data.monitor, data.history
-    before = monitor.timesteps - 1 + max(score.SPANS) - 1 + horizon.decision_rules(monitor).memory
+    horizon, history = data.plan.horizon, data.history
+    before = horizon.timesteps - 1 + max(score.SPANS) - 1 + horizon.rules.before
     length = before + FAULT_SLOTS
     able = np.flatnonzero(data.end - data.first >= length)
     if not able.size:
@@ -44,7 +44,8 @@ def finds_faults(data: Division, model: ModelVersion, rng: np.random.Generator) 
         for metric in rng.choice(metrics, count, replace=False).tolist():
             strength = size * float(data.scales.scale[row, metric])
             faulty[n] = faults.inject(faulty[n], kind, begin=before, metric=metric, size=strength, rng=rng)
-    return _opens(data, model, faulty, rows, starts) & ~_opens(data, model, clean, rows, starts)
+    opens, would_open = (_opens(data, model, values, rows=rows, starts=starts) for values in (faulty, clean))
+    return opens & ~would_open
 
 
 def shares(found: Bool) -> dict[str, float]:
@@ -53,18 +54,18 @@ def shares(found: Bool) -> dict[str, float]:
     return {kind.value: round(share, 3) for kind, share in by_kind} | {"all": round(float(found.mean()), 3)}
 
 
-def _opens(data: Division, model: ModelVersion, values: Float32, rows: Int64, starts: Int64) -> Bool:
+def _opens(data: Division, model: ModelVersion, values: Float32, *, rows: Int64, starts: Int64) -> Bool:
     """Whether each of some pieces of history (C, length, F) opens an alert in its last `FAULT_SLOTS`."""
-    monitor, timesteps = data.monitor, model.timesteps
-    known = window.reasons(values, timesteps, max_missing=monitor.max_missing) == Reason.KNOWN
+    horizon, timesteps = data.plan.horizon, model.timesteps
+    known = window.reasons(values, timesteps, max_missing=horizon.max_missing) == Reason.KNOWN
     errors = np.full(known.shape, np.nan, dtype=np.float32)
     for begin in np.unique(starts).tolist():  # pieces that begin together have their slots in common
         same = starts == begin
         slots = data.history.slots[begin : begin + values.shape[1]]
-        errors[same], _ = scoring.errors(
-            model, horizon.metric_rules(monitor), values=values[same], rows=rows[same], slots=slots, chosen=known[same]
-        )
-    smoothed = model.calibration.smoothed(errors, rows)
-    scores, settled = model.calibration.by_span(smoothed, rows), model.calibration.settled(smoothed, rows)
-    opens = threshold.openings(scores, settled, horizon.decision_rules(monitor))[:, -FAULT_SLOTS:]
+        selection = Selection(values[same], rows[same], slots, known[same])
+        errors[same], _ = residuals.errors(model, selection, horizon.metric_rules)
+    calibration = model.artifact.calibration
+    smoothed = calibration.smoothed(errors, rows)
+    scores, recovered = calibration.by_span(smoothed, rows), calibration.recovered(smoothed, rows)
+    opens = threshold.openings(scores, recovered, horizon.rules)[:, -FAULT_SLOTS:]
     return np.asarray((opens >= 1.0).any(axis=(1, 2)))

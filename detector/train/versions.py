@@ -9,17 +9,17 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from detector.config.sections import MonitorSection
 from detector.core import threshold
 from detector.core.threshold import Calibration
 from detector.detect import exclusions
-from detector.detect import history as reading
+from detector.detect.history import read_history
 from detector.errors import ModelError
-from detector.ports import Fit, Source, Store, TrainedVersion, Versions
+from detector.ports import Fit, ModelVersion, Source, Store, Versions
 from detector.progress import Progress, part
 from detector.train import calibrate, division
-from detector.train import fit as training
 from detector.train.calibrate import Alerted
+from detector.train.division import Plan
+from detector.train.fit import train
 
 _READING_SHARE = 0.1  # of a training's progress bar
 _BY_SCORE = {"spike", "drift"}  # kinds of explanation whose score comes from a calibration
@@ -29,7 +29,7 @@ _BY_SCORE = {"spike", "drift"}  # kinds of explanation whose score comes from a 
 class Inputs:
     """Everything that new versions of one monitor are made from."""
 
-    monitor: MonitorSection
+    plan: Plan
     source: Source
     store: Store  # exclusions are read from it
     versions: Versions
@@ -50,21 +50,20 @@ def retrain(inputs: Inputs, *, now: int, span: Span, progress: Progress) -> tupl
 
     Raises: ModelError if there is too little history or another process trains this monitor now.
     """
-    monitor, began = inputs.monitor, time.monotonic()
+    plan, began = inputs.plan, time.monotonic()
+    horizon = plan.horizon
     with inputs.versions.hold(now):
-        first, last = division.span(monitor, inputs.source, now=now, start=span.start, end=span.end)
-        history = reading.read_history(monitor, inputs.source, first, last, part(progress, 0.0, _READING_SHARE))
+        first, last = division.span(plan, inputs.source, now=now, start=span.start, end=span.end)
+        reading = part(progress, 0.0, _READING_SHARE)
+        history = read_history(horizon, inputs.source, start=first, end=last, progress=reading)
         real = calibrate.spans_of(alert for alert in inputs.alerts() if alert.verdict == "real")
-        history = exclusions.without(history, monitor.metrics, inputs.store.exclusions(monitor.name), real)
-        trained = training.train(
-            monitor,
-            history,
-            inputs.fit,
-            seed=monitor.training.seed,
-            progress=part(progress, _READING_SHARE, 1.0 - _READING_SHARE),
-        )
-        provenance = {**trained.provenance, "seconds": round(time.monotonic() - began, 1)}
-        return inputs.versions.save(replace(trained, provenance=provenance), now), provenance
+        excluded = inputs.store.exclusions(horizon.monitor)
+        history = exclusions.without(history, horizon.metrics, excluded, real=real)
+        training = part(progress, _READING_SHARE, 1.0 - _READING_SHARE)
+        trained = train(plan, history, inputs.fit, progress=training)
+        provenance = {**trained.artifact.provenance, "seconds": round(time.monotonic() - began, 1)}
+        stored = replace(trained, artifact=replace(trained.artifact, provenance=provenance))
+        return inputs.versions.save(stored, now), provenance
 
 
 def recalibrate(inputs: Inputs, *, now: int, progress: Progress) -> tuple[int, float]:
@@ -78,17 +77,17 @@ def recalibrate(inputs: Inputs, *, now: int, progress: Progress) -> tuple[int, f
         fresh = _fresh_calibration(inputs, now, progress)
         trained = fresh.trained
         provenance = {
-            **trained.provenance,
-            "recalibrated_from": trained.model.version,
+            **trained.artifact.provenance,
+            "recalibrated_from": trained.version,
             "recalibrated_at": now,
             "calibrated_from": fresh.start,
             "calibrated_until": fresh.end,
             "drift": round(fresh.drift, 4),
         }
-        model = replace(trained.model, calibration=fresh.calibration)
-        number = inputs.versions.save(replace(trained, model=model, provenance=provenance), now)
-        live = fresh.live.model.version
-        if live != trained.model.version:
+        artifact = replace(trained.artifact, calibration=fresh.calibration, provenance=provenance)
+        number = inputs.versions.save(replace(trained, artifact=artifact), now)
+        live = fresh.live.version
+        if live != trained.version:
             inputs.versions.delete(live)
         return number, fresh.drift
 
@@ -131,8 +130,8 @@ def reconsidered(inputs: Inputs, alerts: Iterable[RaisedAlert], *, now: int, pro
     Raises: ModelError as `recalibrate`.
     """
     fresh = _fresh_calibration(inputs, now, progress)
-    live = fresh.live.model
-    row_of = {name: row for row, name in enumerate(live.entities)}
+    live, before = fresh.live, fresh.live.artifact.calibration
+    row_of = {name: row for row, name in enumerate(live.artifact.entities)}
     judged, unjudged = [], 0
     for alert in alerts:
         cause = alert.explanation.get("part") or {}
@@ -143,7 +142,7 @@ def reconsidered(inputs: Inputs, alerts: Iterable[RaisedAlert], *, now: int, pro
             continue
         by_span = [np.nan if value is None else value for value in cause["scores"].values()]
         scores, row = np.array([[by_span]], dtype=np.float32), np.array([row_of.get(alert.entity, -1)])
-        again = threshold.worst(threshold.rescored(scores, row, live.calibration, fresh.calibration))
+        again = threshold.worst(threshold.rescored(scores, row, old=before, new=fresh.calibration))
         judged.append((alert.id, float(again[0, 0])))
     return Reconsidered(judged, unjudged)
 
@@ -152,8 +151,8 @@ def reconsidered(inputs: Inputs, alerts: Iterable[RaisedAlert], *, now: int, pro
 class _Fresh:
     """A calibration on recent data, not stored yet."""
 
-    live: TrainedVersion
-    trained: TrainedVersion  # the version that training made, of which the live one may be a recalibration
+    live: ModelVersion
+    trained: ModelVersion  # the version that training made, of which the live one may be a recalibration
     calibration: Calibration
     drift: float
     start: int  # of its data, epoch milliseconds
@@ -161,16 +160,17 @@ class _Fresh:
 
 
 def _fresh_calibration(inputs: Inputs, now: int, progress: Progress) -> _Fresh:
-    monitor, source, versions = inputs.monitor, inputs.source, inputs.versions
+    plan, source, versions = inputs.plan, inputs.source, inputs.versions
+    horizon, name = plan.horizon, plan.horizon.monitor
     live = versions.live()
     if live is None:
-        msg = f"monitor {monitor.name!r} has no live model to recalibrate; run: detector retrain {monitor.name}"
+        msg = f"monitor {name!r} has no live model to recalibrate; run: detector retrain {name}"
         raise ModelError(msg)
-    first, last = division.recent(monitor, source, now=now, trained_until=live.model.trained_until)
-    history = reading.read_history(monitor, source, first, last, progress)
-    history = exclusions.without(history, monitor.metrics, inputs.store.exclusions(monitor.name), {})
+    first, last = division.recent(plan, source, now=now, trained_until=live.trained_until)
+    history = read_history(horizon, source, start=first, end=last, progress=progress)
+    history = exclusions.without(history, horizon.metrics, inputs.store.exclusions(name), real={})
     # always against what training found, or small drifts would add up day by day
-    trained = versions.load(int(live.provenance.get("recalibrated_from", live.model.version)))
-    alerted = calibrate.not_normal(monitor, history, inputs.alerts())
-    calibration, drift = calibrate.recalibrated(monitor, trained.model, history, alerted)
+    trained = versions.load(int(live.artifact.provenance.get("recalibrated_from", live.version)))
+    alerted = calibrate.not_normal(plan, history, inputs.alerts())
+    calibration, drift = calibrate.recalibrated(plan, trained, history, alerted=alerted)
     return _Fresh(live, trained, calibration, drift, history.start, history.end)

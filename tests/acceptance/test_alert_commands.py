@@ -13,7 +13,7 @@ import pytest
 from running import DETECTOR, detector
 
 from detector import database
-from detector.core.decide import Change, Severity
+from detector.core.decide import Change, Episode, Severity
 from detector.ports import AlertChange, Commit, ScoreRows
 from detector.store import alerts
 from detector.store.state import StateStore
@@ -77,7 +77,7 @@ def open_alert(config: Path) -> str:
     engine = database.connect(f"sqlite:///{config.parent / 'detector.db'}")
     store = StateStore(engine)
     now, entity = 1_795_000_000_000, f"host-{time.monotonic_ns()}"
-    opened = AlertChange(Change.OPENED, entity, now, now, now, now, Severity.WARNING, 1.5, now, None)
+    opened = AlertChange(Change.OPENED, entity, now, Episode(now, now, Severity.WARNING, 1.5, now), now, None)
     cursor = store.cursor("demo")
     assert cursor is not None
     store.commit(Commit("demo", cursor, cursor, now, 1, NO_SCORES, NO_SCORES, [opened]))

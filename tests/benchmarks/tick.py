@@ -33,9 +33,6 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from detector import times
-from detector.detect import horizon, recall
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import conftest
@@ -49,13 +46,15 @@ from detector.core import decide, score
 from detector.core.scaling import Scaling
 from detector.core.series import Float32
 from detector.core.threshold import Calibration
-from detector.detect import history as reading
-from detector.detect import memory as remembering
-from detector.detect import tick as pipeline
+from detector.detect import history, residuals, scores
+from detector.detect import tick as ticks
+from detector.detect.horizon import Horizon
+from detector.detect.memory import Gridded, Memory, extend, members
+from detector.detect.recall import recall, stored_state
 from detector.export.prometheus import Exporter, MonitorView
 from detector.models.artifact import NetworkSpec
 from detector.models.inference import Autoencoder, weight_shapes
-from detector.ports import ModelVersion, Source
+from detector.ports import Artifact, ModelVersion
 from detector.store import schema
 from detector.store.state import StateStore
 
@@ -140,71 +139,70 @@ def model(entities: int, until: int) -> ModelVersion:
         return np.ones(shape, dtype=np.float32)
 
     spans = len(score.SPANS)
-    return ModelVersion(
-        version=1,
-        kind="network",
-        timesteps=TIMESTEPS,
-        trained_from=BEGIN,
-        trained_until=until,
-        network=Autoencoder(spec, weights),
+    artifact = Artifact(
+        spec=spec,
+        weights=weights,
         entities=tuple(f"host-{n:06d}" for n in range(entities)),
         scaling=Scaling(0.5 * ones(entities, METRICS), ones(entities, METRICS), ones(METRICS)),
         noise=ones(entities, METRICS),
         fleet_noise=ones(METRICS),
         calibration=Calibration(ones(entities, spans), ones(entities, spans), ones(spans), ones(spans), 10.0),
+        freeze_limits=np.zeros((0, 0), dtype=np.int64),
+        provenance={"kind": "network", "trained_from": BEGIN, "trained_until": until},
     )
+    return ModelVersion(1, artifact, Autoencoder(spec, weights))
 
 
 @dataclass
 class Fleet:
     """A monitor over a database, and what it remembers."""
 
-    monitor: config.MonitorSection
+    monitor: ticks.Monitor
     engine: Engine
-    source: Source
-    store: StateStore
     model: ModelVersion
-    memory: remembering.Memory
+    memory: Memory
     recalled: float
 
-    def tick(self, slots: int) -> pipeline.Report:
+    def tick(self, slots: int) -> ticks.Report:
         """The tick so many slots after the begin of the first window."""
-        now = BEGIN + slots * STEP + times.milliseconds(self.monitor.delay)
-        self.memory, report = pipeline.tick(self.monitor, self.source, self.store, self.memory, now)
+        now = BEGIN + slots * STEP + self.monitor.horizon.delay
+        self.memory, report = ticks.tick(self.monitor, self.memory, now)
         return report
 
 
 def start(url: str, entities: int, slots: int, history: int = TIMESTEPS) -> Fleet:
     """A fleet of which some slots up to the first tick are recorded, and some more from then on."""
     parts = settings(url)
-    monitor, engine = parts.monitors[0], database.connect(url)
+    section, engine = parts.monitors[0], database.connect(url)
+    horizon = Horizon.of(section)
     told(f"{engine.dialect.name}, {entities} entities: filling")
     fill(engine, entities, history + slots, BEGIN + (TIMESTEPS - history) * STEP)
     schema.upgrade(engine)
-    source, store = wiring.source(parts, monitor, engine), StateStore(engine)
+    monitor = ticks.Monitor(horizon, wiring.source(parts, section, engine), StateStore(engine))
     until = BEGIN + TIMESTEPS * STEP
     fleet = model(entities, until)
     began = time.perf_counter()
-    memory = recall.recall(monitor, source, store, fleet, until + times.milliseconds(monitor.delay))
+    stored = stored_state(horizon, monitor.store)
+    memory = recall(horizon, monitor.source, fleet, stored=stored, now=until + horizon.delay)
     recalled = time.perf_counter() - began
     told(f"recalled in {recalled:.1f} s")
-    return Fleet(monitor, engine, source, store, fleet, memory, recalled)
+    return Fleet(monitor, engine, fleet, memory, recalled)
 
 
 def usual(url: str, entities: int, ticks: int) -> dict[str, Any]:
     """Ticks one after the other."""
     fleet, clock, exporter = start(url, entities, ticks + 1), Clock(), Exporter(10_000)
-    exporter.show(MonitorView(fleet.monitor.name, fleet.monitor.metrics, STEP, 1.0))
+    exporter.show(MonitorView(fleet.monitor.horizon.monitor, NAMES, STEP, 1.0))
     walls, cpus, stages, rows = [], [], [], 0
     with ExitStack() as stack:
         for stage, target, name in (
-            ("read", fleet.source, "read"),
-            ("grid", reading, "gridded"),
+            ("read", fleet.monitor.source, "read"),
+            ("grid", history, "gridded"),
             ("network", fleet.model.network, "residuals"),
-            ("windows", remembering, "_errors"),
-            ("score", remembering, "scores_by_span"),
+            ("windows", residuals, "errors"),
+            ("score", scores, "scores_by_span"),
             ("decide", decide, "decide"),
-            ("commit", fleet.store, "commit"),
+            ("commit", fleet.monitor.store, "commit"),
         ):
             stack.enter_context(patch.object(target, name, clock.timed(stage, getattr(target, name))))
         for n in range(1, ticks + 2):
@@ -215,7 +213,7 @@ def usual(url: str, entities: int, ticks: int) -> dict[str, Any]:
             shown = {
                 name: getattr(seen, name) for name in ("entities", "score", "reason", "states", "is_silent", "share")
             }
-            exporter.update(fleet.monitor.name, **shown)
+            exporter.update(fleet.monitor.horizon.monitor, **shown)
             walls.append(time.perf_counter() - began)
             cpus.append(time.process_time() - began_cpu)
             clock.timed("export", generate_latest)(exporter.registry)
@@ -237,7 +235,7 @@ def usual(url: str, entities: int, ticks: int) -> dict[str, Any]:
 
 def started(url: str, entities: int, _ticks: int) -> dict[str, Any]:
     """A start with everything there that scores look back on."""
-    slots = horizon.memory_slots(settings(url).monitors[0])
+    slots = Horizon.of(settings(url).monitors[0]).slots
     fleet = start(url, entities, 1, history=slots)
     return {"start_seconds": round(fleet.recalled, 1), "slots": slots, "resident_mb": resident_mb()}
 
@@ -256,28 +254,30 @@ def changing(url: str, entities: int, _ticks: int) -> dict[str, Any]:
     some = min(entities, 10_000)
     fleet = start(url, entities, 3)
     fleet.tick(TIMESTEPS + 1)
-    before = fleet.memory
-    names = before.history.entities
+    before, names = fleet.memory, fleet.memory.entities
     joined = tuple(f"new-{n:06d}" for n in range(some))
     found: dict[str, Any] = {"changed": some}
-    end = before.history.end + STEP
-    for what, memory, entities_then in (
-        ("usual", before, names),
-        ("joining", before, (*names, *joined)),
-        ("leaving", before, names[some:]),
-    ):
+    for what, entities_then in (("usual", names), ("joining", (*names, *joined)), ("leaving", names[some:])):
         seconds = []
         for _ in range(3):
             began = time.perf_counter()
-            remembering._follow(fleet.monitor, memory, entities_then, end, 1)
+            after = _moved_on(fleet, entities_then)
             seconds.append(time.perf_counter() - began)
         found[f"{what}_seconds"] = round(statistics.median(seconds), 3)
-    fleet.memory = remembering._follow(fleet.monitor, before, (*names, *joined), before.history.end, 0)
+        if what == "joining":
+            before = after
     began = time.perf_counter()
-    chosen = remembering.watched(fleet.memory, names, ())
+    chosen = members(before, names, ())
     found["choosing_seconds"] = round(time.perf_counter() - began, 3)
     assert chosen == names
     return found
+
+
+def _moved_on(fleet: Fleet, entities: tuple[str, ...]) -> Memory:
+    """The memory of a fleet one slot later with other entities, without scoring."""
+    values = np.full((len(entities), 1, METRICS), np.nan, dtype=np.float32)
+    gridded = Gridded(entities, values, fleet.memory.history.end + STEP, new=1)
+    return extend(fleet.monitor.horizon, fleet.memory, gridded, unscored=1).memory
 
 
 PARTS = {"tick": usual, "start": started, "catch-up": caught_up, "fleet": changing}

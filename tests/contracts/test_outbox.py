@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, select
 
 from detector import database
-from detector.core.decide import Change, Ended, Severity
+from detector.core.decide import Change, Ended, Episode, Severity
 from detector.errors import NotifyError, NotifyUnavailable, StoreError
 from detector.notify.sender import Limits, Sender
 from detector.ports import AlertChange, Commit, Message, Notice, ScoreRows
@@ -99,12 +99,14 @@ class Fleet:
             change=change,
             entity=entity,
             slot=self.now,
-            opened_slot=self.opened[entity],
-            decided_slot=self.opened[entity],
+            episode=Episode(
+                opened_slot=self.opened[entity],
+                decided_slot=self.opened[entity],
+                severity=Severity.CRITICAL if change is Change.ESCALATED else Severity.WARNING,
+                peak_score=1.5,
+                peak_slot=self.now,
+            ),
             detected_at=self.now,
-            severity=Severity.CRITICAL if change is Change.ESCALATED else Severity.WARNING,
-            peak_score=1.5,
-            peak_slot=self.now,
             explanation='{"metrics": [{"metric": "cpu", "share": 1.0}]}',
             ended=Ended.NORMAL if change is Change.CLOSED else None,
         )

@@ -16,7 +16,7 @@ from sqlalchemy import Engine, event, func, insert, inspect, select, update
 from sqlalchemy.exc import IntegrityError
 
 from detector import database
-from detector.core.decide import Change, Ended, Severity
+from detector.core.decide import Change, Ended, Episode, Severity
 from detector.errors import ArtifactError, SchemaOutdated, StaleState, StoreError
 from detector.ports import AlertChange, AlertCounts, Commit, ScoreRows, StoredAlert
 from detector.store import alerts, models, schema, scores
@@ -49,15 +49,12 @@ def _change(kind: Change | None, entity: str = "a", slot: int = T0, **values: An
         change=kind,
         entity=entity,
         slot=slot,
-        opened_slot=T0,
-        decided_slot=slot,
+        episode=Episode(T0, slot, Severity.WARNING, peak_score=1.5, peak_slot=slot),
         detected_at=slot + STEP,
-        severity=Severity.WARNING,
-        peak_score=1.5,
-        peak_slot=slot,
         explanation='{"metrics": []}',
     )
-    return replace(change, **values)
+    of_episode = {name: values.pop(name) for name in Episode.__dataclass_fields__ if name in values}
+    return replace(change, episode=replace(change.episode, **of_episode), **values)
 
 
 def _scores(engine: Engine) -> list[tuple[str, int, float, int]]:
@@ -76,13 +73,13 @@ def _count(engine: Engine) -> dict[str, int]:
 
 def _open_alerts(store: StateStore, monitor: str) -> list[StoredAlert]:
     """Those whose episode goes on, oldest first."""
-    return [found for found in store.alerts_since(monitor, T0) if found.closed_slot is None]
+    return [found for found in store.alerts_since(monitor, T0) if found.episode.closed_slot is None]
 
 
 def _stored(engine: Engine, severity: Severity, peak_score: float, peak_slot: int) -> StoredAlert:
     """The one alert there is, of entity `a` since T0."""
     identity = alerts.listing(engine)[0].id
-    return StoredAlert(identity, "a", T0, T0 + STEP, severity, peak_score, peak_slot)
+    return StoredAlert(identity, "a", Episode(T0, T0 + STEP, severity, peak_score, peak_slot))
 
 
 @pytest.fixture
@@ -432,7 +429,12 @@ def test_an_opened_alert_is_stored_with_all_that_is_known_of_it(store: StateStor
 
     assert _open_alerts(store, "web") == [_stored(migrated, Severity.WARNING, 1.5, T0 + STEP)]
     row = alerts.listing(migrated)[0]
-    assert (row.state, row.severity, row.opened_slot, row.closed_slot) == ("open", "warning", T0, None)
+    assert (row.state, row.episode.severity, row.episode.opened_slot, row.episode.closed_slot) == (
+        "open",
+        "warning",
+        T0,
+        None,
+    )
     assert (row.detected_at, row.model_version) == (T0 + 2 * STEP, 7)
     assert row.explanation == {"metrics": [{"metric": "cpu"}]}
 
@@ -450,7 +452,12 @@ def test_an_alert_lives_from_open_through_critical_to_closed(store: StateStore, 
     shown = alerts.show(migrated, alerts.listing(migrated)[0].id)
     assert shown is not None
     row, events = shown
-    assert (row.state, row.severity, row.closed_slot, row.peak_score) == ("closed", "critical", T0 + 2 * STEP, 3.0)
+    assert (row.state, row.episode.severity, row.episode.closed_slot, row.episode.peak_score) == (
+        "closed",
+        "critical",
+        T0 + 2 * STEP,
+        3.0,
+    )
     assert [event["change"] for event in events] == ["opened", "escalated", "closed"]
     assert [event["slot"] for event in events] == [T0, T0 + STEP, T0 + 2 * STEP]
 
@@ -469,7 +476,7 @@ def test_a_new_peak_is_stored_without_an_event(store: StateStore, migrated: Engi
     store.commit(_commit(expected_cursor=T0, changes=[raised]))
 
     row = alerts.listing(migrated)[0]
-    assert (row.peak_score, row.peak_slot, row.explanation) == (1.9, T0 + STEP, {"metrics": [1]})
+    assert (row.episode.peak_score, row.episode.peak_slot, row.explanation) == (1.9, T0 + STEP, {"metrics": [1]})
     assert _count(migrated)["detector_alert_event"] == 1
 
 
@@ -479,7 +486,7 @@ def test_alerts_with_and_without_explanation_change_together(store: StateStore, 
     raised = [_change(None, e, explanation='{"metrics": [1]}' if e == "b" else None, peak_score=9.0) for e in "abc"]
     store.commit(_commit(expected_cursor=T0, changes=raised))
 
-    found = {row.entity: (row.peak_score, row.explanation["metrics"]) for row in alerts.listing(migrated)}
+    found = {row.entity: (row.episode.peak_score, row.explanation["metrics"]) for row in alerts.listing(migrated)}
     assert found == {"a": (9.0, []), "b": (9.0, [1]), "c": (9.0, [])}
 
 
@@ -543,7 +550,7 @@ def test_alerts_that_ended_recently_enough_are_told(store: StateStore) -> None:
     store.commit(_commit(expected_cursor=store.cursor("web"), changes=[_change(Change.OPENED, "c")]))
 
     def told(slot: int) -> list[tuple[str, int | None]]:
-        return [(found.entity, found.closed_slot) for found in store.alerts_since("web", slot)]
+        return [(found.entity, found.episode.closed_slot) for found in store.alerts_since("web", slot)]
 
     assert told(T0) == [("a", T0 + STEP), ("a", T0 + 3 * STEP), ("b", T0 + STEP), ("c", None)]
     assert told(T0 + 3 * STEP) == [("a", T0 + 3 * STEP), ("c", None)]
@@ -559,7 +566,7 @@ def test_an_alert_that_reopens_is_the_same_one(store: StateStore, migrated: Engi
     store.commit(_commit(expected_cursor=T0, changes=[again]))
 
     row = alerts.listing(migrated)[0]
-    assert (row.state, row.closed_slot, row.closed_by, row.reopenings) == ("open", None, None, 1)
+    assert (row.state, row.episode.closed_slot, row.closed_by, row.episode.reopenings) == ("open", None, None, 1)
     assert _count(migrated)["detector_alert"] == 1
     shown = alerts.show(migrated, row.id)
     assert shown is not None
@@ -627,7 +634,7 @@ def test_late_samples_may_change_an_alert(store: StateStore, migrated: Engine) -
     store.commit(_commit(expected_cursor=T0, changes=changes, notifiers=("pager",)))
 
     rows = {row.entity: row for row in alerts.listing(migrated)}
-    assert (rows["a"].state, rows["a"].opened_slot, rows["a"].peak_score) == ("open", T0 - STEP, 1.75)
+    assert (rows["a"].state, rows["a"].episode.opened_slot, rows["a"].episode.peak_score) == ("open", T0 - STEP, 1.75)
     assert rows["b"].state == "withdrawn"
     assert [found.entity for found in store.alerts_since("web", T0)] == ["a"]
     with migrated.connect() as connection:  # what is withdrawn was told before; a peak is no news
@@ -752,7 +759,7 @@ def test_late_samples_do_not_undo_what_somebody_closed(store: StateStore, migrat
     store.commit(_commit(expected_cursor=T0, changes=[revised], notifiers=("pager",)))
 
     row = alerts.listing(migrated)[0]
-    assert (row.state, row.closed_by, row.severity) == ("closed", "alice", "critical")
+    assert (row.state, row.closed_by, row.episode.severity) == ("closed", "alice", "critical")
     with migrated.connect() as connection:
         assert connection.scalar(select(func.count()).select_from(delivery)) == 0
 
@@ -764,12 +771,14 @@ def test_what_somebody_closed_is_not_open_for_people_and_lasts_for_the_detector(
     alerts.close(migrated, alerts.listing(migrated)[0], by="alice", comment=None, now=T0 + 1)
 
     assert alerts.listing(migrated, only_open=True) == []
-    assert [(found.closed_slot, found.is_dismissed) for found in store.alerts_since("web", T0)] == [(None, True)]
+    assert [(found.episode.closed_slot, found.is_dismissed) for found in store.alerts_since("web", T0)] == [
+        (None, True)
+    ]
 
     ended = _change(Change.CLOSED, slot=T0 + STEP, ended=Ended.NORMAL)
     store.commit(_commit(expected_cursor=T0, changes=[ended], notifiers=("pager",)))
     row = alerts.listing(migrated)[0]
-    assert (row.state, row.closed_by, row.closed_at, row.closed_slot) == ("closed", "alice", T0 + 1, T0 + STEP)
+    assert (row.state, row.closed_by, row.closed_at, row.episode.closed_slot) == ("closed", "alice", T0 + 1, T0 + STEP)
     with migrated.connect() as connection:  # it was closed for people before
         assert connection.scalar(select(func.count()).select_from(delivery)) == 0
 

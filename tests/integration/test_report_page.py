@@ -14,7 +14,7 @@ import pytest
 from running import DETECTOR, detector
 
 from detector import database
-from detector.core.decide import Change, Severity
+from detector.core.decide import Change, Episode, Severity
 from detector.core.series import Float32
 from detector.detect.explanations import pack
 from detector.ports import AlertChange, Commit, ScoreRows
@@ -80,12 +80,8 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
             change=Change.OPENED,
             entity=entity,
             slot=T0,
-            opened_slot=T0,
-            decided_slot=T0,
+            episode=Episode(T0, T0, Severity.CRITICAL, peak_score=4.0, peak_slot=T0 + STEP),
             detected_at=T0 + STEP,
-            severity=Severity.CRITICAL,
-            peak_score=4.0,
-            peak_slot=T0 + STEP,
             explanation=explanation,
         )
 

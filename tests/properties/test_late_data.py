@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+import made_versions
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -13,11 +14,10 @@ from sqlalchemy import select
 
 from detector import database
 from detector.config.sections import DecisionSection, EmbeddedSource, MonitorSection
-from detector.core.scaling import Scaling
-from detector.core.series import Float32, Samples, Windows
-from detector.core.threshold import Calibration
-from detector.detect import recall
-from detector.detect import tick as pipeline
+from detector.core.series import Samples
+from detector.detect.horizon import Horizon
+from detector.detect.recall import recall, stored_state
+from detector.detect.tick import Monitor, tick
 from detector.ports import ModelVersion
 from detector.store import schema
 from detector.store.state import StateStore
@@ -43,28 +43,13 @@ Arrival = tuple[int, int, float, int]
 """Entity, slot, value, and how many slots late it comes."""
 
 
-class _ExpectsNothing:
-    def residuals(self, windows: Windows) -> Float32:
-        return windows.values[:, -1]
+HORIZON = Horizon.of(MONITOR)
 
 
 def _model() -> ModelVersion:
     """Scores the newest slot by its value: 1 at ten; longer spans hardly ever speak."""
-    ones, spans = np.ones((2, 1), dtype=np.float32), np.ones((2, 4), dtype=np.float32)
-    start = spans * np.array([1.0, 3.0, 3.0, 3.0], dtype=np.float32)
-    return ModelVersion(
-        version=1,
-        kind="baseline",
-        timesteps=1,
-        trained_from=START - STEP,
-        trained_until=START,
-        network=_ExpectsNothing(),
-        entities=ENTITIES,
-        scaling=Scaling(0.0 * ones, ones, ones[0]),
-        noise=ones,
-        fleet_noise=ones[0],
-        calibration=Calibration(start, spans, start[0], spans[0], float(np.log(50.0) + np.log(10.0))),
-    )
+    level = float(np.log(50.0) + np.log(10.0))
+    return made_versions.by_size(ENTITIES, 1, start=[1.0, 3.0, 3.0, 3.0], level=level, since=START)
 
 
 class _Arriving:
@@ -90,10 +75,10 @@ class _Arriving:
 
 def _final(store: StateStore, source: _Arriving) -> None:
     """Ticks slot by slot until everything has arrived."""
-    memory = recall.recall(MONITOR, source, store, _model(), START)
+    memory = recall(HORIZON, source, _model(), stored=stored_state(HORIZON, store), now=START)
     for slot in range(1, SLOTS + LATENESS + 2):
         source.now = START + slot * STEP
-        memory, _ = pipeline.tick(MONITOR, source, store, memory, source.now, notifiers=("pager",))
+        memory, _ = tick(Monitor(HORIZON, source, store, ("pager",)), memory, source.now)
 
 
 COMPARED = ("entity", "opened_slot", "decided_slot", "closed_slot", "state", "severity", "peak_slot", "reopenings")

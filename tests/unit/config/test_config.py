@@ -485,7 +485,7 @@ def test_a_notifier_is_told_of_all_monitors_unless_some_are_named(tmp_path: Path
 
     found = _load(tmp_path, SMALLEST + second + PAGER + "url = 'http://x'\n" + only_db)
 
-    assert (found.told("web"), found.told("db")) == (("pager",), ("pager", "dba"))
+    assert (found.notified("web"), found.notified("db")) == (("pager",), ("pager", "dba"))
 
 
 @pytest.mark.parametrize("written", ["url = 'hush:x@host/hush'", "url = 'https://x'\nsecret = ['hush']"])

@@ -38,37 +38,39 @@ STEP = 1000
 
 def _decide(
     scores: Float32,
-    settled: Bool,
+    recovered: Bool,
     *,
     rules: Rules = RULES,
     states: AlertStates | None = None,
     spans: Sequence[int] = (1,),
     first: int = START,
 ) -> tuple[AlertStates, list[Event]]:
-    """Decides scores (E, memory + K, S) at K slots from `first` on."""
-    slots = first + STEP * np.arange(scores.shape[1] - rules.memory, dtype=np.int64)
+    """Decides scores (E, before + K, S) at K slots from `first` on."""
+    slots = first + STEP * np.arange(scores.shape[1] - rules.before, dtype=np.int64)
     before = states or AlertStates.none_open(len(scores))
-    return decide.decide(before, scores, settled, slots, rules, spans=spans, step=STEP)
+    return decide.decide(before, scores, recovered, slots=slots, rules=rules, spans=spans, step=STEP)
 
 
 def _run(
     *rows: list[float], rules: Rules = RULES, states: AlertStates | None = None
 ) -> tuple[AlertStates, list[Event]]:
-    """Decides rows of scores of one span at slots from START on; nothing is known before them, nothing is settled."""
-    before = np.full((len(rows), rules.memory), NAN, dtype=np.float32)
+    """Decides rows of scores of one span at slots from START on; nothing is known before, nothing has recovered."""
+    before = np.full((len(rows), rules.before), NAN, dtype=np.float32)
     scores = np.hstack([before, np.array(rows, dtype=np.float32)])
     return _decide(scores[..., None], np.zeros(scores.shape, dtype=np.bool_), rules=rules, states=states)
 
 
 def _changes_by_span(
-    by_span: dict[int, list[float]], settled: Sequence[int] = (), rules: Rules = RULES
+    by_span: dict[int, list[float]], recovered: Sequence[int] = (), rules: Rules = RULES
 ) -> list[tuple[Change, int, int]]:
     """What changed in one entity with several spans, at which position, and the position it is dated to."""
-    rows = np.array([[NAN] * rules.memory + row for row in by_span.values()], dtype=np.float32)  # (S, N)
-    is_settled = np.zeros((1, rows.shape[1]), dtype=np.bool_)
-    is_settled[0, [rules.memory + position for position in settled]] = True
-    _, events = _decide(rows.T[None], is_settled, rules=rules, spans=tuple(by_span))
-    return [(event.change, (event.slot - START) // STEP, (event.opened_slot - START) // STEP) for event in events]
+    rows = np.array([[NAN] * rules.before + row for row in by_span.values()], dtype=np.float32)  # (S, N)
+    is_recovered = np.zeros((1, rows.shape[1]), dtype=np.bool_)
+    is_recovered[0, [rules.before + position for position in recovered]] = True
+    _, events = _decide(rows.T[None], is_recovered, rules=rules, spans=tuple(by_span))
+    return [
+        (event.change, (event.slot - START) // STEP, (event.episode.opened_slot - START) // STEP) for event in events
+    ]
 
 
 def _changes(row: list[float], rules: Rules = RULES) -> list[tuple[Change, int]]:
@@ -76,9 +78,9 @@ def _changes(row: list[float], rules: Rules = RULES) -> list[tuple[Change, int]]
     return [(event.change, (event.slot - START) // STEP) for event in _run(row, rules=rules)[1]]
 
 
-def test_memory_is_what_opening_looks_back() -> None:
-    assert replace(RULES, open_of=7).memory == 6
-    assert replace(RULES, open_slots=1, open_of=1).memory == 0
+def test_before_is_what_opening_looks_back() -> None:
+    assert replace(RULES, open_of=7).before == 6
+    assert replace(RULES, open_slots=1, open_of=1).before == 0
 
 
 def test_reach_is_what_the_longest_of_the_closing_rules_looks_back() -> None:
@@ -146,14 +148,14 @@ def test_a_closed_alert_opens_again_as_a_new_one() -> None:
     _, events = _run([1.1, 1.1, 0.5, 0.5, 0.5, 1.1, 1.1])
 
     assert [event.change for event in events] == [OPENED, CLOSED, OPENED]
-    assert events[2].opened_slot == START + 5 * STEP
+    assert events[2].episode.opened_slot == START + 5 * STEP
 
 
 def test_an_alert_is_dated_to_its_first_strange_slot() -> None:
     event = _run([0.5, 1.0, 0.5, 1.2])[1][0]
 
     assert event.slot == START + 3 * STEP
-    assert event.opened_slot == START + STEP
+    assert event.episode.opened_slot == START + STEP
 
 
 def test_a_later_higher_score_becomes_the_peak_without_an_event() -> None:
@@ -166,7 +168,7 @@ def test_a_later_higher_score_becomes_the_peak_without_an_event() -> None:
 def test_a_closing_alert_tells_its_peak() -> None:
     closed = _run([1.1, 1.2, 2.5, 0.5, 0.5])[1][-1]
 
-    assert (closed.change, closed.peak_score, closed.peak_slot) == (CLOSED, 2.5, START + 2 * STEP)
+    assert (closed.change, closed.episode.peak_score, closed.episode.peak_slot) == (CLOSED, 2.5, START + 2 * STEP)
 
 
 def test_an_open_alert_escalates_once_when_it_reaches_the_critical_level() -> None:
@@ -176,14 +178,14 @@ def test_an_open_alert_escalates_once_when_it_reaches_the_critical_level() -> No
 def test_an_alert_that_opens_critical_does_not_also_escalate() -> None:
     states, events = _run([5.0, 5.0])
 
-    assert [(event.change, event.severity) for event in events] == [(OPENED, Severity.CRITICAL)]
+    assert [(event.change, event.episode.severity) for event in events] == [(OPENED, Severity.CRITICAL)]
     assert states.is_critical.tolist() == [True]
 
 
 def test_severity_is_kept_until_the_alert_closes_and_starts_anew_after() -> None:
     _, events = _run([1.1, 3.5, 0.5, 0.5, 1.1, 1.1])
 
-    severities = [event.severity for event in events]
+    severities = [event.episode.severity for event in events]
     assert severities == [Severity.CRITICAL, Severity.CRITICAL, Severity.WARNING]
 
 
@@ -225,8 +227,8 @@ def test_an_alert_that_opens_again_goes_on_where_it_was() -> None:
     states, events = _run([1.1, 3.5, 0.5, 0.5, 1.1, 1.1], rules=rules)
 
     again = events[-1]
-    assert (again.change, again.opened_slot, again.decided_slot) == (REOPENED, START, START + STEP)
-    assert (again.peak_score, again.severity, again.reopenings) == (3.5, Severity.CRITICAL, 1)
+    assert (again.change, again.episode.opened_slot, again.episode.decided_slot) == (REOPENED, START, START + STEP)
+    assert (again.episode.peak_score, again.episode.severity, again.episode.reopenings) == (3.5, Severity.CRITICAL, 1)
     assert states.reopenings.tolist() == [1]
 
 
@@ -244,7 +246,11 @@ def test_a_new_alert_has_no_reopenings_of_the_last_one() -> None:
 
     _, events = _run([5.0, 0.5, 0.5, 5.0, 0.5, 0.5, 0.5, 0.5, 5.0], rules=rules)
 
-    assert [(event.change, event.reopenings) for event in events][2:] == [(REOPENED, 1), (CLOSED, 1), (OPENED, 0)]
+    assert [(event.change, event.episode.reopenings) for event in events][2:] == [
+        (REOPENED, 1),
+        (CLOSED, 1),
+        (OPENED, 0),
+    ]
 
 
 def test_the_strangest_span_decides() -> None:
@@ -261,34 +267,34 @@ def test_a_slot_whose_newest_error_is_unknown_is_unknown_whatever_longer_spans_s
 
 @pytest.mark.parametrize("score", [1.1, 9.0], ids=["two of three", "at once"])
 def test_no_alert_opens_where_the_newest_slots_are_settled(score: float) -> None:
-    assert _changes_by_span({1: [score] * 4}, settled=[0, 1, 2, 3]) == []
+    assert _changes_by_span({1: [score] * 4}, recovered=[0, 1, 2, 3]) == []
 
 
 def test_an_alert_opens_late_if_it_was_settled_before() -> None:
-    assert _changes_by_span({1: [1.1] * 4}, settled=[0, 1, 2]) == [(OPENED, 3, 1)]
+    assert _changes_by_span({1: [1.1] * 4}, recovered=[0, 1, 2]) == [(OPENED, 3, 1)]
 
 
 @pytest.mark.parametrize(
-    ("settled", "closed"),
+    ("recovered", "closed"),
     [([2, 3], 3), ([3, 4], 4), ([2, 4], None), ([2], None)],
     ids=["at once", "later", "not in a row", "too few"],
 )
 def test_an_alert_closes_once_settled_whatever_longer_spans_still_remember(
-    settled: list[int], closed: int | None
+    recovered: list[int], closed: int | None
 ) -> None:
-    changes = _changes_by_span({1: [1.1] * 5, 4: [1.5] * 5}, settled)
+    changes = _changes_by_span({1: [1.1] * 5, 4: [1.5] * 5}, recovered)
 
     assert changes == [(OPENED, 1, 0), *([] if closed is None else [(CLOSED, closed, 0)])]
 
 
 def test_settled_and_low_slots_together_close_an_alert() -> None:
-    assert _changes_by_span({1: [1.1, 1.1, 1.1, 0.5]}, settled=[2]) == [(OPENED, 1, 0), (CLOSED, 3, 0)]
+    assert _changes_by_span({1: [1.1, 1.1, 1.1, 0.5]}, recovered=[2]) == [(OPENED, 1, 0), (CLOSED, 3, 0)]
 
 
 def test_a_span_that_reaches_back_to_a_closed_alert_does_not_open_the_next() -> None:
     slots = 12
-    at_once = _changes_by_span({1: [6.0] + [0.5] * (slots - 1), 4: [6.0] * slots}, settled=[1, 2])
-    two_of_three = _changes_by_span({1: [6.0] + [0.5] * (slots - 1), 4: [1.2] * slots}, settled=[1, 2])
+    at_once = _changes_by_span({1: [6.0] + [0.5] * (slots - 1), 4: [6.0] * slots}, recovered=[1, 2])
+    two_of_three = _changes_by_span({1: [6.0] + [0.5] * (slots - 1), 4: [1.2] * slots}, recovered=[1, 2])
 
     # closed at 2: the last 4 slots begin after it from 6 on, and the slot before 6 is no evidence either
     assert at_once == [(OPENED, 0, 0), (CLOSED, 2, 0), (OPENED, 6, 6)]
@@ -296,7 +302,7 @@ def test_a_span_that_reaches_back_to_a_closed_alert_does_not_open_the_next() -> 
 
 
 def test_the_newest_slot_alone_may_open_an_alert_right_after_the_last_one() -> None:
-    assert _changes_by_span({1: [6.0, 0.5, 0.5, 6.0], 4: [6.0] * 4}, settled=[1, 2]) == [
+    assert _changes_by_span({1: [6.0, 0.5, 0.5, 6.0], 4: [6.0] * 4}, recovered=[1, 2]) == [
         (OPENED, 0, 0),
         (CLOSED, 2, 0),
         (OPENED, 3, 3),
@@ -304,14 +310,18 @@ def test_the_newest_slot_alone_may_open_an_alert_right_after_the_last_one() -> N
 
 
 def test_what_a_closed_alert_told_does_not_raise_the_peak_of_the_next() -> None:
-    scores = np.full((1, RULES.memory + 4, 2), NAN, dtype=np.float32)
-    scores[0, RULES.memory :] = [[6.0, 6.0], [0.5, 9.0], [0.5, 9.0], [5.5, 9.0]]
-    settled = np.zeros((1, RULES.memory + 4), dtype=np.bool_)
-    settled[0, RULES.memory + 1 : RULES.memory + 3] = True
+    scores = np.full((1, RULES.before + 4, 2), NAN, dtype=np.float32)
+    scores[0, RULES.before :] = [[6.0, 6.0], [0.5, 9.0], [0.5, 9.0], [5.5, 9.0]]
+    recovered = np.zeros((1, RULES.before + 4), dtype=np.bool_)
+    recovered[0, RULES.before + 1 : RULES.before + 3] = True
 
-    _, events = _decide(scores, settled, spans=(1, 4))
+    _, events = _decide(scores, recovered, spans=(1, 4))
 
-    assert [(event.change, event.peak_score) for event in events] == [(OPENED, 6.0), (CLOSED, 9.0), (OPENED, 5.5)]
+    assert [(event.change, event.episode.peak_score) for event in events] == [
+        (OPENED, 6.0),
+        (CLOSED, 9.0),
+        (OPENED, 5.5),
+    ]
 
 
 def test_the_slot_that_closes_an_alert_is_remembered_and_no_other() -> None:
@@ -345,7 +355,7 @@ def test_the_states_passed_in_stay_as_they_were() -> None:
 @pytest.mark.parametrize("shape", [(0, 3), (2, 0)], ids=["no entities", "no slots"])
 def test_nothing_to_decide_gives_no_events(shape: tuple[int, int]) -> None:
     entities, slots = shape
-    scores = np.full((entities, RULES.memory + slots, 2), 9.0, dtype=np.float32)
+    scores = np.full((entities, RULES.before + slots, 2), 9.0, dtype=np.float32)
 
     states, events = _decide(scores, np.zeros(scores.shape[:2], dtype=np.bool_), spans=(1, 4))
 
@@ -378,26 +388,26 @@ def _rules(draw: st.DrawFn) -> Rules:
 class _Case:
     rules: Rules
     scores: Float32  # (2, N, 2) of two entities and spans, memory included
-    settled: Bool  # (2, N)
+    recovered: Bool  # (2, N)
 
     @property
     def slots(self) -> int:
-        return int(self.scores.shape[1]) - self.rules.memory
+        return int(self.scores.shape[1]) - self.rules.before
 
 
 @st.composite
 def _cases(draw: st.DrawFn) -> _Case:
     rules = draw(_rules())
-    slots = rules.memory + draw(st.integers(1, 20))
+    slots = rules.before + draw(st.integers(1, 20))
     scores = draw(arrays.arrays(np.float32, (2, slots, 2), elements=_SCORE))
-    settled = draw(arrays.arrays(np.bool_, (2, slots), elements=st.sampled_from([False, False, True])))
-    return _Case(rules, scores, settled & ~np.isnan(scores[..., 0]))  # what is unknown is not settled
+    recovered = draw(arrays.arrays(np.bool_, (2, slots), elements=st.sampled_from([False, False, True])))
+    return _Case(rules, scores, recovered & ~np.isnan(scores[..., 0]))  # what is unknown is not recovered
 
 
 def _decide_part(case: _Case, states: AlertStates, first: int, slots: int) -> tuple[AlertStates, list[Event]]:
-    part = slice(first, first + case.rules.memory + slots)
-    scores, settled = case.scores[:, part], case.settled[:, part]
-    return _decide(scores, settled, rules=case.rules, states=states, spans=(1, 3), first=START + STEP * first)
+    part = slice(first, first + case.rules.before + slots)
+    scores, recovered = case.scores[:, part], case.recovered[:, part]
+    return _decide(scores, recovered, rules=case.rules, states=states, spans=(1, 3), first=START + STEP * first)
 
 
 def _decide_all(case: _Case) -> tuple[AlertStates, list[Event]]:
@@ -446,7 +456,7 @@ def test_a_slot_that_is_unknown_opens_nothing_and_closes_only_what_was_unknown_f
     _, events = _decide_all(case)
 
     for event in events:
-        index = case.rules.memory + (event.slot - START) // STEP
+        index = case.rules.before + (event.slot - START) // STEP
         if np.isnan(case.scores[event.entity, index, 0]) and event.change is not ESCALATED:
             assert (event.change, event.ended) == (CLOSED, Ended.UNKNOWN)
             assert np.isnan(case.scores[event.entity, index - case.rules.close_unknown_slots + 1 : index + 1, 0]).all()
@@ -457,13 +467,13 @@ def test_an_alert_has_its_peak_between_its_beginning_and_now(case: _Case) -> Non
     _, events = _decide_all(case)
 
     for event in events:
-        assert event.opened_slot <= event.peak_slot <= event.slot
-        assert event.peak_score >= decide.THRESHOLD
-        is_long = event.slot - event.opened_slot >= case.rules.critical_slots * STEP
-        if event.peak_score >= case.rules.critical_at:
-            assert event.severity is Severity.CRITICAL
-        if event.severity is Severity.CRITICAL:
-            assert event.peak_score >= case.rules.critical_at or is_long or event.reopenings
+        assert event.episode.opened_slot <= event.episode.peak_slot <= event.slot
+        assert event.episode.peak_score >= decide.THRESHOLD
+        is_long = event.slot - event.episode.opened_slot >= case.rules.critical_slots * STEP
+        if event.episode.peak_score >= case.rules.critical_at:
+            assert event.episode.severity is Severity.CRITICAL
+        if event.episode.severity is Severity.CRITICAL:
+            assert event.episode.peak_score >= case.rules.critical_at or is_long or event.episode.reopenings
 
 
 @given(_cases())
@@ -472,7 +482,7 @@ def test_no_alert_opens_on_a_settled_slot(case: _Case) -> None:
 
     for event in events:
         if event.change is OPENED:
-            assert not case.settled[event.entity, case.rules.memory + (event.slot - START) // STEP]
+            assert not case.recovered[event.entity, case.rules.before + (event.slot - START) // STEP]
 
 
 @given(_cases())
@@ -481,6 +491,6 @@ def test_the_next_alert_begins_after_the_last_one_closed(case: _Case) -> None:
 
     for entity in (0, 1):
         closed = decide.LONG_AGO
-        for event in (event for event in events if event.entity == entity and event.reopenings == 0):
-            assert event.opened_slot > closed
+        for event in (event for event in events if event.entity == entity and event.episode.reopenings == 0):
+            assert event.episode.opened_slot > closed
             closed = event.slot if event.change is CLOSED else closed

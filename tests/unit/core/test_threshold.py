@@ -134,10 +134,10 @@ def test_an_unknown_error_has_an_unknown_score() -> None:
 def test_slots_are_settled_where_the_second_span_is_well_below_its_tail() -> None:
     errors = np.array([[[9.0, 1.5], [0.0, 1.7], [NAN, NAN]], [[9.0, 3.1], [0.0, 3.3], [0.0, NAN]]], dtype=np.float32)
 
-    settled = _by_hand().settled(errors, np.array([0, -1]))
+    recovered = _by_hand().recovered(errors, np.array([0, -1]))
 
     # ⅘ of the starts, which are 2 and, of the fleet, 4
-    assert settled.tolist() == [[True, False, False], [True, False, False]]
+    assert recovered.tolist() == [[True, False, False], [True, False, False]]
 
 
 def test_one_slot_counts_in_a_longer_span_as_no_more_than_a_multiple_of_the_start_of_its_tail() -> None:
@@ -146,7 +146,7 @@ def test_one_slot_counts_in_a_longer_span_as_no_more_than_a_multiple_of_the_star
 
     smoothed = _by_hand().smoothed(errors, np.array([0, -1]))
 
-    limits = threshold._LIMIT * np.array([1.0, 4.0])  # starts of the entity and of the fleet
+    limits = threshold.LIMIT * np.array([1.0, 4.0])  # starts of the entity and of the fleet
     expected = np.stack([[100.0, 100.0], limits / 10, limits / 60, limits / 120], axis=1)
     np.testing.assert_allclose(smoothed[:, 0], expected, rtol=1e-6)
 
@@ -158,7 +158,7 @@ def test_errors_to_calibrate_with_are_smoothed_from_the_first_slot_on() -> None:
     smoothed = threshold.smoothed(errors)[0]
 
     assert (~np.isnan(smoothed)).argmax(axis=0).tolist() == [0, 4, 29, 59]  # half of each span
-    more = threshold._LIMIT * 2.0 - 2.0  # by which the last slot counts more than the others in the longer spans
+    more = threshold.LIMIT * 2.0 - 2.0  # by which the last slot counts more than the others in the longer spans
     np.testing.assert_allclose(smoothed[-1], [1000.0, 2 + more / 10, 2 + more / 60, 2 + more / 120], rtol=1e-6)
 
 
@@ -319,11 +319,11 @@ def test_missing_errors_do_not_spoil_the_calibration() -> None:
 HALF_OF_ONE = replace(RULES, open_at_once=2.0)
 
 
-def _openings(row: list[float], settled: tuple[int, ...] = (), rules: Rules = HALF_OF_ONE) -> list[float]:
+def _openings(row: list[float], recovered: tuple[int, ...] = (), rules: Rules = HALF_OF_ONE) -> list[float]:
     """The levels at which slots of one entity and span would open an alert."""
-    is_settled = np.zeros((1, len(row)), dtype=np.bool_)
-    is_settled[0, list(settled)] = True
-    opens = threshold.openings(np.array([row], dtype=np.float32)[..., None], is_settled, rules)
+    is_recovered = np.zeros((1, len(row)), dtype=np.bool_)
+    is_recovered[0, list(recovered)] = True
+    opens = threshold.openings(np.array([row], dtype=np.float32)[..., None], is_recovered, rules)
     return [float(value) for value in opens[0, :, 0]]
 
 
@@ -350,7 +350,7 @@ def test_all_of_three_slots_open_at_the_lowest() -> None:
 
 
 def test_a_settled_slot_opens_at_no_level_but_counts_for_the_next() -> None:
-    assert _openings([4.0, 4.0, 4.0], settled=(1,)) == [2.0, 0.0, 4.0]
+    assert _openings([4.0, 4.0, 4.0], recovered=(1,)) == [2.0, 0.0, 4.0]
 
 
 def test_spans_open_apart() -> None:
@@ -361,20 +361,21 @@ def test_spans_open_apart() -> None:
     np.testing.assert_allclose(opens, [[[2.0, 0.5], [1.0, 2.0]]])
 
 
-def _peaks(opens: list[list[float]], quiet: list[int], spans: tuple[int, ...], reopen_slots: int = 0) -> list[float]:
-    """Episode peaks at level 2 of one entity; one row for each span, quiet slots by position."""
-    is_quiet = np.zeros((1, len(opens[0])), dtype=np.bool_)
-    is_quiet[0, quiet] = True
+def _peaks(opens: list[list[float]], calm: list[int], spans: tuple[int, ...], reopen_slots: int = 0) -> list[float]:
+    """Episode peaks at level 2 of one entity; one row for each span, calm slots by position."""
+    is_calm = np.zeros((1, len(opens[0])), dtype=np.bool_)
+    is_calm[0, calm] = True
     by_slot = np.array(opens, dtype=np.float32).T[None]
-    return sorted(threshold.episode_peaks(by_slot, is_quiet, spans, 2.0, 2, reopen_slots).tolist())
+    rules = replace(RULES, close_slots=2, reopen_slots=reopen_slots)
+    return sorted(threshold.episode_peaks(by_slot, is_calm, spans=spans, level=2.0, rules=rules).tolist())
 
 
 def test_slots_of_one_episode_count_once_with_their_highest() -> None:
-    assert _peaks([[0.0, 3.0, 1.0, 5.0, 2.5, 0.0, 0.0]], quiet=[0, 2, 5, 6], spans=(1,)) == [5.0]
+    assert _peaks([[0.0, 3.0, 1.0, 5.0, 2.5, 0.0, 0.0]], calm=[0, 2, 5, 6], spans=(1,)) == [5.0]
 
 
 def test_after_enough_quiet_slots_a_new_episode_begins() -> None:
-    assert _peaks([[3.0, 0.0, 0.0, 4.0, 0.0, 0.0]], quiet=[1, 2, 4, 5], spans=(1,)) == [3.0, 4.0]
+    assert _peaks([[3.0, 0.0, 0.0, 4.0, 0.0, 0.0]], calm=[1, 2, 4, 5], spans=(1,)) == [3.0, 4.0]
 
 
 @pytest.mark.parametrize(("reopen_slots", "expected"), [(1, [3.0, 4.0]), (2, [4.0])])
@@ -384,11 +385,11 @@ def test_what_opens_again_soon_after_is_the_same_episode(reopen_slots: int, expe
 
 
 def test_an_episode_that_does_not_end_counts_too() -> None:
-    assert _peaks([[1.9, 3.0, NAN, NAN, NAN]], quiet=[], spans=(1,)) == [3.0]
+    assert _peaks([[1.9, 3.0, NAN, NAN, NAN]], calm=[], spans=(1,)) == [3.0]
 
 
 def test_where_no_level_is_reached_there_is_no_episode() -> None:
-    assert _peaks([[1.9, 1.9, NAN]], quiet=[], spans=(1,)) == []
+    assert _peaks([[1.9, 1.9, NAN]], calm=[], spans=(1,)) == []
 
 
 def test_a_span_that_reaches_back_to_a_closed_episode_begins_none() -> None:
@@ -396,14 +397,15 @@ def test_a_span_that_reaches_back_to_a_closed_episode_begins_none() -> None:
     remembers = [0.0, 3.5, 9.0, 9.0, 9.0, 9.0, 0.0, 0.0]  # closed at 2: told until 5, the first slot after is 6
     begins = [0.0, 3.5, 9.0, 9.0, 9.0, 9.0, 8.0, 0.0]
 
-    assert _peaks([newest, remembers], quiet=[1, 2], spans=(1, 4)) == [9.0]
-    assert _peaks([newest, begins], quiet=[1, 2], spans=(1, 4)) == [8.0, 9.0]
+    assert _peaks([newest, remembers], calm=[1, 2], spans=(1, 4)) == [9.0]
+    assert _peaks([newest, begins], calm=[1, 2], spans=(1, 4)) == [8.0, 9.0]
 
 
 def test_entities_have_episodes_of_their_own() -> None:
     opens = np.array([[3.0, 0.0], [0.0, 4.0]], dtype=np.float32)[..., None]
 
-    peaks = threshold.episode_peaks(opens, np.zeros((2, 2), dtype=np.bool_), (1,), 2.0, 2, 0)
+    rules = replace(RULES, close_slots=2, reopen_slots=0)
+    peaks = threshold.episode_peaks(opens, np.zeros((2, 2), dtype=np.bool_), spans=(1,), level=2.0, rules=rules)
 
     assert sorted(peaks.tolist()) == [3.0, 4.0]
 
@@ -432,26 +434,26 @@ def _scores(draw: st.DrawFn) -> tuple[Rules, Float32]:
 @given(_scores())
 def test_episodes_are_the_alerts_that_open(case: tuple[Rules, Float32]) -> None:
     rules, scores = case
-    settled: Bool = np.zeros(scores.shape[:2], dtype=np.bool_)
+    recovered: Bool = np.zeros(scores.shape[:2], dtype=np.bool_)
 
-    quiet = scores[..., 0] < rules.close_below
-    opens = threshold.openings(scores, settled, rules)
-    peaks = threshold.episode_peaks(opens, quiet, (1,), decide.THRESHOLD, rules.close_slots, rules.reopen_slots)
+    calm = scores[..., 0] < rules.close_below
+    opens = threshold.openings(scores, recovered, rules)
+    peaks = threshold.episode_peaks(opens, calm, spans=(1,), level=decide.THRESHOLD, rules=rules)
 
-    assert len(peaks) == _opened(scores, settled, rules, spans=(1,)).sum()
+    assert len(peaks) == _opened(scores, recovered, rules, spans=(1,)).sum()
     assert (peaks >= decide.THRESHOLD).all()
 
 
-def _opened(scores: Float32, settled: Bool, rules: Rules, *, spans: tuple[int, ...]) -> Float64:
+def _opened(scores: Float32, recovered: Bool, rules: Rules, *, spans: tuple[int, ...]) -> Float64:
     """Alerts of each entity that `decide` opens on scores (E, N, S)."""
     slots = MINUTE * np.arange(scores.shape[1], dtype=np.int64)
-    before = ((0, 0), (rules.memory, 0))
+    before = ((0, 0), (rules.before, 0))
     _, events = decide.decide(
         AlertStates.none_open(len(scores)),
         np.pad(scores, (*before, (0, 0)), constant_values=NAN),
-        np.pad(settled, before),
-        slots,
-        rules,
+        np.pad(recovered, before),
+        slots=slots,
+        rules=rules,
         spans=spans,
         step=MINUTE,
     )
@@ -573,7 +575,7 @@ LAWS: dict[str, Draw] = {
 def test_a_fleet_of_noise_opens_about_as_many_alerts_a_week_as_the_budget_says(law: str) -> None:
     entities, seeds, slots, budget = 10, 12, 30_000, 5.0
     everyone = np.arange(entities)
-    scores, settled = [], []
+    scores, recovered = [], []
 
     for seed in range(seeds):
         rng = np.random.default_rng(seed)
@@ -584,8 +586,8 @@ def test_a_fleet_of_noise_opens_about_as_many_alerts_a_week_as_the_budget_says(l
         )
         errors = calibration.smoothed(after, everyone)
         scores.append(calibration.by_span(errors, everyone))
-        settled.append(calibration.settled(errors, everyone))
-    opened = _opened(np.concatenate(scores), np.concatenate(settled), RULES, spans=score.SPANS)  # (seeds · entities,)
+        recovered.append(calibration.recovered(errors, everyone))
+    opened = _opened(np.concatenate(scores), np.concatenate(recovered), RULES, spans=score.SPANS)  # (seeds · entities,)
 
     per_week = opened.reshape(seeds, entities).sum(axis=1) * SLOTS_PER_WEEK / slots
     assert budget / 2 < np.median(per_week) < 2 * budget

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import time
 from datetime import timedelta
+from typing import Any, cast
 
 import pytest
 
 from detector.config.sections import EmbeddedSource, MonitorSection
 from detector.daemon import health
 from detector.daemon.tasks import MonitorRun
+from detector.detect.tick import Monitor
 from detector.sources.memory import MemorySource
+from detector.train.division import Plan
 
 NOW = 1_700_000_000.0
 
 
 def _run(name: str = "web", **changes: object) -> MonitorRun:
     section = MonitorSection(name=name, source=EmbeddedSource(type="embedded"), metrics=("load",))
-    return MonitorRun(section.model_copy(update=changes), source=_nothing())
+    plan, unused = Plan.of(section), cast(Any, None)
+    return MonitorRun(section.model_copy(update=changes), Monitor(plan.horizon, _nothing(), unused), plan)
 
 
 def _nothing() -> MemorySource:

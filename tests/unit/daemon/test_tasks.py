@@ -14,9 +14,11 @@ import pytest
 from detector.config.sections import Config, DatabaseSection, EmbeddedSource, MonitorSection
 from detector.daemon.tasks import MonitorRun, Services, Tasks
 from detector.daemon.training_child import TrainingTimeout
+from detector.detect.tick import Monitor
 from detector.errors import DetectorError, StaleState
 from detector.export.prometheus import Exporter
 from detector.sources.memory import MemorySource
+from detector.train.division import Plan
 
 NOW = 1_700_000_000.0
 
@@ -34,7 +36,9 @@ def run() -> MonitorRun:
     nothing = np.empty(0, dtype=np.int64)
     source = MemorySource.of([], nothing.astype(np.int32), nothing, np.empty((0, 1)))
     memory: Any = "what was kept"
-    return MonitorRun(section, source, memory=memory)
+    plan = Plan.of(section)
+    unused: Any = None
+    return MonitorRun(section, Monitor(plan.horizon, source, store=unused), plan, memory=memory)
 
 
 class Stage:

@@ -6,21 +6,22 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+import made_versions
 import numpy as np
 import pytest
 
 from detector import database
 from detector.config.sections import EmbeddedSource, MonitorSection
 from detector.core import revise
-from detector.core.decide import LONG_AGO, AlertStates, Change, Severity
-from detector.core.revise import Checkpoint, Episode
-from detector.core.scaling import Scaling
-from detector.core.series import Float32, Windows
-from detector.core.threshold import Calibration
+from detector.core.decide import LONG_AGO, AlertStates, Change, Episode, Severity
+from detector.core.revise import Checkpoint
+from detector.core.series import Float32
 from detector.detect import explanations as explaining
-from detector.detect import recall
-from detector.detect import tick as pipeline
-from detector.ports import Exclusion, ModelVersion
+from detector.detect.horizon import Horizon
+from detector.detect.memory import Memory
+from detector.detect.recall import recall, stored_state
+from detector.detect.tick import Monitor, tick
+from detector.ports import Exclusion, ModelVersion, Source, Store
 from detector.sources.memory import MemorySource
 from detector.store import alerts, exclusions, schema
 from detector.store.alerts import AlertRow
@@ -40,28 +41,17 @@ MONITOR = MonitorSection(
 )
 
 
-class _ExpectsNothing:
-    def residuals(self, windows: Windows) -> Float32:
-        return windows.values[:, -1]
+HORIZON = Horizon.of(MONITOR)
+HOSTS = ("web-1", "web-2")
 
 
-def _model(rest: int | None = None) -> ModelVersion:
-    """Scores a value by its size: hosts are normal around 1, strange from about 10 on."""
-    ones, spans = np.ones((2, 2), dtype=np.float32), np.ones((2, 4), dtype=np.float32)
-    return ModelVersion(
-        version=1,
-        kind="baseline",
-        timesteps=1,
-        trained_from=BEGIN - STEP,
-        trained_until=BEGIN,
-        network=_ExpectsNothing(),
-        entities=("web-1", "web-2"),
-        scaling=Scaling(0.0 * ones, ones, ones[0]),
-        noise=ones,
-        fleet_noise=ones[0],
-        calibration=Calibration(4.0 * spans, spans, 4.0 * spans[0], spans[0], 5.0),
-        rest=None if rest is None else np.full((2, 2), rest),
-    )
+def _model(freeze_limit: int | None = None) -> ModelVersion:
+    """Scores a value by its size: hosts are normal around 1, anomalous from about 10 on."""
+    return made_versions.by_size(HOSTS, 2, start=4.0, level=5.0, since=BEGIN, freeze_limit=freeze_limit)
+
+
+def _recalled(horizon: Horizon, source: Source, store: Store, model: ModelVersion) -> Memory:
+    return recall(horizon, source, model, stored=stored_state(horizon, store), now=BEGIN)
 
 
 @pytest.fixture
@@ -78,24 +68,29 @@ def _values() -> Float32:
 
 
 def _watch(
-    store: StateStore, values: Float32, *, monitor: MonitorSection = MONITOR, rest: int | None = None, every: int = 1
+    store: StateStore,
+    values: Float32,
+    *,
+    monitor: MonitorSection = MONITOR,
+    freeze_limit: int | None = None,
+    every: int = 1,
 ) -> list[AlertRow]:
     """The alerts after ticks every few slots, oldest first; NaN rows are not there."""
     entity, slot = np.nonzero(~np.isnan(values).all(axis=2))
     rows = MemorySource.of(
         ("web-1", "web-2"), entity.astype(np.int32), BEGIN + STEP * slot, values[entity, slot].astype(np.float64)
     )
-    model = _model(rest)
-    memory = recall.recall(monitor, rows, store, model, BEGIN)
+    horizon = Horizon.of(monitor)
+    memory = _recalled(horizon, rows, store, _model(freeze_limit))
     for end in range(every, SLOTS + 1, every):
         now = BEGIN + STEP * end
-        memory, _ = pipeline.tick(monitor, rows.between(0, now), store, memory, now, notifiers=("pager",))
+        memory, _ = tick(Monitor(horizon, rows.between(0, now), store, ("pager",)), memory, now)
     return alerts.listing(store._engine)[::-1]
 
 
 def _slots(row: AlertRow) -> tuple[int, int | None]:
-    closed = None if row.closed_slot is None else (row.closed_slot - BEGIN) // STEP
-    return (row.opened_slot - BEGIN) // STEP, closed
+    closed = None if row.episode.closed_slot is None else (row.episode.closed_slot - BEGIN) // STEP
+    return (row.episode.opened_slot - BEGIN) // STEP, closed
 
 
 @pytest.mark.parametrize("every", [1, 7])
@@ -106,7 +101,7 @@ def test_an_entity_that_falls_silent_opens_an_alert_until_it_has_data_again(stor
 
     (alert,) = _watch(store, values, monitor=watchful, every=every)
 
-    # silent from 100 on, so for four slots at 103; data from 120 on, five quiet slots later it closes
+    # silent from 100 on, so for four slots at 103; data from 120 on, five calm slots later it closes
     assert (alert.entity, *_slots(alert)) == ("web-2", 103, 124)
     assert alert.explanation["part"]["kind"] == "no_data"
 
@@ -123,7 +118,7 @@ def test_a_metric_that_freezes_opens_an_alert_until_it_moves_again(store: StateS
     values = _values()
     values[0, 100:150, 1] = 1.0
 
-    (alert,) = _watch(store, values, rest=15, every=every)
+    (alert,) = _watch(store, values, freeze_limit=15, every=every)
 
     # the same as the slot before since 101, for fifteen slots at 115
     assert (alert.entity, *_slots(alert)) == ("web-1", 115, 154)
@@ -131,14 +126,14 @@ def test_a_metric_that_freezes_opens_an_alert_until_it_moves_again(store: StateS
     assert [metric["metric"] for metric in alert.explanation["metrics"]] == ["load"]
 
 
-def _strange() -> Float32:
+def _with_spike() -> Float32:
     values = _values()
     values[0, 100:110, 0] = 3000.0
     return values
 
 
 def test_an_explanation_says_what_was_observed_and_expected(store: StateStore) -> None:
-    (alert,) = _watch(store, _strange())
+    (alert,) = _watch(store, _with_spike())
 
     metric = alert.explanation["metrics"][0]
     assert (metric["metric"], metric["observed"], metric["expected"]) == ("cpu", 3000.0, 0.0)
@@ -153,7 +148,7 @@ EXCLUSION = Exclusion(0, "web", "web-*", None, BEGIN, BEGIN + SLOTS * STEP, "mut
 def test_an_alert_in_an_exclusion_is_stored_muted(store: StateStore) -> None:
     exclusions.add(store._engine, EXCLUSION)
 
-    (alert,) = _watch(store, _strange())
+    (alert,) = _watch(store, _with_spike())
 
     assert alert.is_muted
 
@@ -166,11 +161,11 @@ def test_an_alert_from_before_an_exclusion_does_not_escalate_aloud_in_it(store: 
 
     (alert,) = _watch(store, values, monitor=MONITOR.model_copy(update={"decision": quick}))
 
-    assert (alert.severity, alert.is_muted) == ("critical", True)
+    assert (alert.episode.severity, alert.is_muted) == ("critical", True)
 
 
 def test_an_alert_closes_though_every_other_slot_is_missing(store: StateStore) -> None:
-    values = _strange()
+    values = _with_spike()
     values[0, 111::2] = np.nan
 
     (alert,) = _watch(store, values)
@@ -188,10 +183,11 @@ def test_an_alert_of_silence_that_somebody_closed_ends_though_silence_lasts(stor
         BEGIN + STEP * np.concatenate([np.arange(SLOTS), np.arange(50)]),
         np.concatenate([values[0], values[1, :50]]).astype(np.float64),
     )
-    memory = recall.recall(watchful, rows, store, _model(), BEGIN)
+    horizon = Horizon.of(watchful)
+    memory = _recalled(horizon, rows, store, _model())
     for end in range(1, SLOTS + 1):
         now = BEGIN + STEP * end
-        memory, _ = pipeline.tick(watchful, rows.between(0, now), store, memory, now)
+        memory, _ = tick(Monitor(horizon, rows.between(0, now), store), memory, now)
         if end == 60:
             alerts.close(store._engine, alerts.listing(store._engine)[0], by="alice", comment=None, now=now)
 
@@ -200,10 +196,10 @@ def test_an_alert_of_silence_that_somebody_closed_ends_though_silence_lasts(stor
     assert _slots(alert)[1] is not None
 
 
-def test_an_alert_that_outlasts_its_exclusion_is_told_then(store: StateStore) -> None:
+def test_an_alert_that_outlasts_its_exclusion_notifies_then(store: StateStore) -> None:
     exclusions.add(store._engine, replace(EXCLUSION, end=BEGIN + 105 * STEP))
 
-    (alert,) = _watch(store, _strange())
+    (alert,) = _watch(store, _with_spike())
 
     assert not alert.is_muted
     found = alerts.show(store._engine, alert.id)
@@ -212,7 +208,7 @@ def test_an_alert_that_outlasts_its_exclusion_is_told_then(store: StateStore) ->
 
 
 def test_what_somebody_closed_stays_closed_until_its_entity_was_normal_again(store: StateStore) -> None:
-    values = _strange()
+    values = _with_spike()
     values[0, 150:153, 0] = 3000.0
     rows = MemorySource.of(
         ("web-1", "web-2"),
@@ -220,10 +216,10 @@ def test_what_somebody_closed_stays_closed_until_its_entity_was_normal_again(sto
         BEGIN + STEP * np.tile(np.arange(SLOTS), 2),
         values.reshape(-1, 2).astype(np.float64),
     )
-    memory = recall.recall(MONITOR, rows, store, _model(), BEGIN)
+    memory = _recalled(HORIZON, rows, store, _model())
     for end in range(1, SLOTS + 1):
         now = BEGIN + STEP * end
-        memory, report = pipeline.tick(MONITOR, rows.between(0, now), store, memory, now)
+        memory, report = tick(Monitor(HORIZON, rows.between(0, now), store), memory, now)
         if end == 103:
             alerts.close(store._engine, alerts.listing(store._engine)[0], by="alice", comment=None, now=now)
         if end == 105:
@@ -268,8 +264,9 @@ def test_a_stored_alert_changes_by_what_differs(rightful: Episode, change: Chang
 
 
 def test_a_checkpoint_keeps_the_states_of_those_that_had_an_alert() -> None:
-    states = AlertStates.none_open(3)
-    states.is_open[1], states.opened_slot[1], states.closed_slot[2] = True, 7, 5
+    columns = AlertStates.none_open(3).columns()
+    columns["is_open"][1], columns["opened_slot"][1], columns["closed_slot"][2] = True, 7, 5
+    states = AlertStates(**columns)
 
     checkpoint = Checkpoint.of(100, ["a", "b", "c"], states, since=5)
     there = checkpoint.at(["c", "b", "nobody"])
@@ -284,13 +281,13 @@ def test_a_checkpoint_keeps_the_states_of_those_that_had_an_alert() -> None:
 
 
 def test_the_window_of_an_alert_is_kept_as_it_was(store: StateStore) -> None:
-    values = _strange()
+    values = _with_spike()
     (alert,) = _watch(store, values)
 
     window = alert.explanation["window"]
     first = (window["start"] - BEGIN) // STEP
     slots = slice(first, first + MONITOR.timesteps)
-    assert window["start"] + (MONITOR.timesteps - 1) * STEP == alert.peak_slot
+    assert window["start"] + (MONITOR.timesteps - 1) * STEP == alert.episode.peak_slot
     np.testing.assert_array_equal(explaining.unpack(window["values"], 2), values[0, slots])
     columns = [window["metrics"].index(name) for name in window["named"]]
     np.testing.assert_array_equal(
@@ -299,8 +296,8 @@ def test_the_window_of_an_alert_is_kept_as_it_was(store: StateStore) -> None:
 
 
 @pytest.mark.parametrize("every", [1, 100])
-def test_what_the_last_alert_told_has_no_part_in_the_next(store: StateStore, every: int) -> None:
-    values = _strange()
+def test_a_span_that_the_last_alert_claims_has_no_part_in_the_next(store: StateStore, every: int) -> None:
+    values = _with_spike()
     values[0, 150:153, 0] = 3000.0
 
     _, second = _watch(store, values, every=every)
@@ -308,4 +305,4 @@ def test_what_the_last_alert_told_has_no_part_in_the_next(store: StateStore, eve
     # closed less than 60 slots before: the spans of 60 and 120 slots reach back to the first alert
     scores = second.explanation["part"]["scores"]
     assert (scores["60"], scores["120"]) == (None, None)
-    assert max(scores["1"], scores["10"]) == pytest.approx(second.peak_score, rel=1e-5)
+    assert max(scores["1"], scores["10"]) == pytest.approx(second.episode.peak_score, rel=1e-5)

@@ -95,22 +95,24 @@ def test_an_alert_is_muted_by_what_covers_its_time_its_entity_and_most_of_its_sc
 ) -> None:
     exclusion = replace(ONCE, **changes)  # type: ignore[arg-type]
 
-    assert exclusions.mutes([exclusion], "web-1", {"cpu": 0.6, "memory": 0.4}, _at("2026-03-01T02:00")) == muted
+    assert (
+        exclusions.mutes([exclusion], "web-1", share={"cpu": 0.6, "memory": 0.4}, at=_at("2026-03-01T02:00")) == muted
+    )
 
 
 def test_brackets_in_names_are_brackets() -> None:
     exclusion = replace(ONCE, entity="[2001:db8::1]:*")
 
-    assert exclusions.mutes([exclusion], "[2001:db8::1]:9100", {"cpu": 1.0}, ONCE.start)
-    assert not exclusions.mutes([exclusion], "2:9100", {"cpu": 1.0}, ONCE.start)
+    assert exclusions.mutes([exclusion], "[2001:db8::1]:9100", share={"cpu": 1.0}, at=ONCE.start)
+    assert not exclusions.mutes([exclusion], "2:9100", share={"cpu": 1.0}, at=ONCE.start)
 
 
 def test_several_exclusions_of_metrics_mute_together() -> None:
     both = [replace(ONCE, metric="cpu"), replace(ONCE, metric="disk")]
     share = {"cpu": 0.3, "disk": 0.3, "memory": 0.4}
 
-    assert not exclusions.mutes(both[:1], "web-1", share, ONCE.start)
-    assert exclusions.mutes(both, "web-1", share, ONCE.start)
+    assert not exclusions.mutes(both[:1], "web-1", share=share, at=ONCE.start)
+    assert exclusions.mutes(both, "web-1", share=share, at=ONCE.start)
 
 
 def _history() -> History:
@@ -122,7 +124,7 @@ def _history() -> History:
 def test_training_does_not_see_what_is_masked(effect: str) -> None:
     exclusion = replace(ONCE, effect=effect, entity="web-*", metric="cpu")
 
-    seen = exclusions.without(_history(), ("cpu", "memory"), [exclusion], {}).values
+    seen = exclusions.without(_history(), ("cpu", "memory"), [exclusion], real={}).values
 
     missing = np.zeros((2, 6, 2), dtype=np.bool_)
     missing[0, 1:3, 0] = True
@@ -132,7 +134,7 @@ def test_training_does_not_see_what_is_masked(effect: str) -> None:
 def test_training_does_not_see_the_real_incidents_of_an_entity() -> None:
     real = {"db-1": [(_at("2026-03-01T03:30"), _at("2026-03-01T04:30"))]}
 
-    seen = exclusions.without(_history(), ("cpu", "memory"), [replace(ONCE, effect="mute")], real).values
+    seen = exclusions.without(_history(), ("cpu", "memory"), [replace(ONCE, effect="mute")], real=real).values
 
     assert np.isnan(seen).any(axis=2).tolist() == [[False] * 6, [False, False, False, True, True, False]]
 

@@ -8,12 +8,15 @@ import pytest
 from detector.config.sections import EmbeddedSource, MonitorSection
 from detector.core.series import Samples
 from detector.detect import history as reading
+from detector.detect.history import read_history
+from detector.detect.horizon import Horizon
 from detector.sources.memory import MemorySource
 
 STEP = 60_000
 BEGIN = 1_767_225_600_000
 SLOTS = 100
 MONITOR = MonitorSection(name="web", source=EmbeddedSource(type="embedded"), metrics=("cpu", "load"))
+HORIZON = Horizon.of(MONITOR)
 
 
 class _Counting:
@@ -45,22 +48,24 @@ def _source() -> tuple[_Counting, np.ndarray[tuple[int, int, int], np.dtype[np.f
 def test_pieces_of_any_size_make_the_same_history(cells: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "_CELLS", cells)
     source, values = _source()
-    told: list[float] = []
+    shares: list[float] = []
 
-    history = reading.read_history(MONITOR, source, BEGIN + 5, BEGIN + SLOTS * STEP, lambda done, _: told.append(done))
+    history = read_history(
+        HORIZON, source, start=BEGIN + 5, end=BEGIN + SLOTS * STEP, progress=lambda done, _: shares.append(done)
+    )
 
     assert (history.entities, history.start, history.step) == (("web-1", "web-2"), BEGIN, STEP)
     np.testing.assert_allclose(history.values, values, rtol=1e-6)
     assert source.asked[0] == (BEGIN, BEGIN + 10 * STEP)  # a few slots tell how many entities there are
     assert all(end == start for (_, end), (start, _) in zip(source.asked[:-1], source.asked[1:], strict=True))
-    assert told == sorted(told)
-    assert told[-1] == 1.0
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
 
 
 def test_no_span_is_no_history_and_asks_nothing() -> None:
     source, _ = _source()
 
-    history = reading.read_history(MONITOR, source, BEGIN, BEGIN, lambda _done, _what: None)
+    history = read_history(HORIZON, source, start=BEGIN, end=BEGIN, progress=lambda _done, _what: None)
 
     assert history.values.shape == (0, 0, 2)
     assert source.asked == []

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
+import made_versions
 import numpy as np
 import pytest
 
@@ -11,10 +13,9 @@ from detector.config.sections import EmbeddedSource, MonitorSection, RuleSection
 from detector.core.rules import MetricRules
 from detector.core.scaling import Scaling
 from detector.core.series import Bool, Float32, Int64, Windows
-from detector.core.threshold import Calibration
-from detector.detect import horizon
-from detector.detect import residuals as scoring
-from detector.ports import ModelVersion
+from detector.detect import residuals
+from detector.detect.horizon import decision_rules, metric_rules
+from detector.detect.residuals import Selection
 
 NAN = math.nan
 STEP, TIMESTEPS, START = 60_000, 4, 6_000_000
@@ -42,8 +43,11 @@ class _ExpectsTheMedian:
         return windows.values[:, -1]
 
 
-def _monitor(*rules: RuleSection) -> MonitorSection:
-    return MonitorSection(name="web", source=EmbeddedSource(type="embedded"), metrics=("load", "errors"), rules=rules)
+METRICS = ("load", "errors")
+
+
+def _monitor() -> MonitorSection:
+    return MonitorSection(name="web", source=EmbeddedSource(type="embedded"), metrics=METRICS)
 
 
 def _slots(count: int) -> Int64:
@@ -61,15 +65,12 @@ def _noise(entities: int, slots: int) -> Float32:
 def _residuals(
     values: Float32, rows: Int64, chosen: Bool, rules: MetricRules | None = None, timesteps: int = TIMESTEPS
 ) -> Float32:
-    return scoring.residuals(
+    return residuals.residuals(
         _Reckons() if rules is None else _ExpectsTheMedian(),
-        timesteps,
-        SCALES,
-        rules or MetricRules.none(2),
-        values=values,
-        rows=rows,
-        slots=_slots(values.shape[1]),
-        chosen=chosen,
+        Selection(values, rows, _slots(values.shape[1]), chosen),
+        timesteps=timesteps,
+        scales=SCALES,
+        rules=rules or MetricRules.none(2),
     )
 
 
@@ -77,22 +78,22 @@ def test_residuals_are_those_of_every_window_by_itself() -> None:
     values, rows = _noise(2, 2503), np.array([1, 0])  # 5,000 windows: more than are gathered at a time
     chosen = np.ones((2, 2500), dtype=np.bool_)
 
-    residuals = _residuals(values, rows, chosen)
+    found = _residuals(values, rows, chosen)
 
     for entity, row in enumerate(rows.tolist()):
         for k, slot in enumerate(_slots(2503)[TIMESTEPS - 1 :].tolist()):
             scaled = (values[entity, k : k + TIMESTEPS] - SCALES.center[row]) / SCALES.scale[row]
             one = _Reckons().residuals(Windows(scaled[None], np.array([row]), np.array([slot])))[0]
-            np.testing.assert_allclose(residuals[entity, k], one, rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(found[entity, k], one, rtol=1e-5, atol=1e-5)
 
 
 def test_what_is_not_chosen_stays_unknown() -> None:
     chosen = np.random.default_rng(1).random((3, 17)) < 0.5
     values = np.ones((3, 20, 2), dtype=np.float32)
 
-    residuals = _residuals(values, np.array([0, 1, 0]), chosen)
+    found = _residuals(values, np.array([0, 1, 0]), chosen)
 
-    np.testing.assert_array_equal(np.isnan(residuals), np.broadcast_to(~chosen[..., None], residuals.shape))
+    np.testing.assert_array_equal(np.isnan(found), np.broadcast_to(~chosen[..., None], found.shape))
 
 
 def test_choosing_some_windows_does_not_change_their_residuals() -> None:
@@ -105,25 +106,25 @@ def test_choosing_some_windows_does_not_change_their_residuals() -> None:
 
 
 def test_where_nothing_is_chosen_the_model_is_not_asked() -> None:
-    residuals = _residuals(_noise(2, 10), np.array([0, 1]), np.zeros((2, 7), dtype=np.bool_))
+    found = _residuals(_noise(2, 10), np.array([0, 1]), np.zeros((2, 7), dtype=np.bool_))
 
-    assert residuals.shape == (2, 7, 2)
-    assert np.isnan(residuals).all()
+    assert found.shape == (2, 7, 2)
+    assert np.isnan(found).all()
 
 
 def test_an_entity_that_appears_is_centered_on_its_window_in_the_scale_of_the_fleet() -> None:
     values = np.array([[[7.0, 1.0], [7.0, 1.0], [7.0, 1.0], [8.0, 4.0]]], dtype=np.float32)
 
-    residuals = _residuals(values, np.array([-1]), np.ones((1, 1), dtype=np.bool_), MetricRules.none(2))
+    found = _residuals(values, np.array([-1]), np.ones((1, 1), dtype=np.bool_), MetricRules.none(2))
 
-    np.testing.assert_allclose(residuals[0, 0], [1.0 / 1.0, 3.0 / 3.0])
+    np.testing.assert_allclose(found[0, 0], [1.0 / 1.0, 3.0 / 3.0])
 
 
 def test_gathered_windows_come_entity_after_entity_with_their_rows_and_newest_slots() -> None:
     values = np.arange(12, dtype=np.float32).reshape(2, 3, 2)
     chosen = np.array([[True, True], [False, True]])
 
-    windows = scoring.gather(values, np.array([1, 0]), _slots(3), chosen, 2, SCALES)
+    windows = residuals.gather(Selection(values, np.array([1, 0]), _slots(3), chosen), 2, SCALES)
 
     # (x − center) / scale of rows 1, 1 and 0
     expected = np.array([[[-5, 12], [-4.5, 16]], [[-4.5, 16], [-4, 20]], [[-1, 9], [0, 11]]], dtype=np.float32)
@@ -135,7 +136,7 @@ def test_gathered_windows_come_entity_after_entity_with_their_rows_and_newest_sl
 def test_the_rules_of_a_monitor_are_columns_over_its_metrics() -> None:
     rule = RuleSection(metric="errors", direction="up", min_deviation=5.0, min_deviation_percent=20.0, valid_min=0.0)
 
-    rules = horizon.metric_rules(_monitor(rule))
+    rules = metric_rules(METRICS, (rule,))
 
     assert (rules.counts_up.tolist(), rules.counts_down.tolist()) == ([True, True], [True, False])
     assert rules.least.tolist() == [0.0, 5.0]
@@ -156,23 +157,23 @@ def test_the_rules_of_a_monitor_are_columns_over_its_metrics() -> None:
     ],
     ids=["no rule", "up", "down", "own units", "percent", "both", "of the other metric"],
 )
-def test_rules_heed_direction_and_least_deviation_in_the_metrics_own_units(
+def test_rules_count_by_direction_and_least_deviation_in_the_metrics_own_units(
     rule: RuleSection, kept: list[float]
 ) -> None:
     # 10 is expected and a scaled unit is 2: deviations of −4, −2, 2 and 4, which are 40 and 20 percent
     values = np.zeros((1, 4, 2), dtype=np.float32)
     values[0, :, 0] = [6.0, 8.0, 12.0, 14.0]
 
-    rules, chosen = horizon.metric_rules(_monitor(rule)), np.ones((1, 4), dtype=np.bool_)
-    residuals = _residuals(values, np.array([0]), chosen, rules, timesteps=1)
+    rules, chosen = metric_rules(METRICS, (rule,)), np.ones((1, 4), dtype=np.bool_)
+    found = _residuals(values, np.array([0]), chosen, rules, timesteps=1)
 
-    np.testing.assert_allclose(residuals[0, :, 0], kept, rtol=1e-6)
+    np.testing.assert_allclose(found[0, :, 0], kept, rtol=1e-6)
 
 
 def test_the_decision_rules_are_those_of_the_configuration() -> None:
     monitor = _monitor()
 
-    rules = horizon.decision_rules(monitor)
+    rules = decision_rules(monitor.decision)
 
     decision = monitor.decision
     assert (rules.open_slots, rules.open_of, rules.close_slots) == (2, 3, 5)
@@ -180,33 +181,21 @@ def test_the_decision_rules_are_those_of_the_configuration() -> None:
 
 
 def test_errors_are_in_units_of_each_entitys_noise_and_of_the_fleets_for_those_that_appear() -> None:
-    ones = np.ones((2, 4), dtype=np.float32)
-    model = ModelVersion(
-        version=1,
-        kind="network",
-        timesteps=TIMESTEPS,
-        trained_from=0,
-        trained_until=START,
-        network=_ExpectsTheMedian(),
-        entities=("a", "b"),
-        scaling=SCALES,
-        noise=np.array([[1.0, 1.0], [2.0, 4.0]], dtype=np.float32),
-        fleet_noise=np.array([0.5, 0.25], dtype=np.float32),
-        calibration=Calibration(ones, ones, ones[0], ones[0], 1.0),
+    version = made_versions.by_size(
+        ("a", "b"), 2, start=1.0, level=1.0, since=START, timesteps=TIMESTEPS, network=_ExpectsTheMedian()
+    )
+    noise, fleet = np.array([[1.0, 1.0], [2.0, 4.0]]), np.array([0.5, 0.25])
+    artifact = replace(
+        version.artifact, scaling=SCALES, noise=noise.astype(np.float32), fleet_noise=fleet.astype(np.float32)
     )
     values = np.zeros((2, 5, 2), dtype=np.float32)
     values[0] = [20.0, -5.0]  # the medians of b
     values[0, 3] = [44.0, -3.0]  # 6 and 4 scaled units above: 3 and 1 times their noise
     values[1, 3] = [1.0, NAN]  # appears: 1 scaled unit above, twice the noise of the fleet
 
-    error, share = scoring.errors(
-        model,
-        MetricRules.none(2),
-        values=values,
-        rows=np.array([1, -1]),
-        slots=_slots(5),
-        chosen=np.array([[True, False], [True, False]]),
-    )
+    chosen = np.array([[True, False], [True, False]])
+    selection = Selection(values, np.array([1, -1]), _slots(5), chosen)
+    error, share = residuals.errors(replace(version, artifact=artifact), selection, MetricRules.none(2))
 
     np.testing.assert_allclose(error, [[math.sqrt((9 + 1) / 2), NAN], [2.0, NAN]], rtol=1e-6)
     np.testing.assert_allclose(share[:, 0], [[0.9, 0.1], [1.0, 0.0]], rtol=1e-6)

@@ -6,21 +6,20 @@ import math
 from collections.abc import Iterable
 from datetime import timedelta
 
+import made_versions
 import numpy as np
 import pytest
 
 from detector.config.sections import EmbeddedSource, MonitorSection, RuleSection
-from detector.core import score
-from detector.core.scaling import Scaling
-from detector.core.series import Float32, Reason, Samples
-from detector.core.threshold import Calibration
+from detector.core.series import Reason, Samples
 from detector.detect import history as reading
-from detector.detect import memory as remembering
-from detector.detect import recall
-from detector.detect import tick as pipeline
+from detector.detect.horizon import Horizon
+from detector.detect.memory import Memory, no_model
+from detector.detect.recall import recall, stored_state
+from detector.detect.tick import Monitor, tick
 from detector.models.artifact import NetworkSpec
 from detector.models.inference import Autoencoder, weight_shapes
-from detector.ports import Commit, Exclusion, ModelVersion, StoredAlert
+from detector.ports import Commit, Exclusion, ModelVersion, Source, Store, StoredAlert
 from detector.sources.memory import MemorySource
 
 STEP = 60_000
@@ -67,10 +66,10 @@ def test_without_a_model_only_an_invalid_value_is_known_however_often_it_is_aske
     newest: float, reason: Reason
 ) -> None:
     source, store = _source(newest), _Store()
-    memory = recall.recall(MONITOR, source, store, remembering.no_model(MONITOR, NOW), NOW)
+    memory = _recalled(MONITOR, source, store, no_model(Horizon.of(MONITOR), NOW), NOW)
 
     for _ in range(2):  # the second tick has nothing to do
-        memory, report = pipeline.tick(MONITOR, source, store, memory, NOW)
+        memory, report = tick(Monitor(Horizon.of(MONITOR), source, store), memory, NOW)
 
         assert report.snapshot.reason.tolist() == [reason]
 
@@ -79,10 +78,10 @@ def test_without_a_model_only_an_invalid_value_is_known_however_often_it_is_aske
 
 def test_a_tick_with_nothing_to_do_shows_what_the_last_one_did() -> None:
     source, store = _source(99.0), _Store()
-    memory = recall.recall(MONITOR, source, store, remembering.no_model(MONITOR, NOW), NOW)
+    memory = _recalled(MONITOR, source, store, no_model(Horizon.of(MONITOR), NOW), NOW)
 
-    memory, first = pipeline.tick(MONITOR, source, store, memory, NOW)
-    _, second = pipeline.tick(MONITOR, source, store, memory, NOW)
+    memory, first = tick(Monitor(Horizon.of(MONITOR), source, store), memory, NOW)
+    _, second = tick(Monitor(Horizon.of(MONITOR), source, store), memory, NOW)
 
     assert first.snapshot.share.tolist() == [[1.0]]
     assert second.snapshot is first.snapshot
@@ -114,24 +113,20 @@ THERE = {  # slots in which each entity has data; the model knows the first two
 def _model() -> ModelVersion:
     spec, rng = NetworkSpec(TIMESTEPS, 2, units=4), np.random.default_rng(0)
     weights = {name: rng.normal(0.0, 0.3, shape).astype(np.float32) for name, shape in weight_shapes(spec).items()}
-
-    def ones(*shape: int) -> Float32:
-        return np.ones(shape, dtype=np.float32)
-
-    spans = len(score.SPANS)
-    return ModelVersion(
-        version=1,
-        kind="network",
+    return made_versions.by_size(
+        ("always", "with a hole"),
+        2,
+        start=1.0,
+        level=3.0,
+        since=BEGIN + 20 * STEP,
         timesteps=TIMESTEPS,
-        trained_from=BEGIN,
-        trained_until=BEGIN + 20 * STEP,
         network=Autoencoder(spec, weights),
-        entities=("always", "with a hole"),
-        scaling=Scaling(0.0 * ones(2, 2), ones(2, 2), ones(2)),
-        noise=ones(2, 2),
-        fleet_noise=ones(2),
-        calibration=Calibration(ones(2, spans), ones(2, spans), ones(spans), ones(spans), 3.0),
     )
+
+
+def _recalled(section: MonitorSection, source: Source, store: Store, model: ModelVersion, now: int) -> Memory:
+    horizon = Horizon.of(section)
+    return recall(horizon, source, model, stored=stored_state(horizon, store), now=now)
 
 
 def _fleet() -> MemorySource:
@@ -155,13 +150,13 @@ def _scores(store: _Store) -> dict[tuple[str, int], float]:
 def _watch(slots: list[int], restart_at: frozenset[int] = frozenset()) -> _Store:
     """Ticks after so many slots each; before some of them the process is another one."""
     rows, store, model = _fleet(), _Store(), _model()
-    memory = recall.recall(FLEET, rows, store, model, BEGIN + 20 * STEP)
+    memory = _recalled(FLEET, rows, store, model, BEGIN + 20 * STEP)
     for slot in slots:
         now = BEGIN + slot * STEP
         known = rows.between(0, now)
         if slot in restart_at:
-            memory = recall.recall(FLEET, known, store, model, now)
-        memory, _ = pipeline.tick(FLEET, known, store, memory, now)
+            memory = _recalled(FLEET, known, store, model, now)
+        memory, _ = tick(Monitor(Horizon.of(FLEET), known, store), memory, now)
     return store
 
 
@@ -214,10 +209,10 @@ class _LateSource:
 def _watch_late(monitor: MonitorSection, slots: Iterable[int]) -> _Store:
     """Ticks; two samples arrive two slots late."""
     store, source = _Store(), _LateSource(_fleet(), range(249, 251), BEGIN + 252 * STEP)
-    memory = recall.recall(monitor, source, store, _model(), BEGIN + 20 * STEP)
+    memory = _recalled(monitor, source, store, _model(), BEGIN + 20 * STEP)
     for slot in slots:
         source.now = BEGIN + slot * STEP
-        memory, _ = pipeline.tick(monitor, source, store, memory, source.now)
+        memory, _ = tick(Monitor(Horizon.of(monitor), source, store), memory, source.now)
     return store
 
 
@@ -248,10 +243,10 @@ def test_of_scores_only_those_asked_for_are_stored_and_late_samples_may_end_that
 
 def test_what_is_remembered_does_not_grow() -> None:
     rows, store = _fleet(), _Store()
-    memory = recall.recall(FLEET, rows, store, _model(), BEGIN + 20 * STEP)
+    memory = _recalled(FLEET, rows, store, _model(), BEGIN + 20 * STEP)
 
     for slot in (21, 150, 151, SLOTS):
-        memory, _ = pipeline.tick(FLEET, rows, store, memory, BEGIN + slot * STEP)
+        memory, _ = tick(Monitor(Horizon.of(FLEET), rows, store), memory, BEGIN + slot * STEP)
 
         # 60 slots tell for how long an entity has been unknown, and their scores look back on 119 more
         assert memory.history.values.shape[1] == FLEET.decision.close_unknown_slots == 60

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from detector.core.decide import Episode, Severity
 from detector.notify import alertmanager, http, webhook
 from detector.notify.sender import back_off, messages, standing_message
-from detector.ports import Message, Notice, ToldAlert
+from detector.ports import AlertState, Message, Notice, NotifiedAlert
 
 T0 = 1_704_110_400_000  # 2024-01-01T12:00:00Z
 STEP = 60_000
@@ -21,18 +22,14 @@ METRIC = {"metric": "cpu", "share": 1.0, "observed": 99.0, "expected": 20.0, "lo
 EXPLANATION = {"metrics": [METRIC], "part": {"kind": "spike", "slots": 1}}
 
 
-def _alert(identity: int = 1, **values: Any) -> ToldAlert:
-    alert = ToldAlert(
+def _alert(identity: int = 1, **values: Any) -> NotifiedAlert:
+    alert = NotifiedAlert(
         id=identity,
         monitor="web",
         entity=f"web-{identity}",
-        state="open",
-        severity="warning",
-        peak_score=1.0 + identity / 100,
-        peak_slot=T0 + STEP,
-        opened_slot=T0,
+        state=AlertState.OPEN,
+        episode=Episode(T0, T0 + STEP, Severity.WARNING, peak_score=1.0 + identity / 100, peak_slot=T0 + STEP),
         detected_at=T0 + 2 * STEP,
-        closed_slot=None,
         closed_at=None,
         closed_by=None,
         acknowledged_by=None,
@@ -42,10 +39,11 @@ def _alert(identity: int = 1, **values: Any) -> ToldAlert:
         incident_size=3,
         explanation=EXPLANATION,
     )
-    return replace(alert, **values)
+    of_episode = {name: values.pop(name) for name in Episode.__dataclass_fields__ if name in values}
+    return replace(alert, episode=replace(alert.episode, **of_episode), **values)
 
 
-def _notice(event: int, alert: ToldAlert | None = None, **values: Any) -> Notice:
+def _notice(event: int, alert: NotifiedAlert | None = None, **values: Any) -> Notice:
     told = _alert(event) if alert is None else alert
     return replace(Notice(event, "opened", "warning", 1.5, T0 + 2 * STEP, None, None, 0, told), **values)
 
@@ -90,7 +88,7 @@ def test_more_events_than_may_be_told_are_one_summary_of_all(events: int, allowe
     assert [alert.id for alert in message.alerts] == list(
         range(events, events - len(message.alerts), -1)
     )  # worst first
-    assert len(message.alerts) + len(message.rest) == events
+    assert len(message.alerts) + len(message.others) == events
 
 
 @pytest.mark.parametrize("allowed", [0, -3])
@@ -105,7 +103,7 @@ def test_open_alerts_beyond_the_cap_are_summed_up_oldest_told_one_by_one() -> No
     message = standing_message("web", [_notice(9, closed)], standing, max_alerts=3)
 
     assert [alert.id for alert in message.alerts] == [1, 2, 3]
-    assert [alert.id for alert in message.rest] == [4]  # what is closed is not counted among the open
+    assert [alert.id for alert in message.others] == [4]  # what is closed is not counted among the open
 
 
 # Alertmanager

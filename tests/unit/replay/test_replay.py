@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from made_versions import OneSlot
 
 from detector import cli, wiring
 from detector.config.sections import MonitorSection
@@ -50,10 +51,10 @@ class Training:
 
     def network(self, windows: Windows, *_rest: object, **_named: object) -> Fitted:
         self.windows.append(len(windows))
-        return Fitted("network", MedianNetwork(), self.timesteps, None, {}, {"epochs": 1})
+        return Fitted("network", MedianNetwork(), OneSlot(self.timesteps), {}, {"epochs": 1})
 
     def baseline(self, *_rest: object) -> Fitted:
-        return Fitted("baseline", MedianNetwork(), 1, None, {}, {})
+        return Fitted("baseline", MedianNetwork(), OneSlot(), {}, {})
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
 from typing import Any
@@ -13,8 +14,9 @@ import pytest
 
 from detector.config import loading
 from detector.config.sections import MonitorSection
+from detector.core.decide import Episode, Severity
 from detector.detect.explanations import pack
-from detector.ports import Exclusion
+from detector.ports import AlertState, Exclusion
 from detector.report import content, page
 from detector.store.alerts import AlertRow
 
@@ -35,13 +37,8 @@ def _alert(identity: int = 1, **values: Any) -> AlertRow:
         "id": identity,
         "monitor": "web",
         "entity": "a",
-        "state": "closed",
-        "severity": "warning",
-        "opened_slot": T0,
+        "state": AlertState.CLOSED,
         "detected_at": T0 + STEP,
-        "closed_slot": T0 + 10 * STEP,
-        "peak_score": 2.5,
-        "peak_slot": T0 + STEP,
         "model_version": 7,
         "explanation": {},
         "acknowledged_at": None,
@@ -50,13 +47,14 @@ def _alert(identity: int = 1, **values: Any) -> AlertRow:
         "closed_by": "normal",
         "comment": None,
         "verdict": None,
-        "reopenings": 0,
         "is_muted": False,
         "incident": None,
         "incident_size": 0,
         "revision": 1,
     }
-    return AlertRow(**row | values)
+    episode = Episode(T0, T0, Severity.WARNING, peak_score=2.5, peak_slot=T0 + STEP, closed_slot=T0 + 10 * STEP)
+    of_episode = {name: values.pop(name) for name in Episode.__dataclass_fields__ if name in values}
+    return AlertRow(**row | values, episode=replace(episode, **of_episode))
 
 
 def _explanation(values: list[list[float]], names: tuple[str, str] = ("cpu", "memory")) -> dict[str, Any]:

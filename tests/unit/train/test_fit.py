@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pytest
+from made_versions import OneSlot
 
 from detector.config.sections import DecisionSection, EmbeddedSource, ModelSection, MonitorSection, TrainingSection
 from detector.core.faults import Fault
 from detector.core.series import Bool, Float32, History, Windows
-from detector.detect import horizon
-from detector.detect import residuals as scoring
+from detector.detect import residuals
+from detector.detect.residuals import Selection
 from detector.errors import ModelError
-from detector.ports import Fitted, Model, TrainedVersion
+from detector.ports import Fitted, Model, ModelVersion
 from detector.progress import Progress
 from detector.train import calibrate, trial
 from detector.train import fit as training
 from detector.train.calibrate import Alerted
+from detector.train.division import Plan
 
 STEP, TIMESTEPS, START = 60_000, 10, 1_700_000_040_000
 NAN = np.nan
@@ -62,11 +65,11 @@ class _Fit:
 
     def network(self, windows: Windows, validation: Windows, *, days: float, seed: int, progress: Progress) -> Fitted:
         self.trained_on, self.validated_on, self.days = windows, validation, days
-        return Fitted("network", self.network_model, TIMESTEPS, None, {}, {})
+        return Fitted("network", self.network_model, OneSlot(TIMESTEPS), {}, {})
 
     def baseline(self, history: History, chosen: Bool) -> Fitted:
         self.fitted_to = history, chosen
-        return Fitted("baseline", self.baseline_model, 1, None, {}, {})
+        return Fitted("baseline", self.baseline_model, OneSlot(), {}, {})
 
 
 def _monitor(**changes: Any) -> MonitorSection:
@@ -76,19 +79,29 @@ def _monitor(**changes: Any) -> MonitorSection:
     return monitor.model_copy(update=changes)
 
 
-def _history(slots: int, entities: int = 2, seed: int = 1) -> History:
+PLAN = Plan.of(_monitor())
+
+
+Hole = tuple[slice | int, slice]
+"""Entities and slots that are missing."""
+
+
+def _history(slots: int, entities: int = 2, seed: int = 1, holes: Sequence[Hole] = ()) -> History:
     """Noise around 50, a standard deviation of 2."""
     values = np.random.default_rng(seed).normal(50.0, 2.0, (entities, slots, 2)).astype(np.float32)
+    for hole in holes:
+        values[hole] = NAN
     return History(tuple(f"web-{row}" for row in range(entities)), START, STEP, values)
 
 
-def _train(monitor: MonitorSection, history: History, fit: _Fit, seed: int = 0) -> TrainedVersion:
-    return training.train(monitor, history, fit, seed=seed, progress=lambda _done, _what: None)
+def _train(monitor: MonitorSection, history: History, fit: _Fit, seed: int = 0) -> ModelVersion:
+    plan = replace(Plan.of(monitor), seed=seed)
+    return training.train(plan, history, fit, progress=lambda _done, _what: None)
 
 
-def _found(trained: TrainedVersion, kind: str) -> dict[str, float]:
+def _found(trained: ModelVersion, kind: str) -> dict[str, float]:
     """What a kind of model found of the faults put in."""
-    return dict(trained.provenance["detectability"][kind])
+    return dict(trained.artifact.provenance["detectability"][kind])
 
 
 @pytest.mark.parametrize("slots", [60, 299])
@@ -97,9 +110,9 @@ def test_a_short_history_is_enough_for_a_baseline(slots: int) -> None:
 
     trained = _train(_monitor(), _history(slots), fit)
 
-    assert (trained.model.kind, trained.model.timesteps) == ("baseline", 1)
+    assert (trained.kind, trained.timesteps) == ("baseline", 1)
     assert fit.trained_on is None
-    assert trained.provenance["detectability"] == {}  # there was nothing to compare
+    assert trained.artifact.provenance["detectability"] == {}  # there was nothing to compare
 
 
 def test_from_the_minimum_on_a_network_is_trained_as_well() -> None:
@@ -109,7 +122,7 @@ def test_from_the_minimum_on_a_network_is_trained_as_well() -> None:
 
     assert fit.trained_on is not None
     assert fit.fitted_to is not None
-    assert set(trained.provenance["detectability"]) == {"network", "baseline"}
+    assert set(trained.artifact.provenance["detectability"]) == {"network", "baseline"}
 
 
 @pytest.mark.parametrize(("kind", "timesteps"), [("network", TIMESTEPS), ("baseline", 1)])
@@ -118,7 +131,7 @@ def test_a_kind_that_is_asked_for_is_the_only_one_fitted(kind: str, timesteps: i
 
     trained = _train(_monitor(model=ModelSection.model_validate({"kind": kind})), _history(400), fit)
 
-    assert (trained.model.kind, trained.model.timesteps) == (kind, timesteps)
+    assert (trained.kind, trained.timesteps) == (kind, timesteps)
     assert (fit.trained_on is not None, fit.fitted_to is not None) == (kind == "network", kind == "baseline")
 
 
@@ -142,13 +155,11 @@ def test_too_short_a_history_is_one_line_that_says_how_long_to_wait(
 
 
 def _holed() -> History:
-    history = _history(900)
-    history.values[:, ::3] = NAN
-    return history
+    return _history(900, holes=[(slice(None), slice(None, None, 3))])
 
 
 def test_auto_makes_do_with_a_baseline_where_every_window_has_a_gap() -> None:
-    assert _train(_monitor(), _holed(), _Fit()).model.kind == "baseline"
+    assert _train(_monitor(), _holed(), _Fit()).kind == "baseline"
 
 
 def test_a_network_that_is_asked_for_says_that_the_windows_have_gaps() -> None:
@@ -164,21 +175,17 @@ def test_without_any_entity_there_is_too_little_history() -> None:
 
 
 def test_an_entity_with_too_little_of_its_own_does_not_take_part() -> None:
-    history = _history(400, entities=3)
-    history.values[1, 59:] = NAN
+    history = _history(400, entities=3, holes=[(1, slice(59, None))])
 
     trained = _train(_monitor(), history, _Fit())
 
-    assert trained.model.entities == ("web-0", "web-2")
-    assert trained.model.noise.shape == (2, 2)
+    assert trained.artifact.entities == ("web-0", "web-2")
+    assert trained.artifact.noise.shape == (2, 2)
 
 
 def _staggered() -> History:
     """Three entities: one throughout, one that vanishes, one that appears."""
-    history = _history(600, entities=3)
-    history.values[1, 400:] = NAN
-    history.values[2, :200] = NAN
-    return history
+    return _history(600, entities=3, holes=[(1, slice(400, None)), (2, slice(None, 200))])
 
 
 def test_calibration_windows_share_no_slot_with_those_trained_and_validated_on() -> None:
@@ -242,7 +249,7 @@ def test_no_more_windows_are_drawn_than_the_configuration_allows() -> None:
     assert fit.trained_on is not None
     assert fit.validated_on is not None
     assert (len(fit.trained_on), len(fit.validated_on)) == (most, most // 5)
-    assert trained.provenance["training_windows"] == most
+    assert trained.artifact.provenance["training_windows"] == most
 
 
 def test_the_days_a_network_is_told_of_are_those_of_the_training_part() -> None:
@@ -269,7 +276,7 @@ def test_auto_takes_the_model_that_finds_more_of_the_faults_put_in(
     trained = _train(_monitor(), _history(900), _Fit(network(), baseline()))
 
     finds = {kind: _found(trained, kind)["all"] for kind in ("network", "baseline")}
-    assert trained.model.kind == trained.fitted.kind == trained.provenance["kind"] == chosen
+    assert trained.kind == trained.artifact.provenance["kind"] == chosen
     assert max(finds.values()) <= 1.2 * finds[chosen]  # a network is given the benefit of the doubt
 
 
@@ -284,7 +291,7 @@ def test_faults_that_would_alarm_without_being_put_in_are_not_found() -> None:
     trained = _train(_monitor(), _history(900), _Fit(_CriesWolf(), _ExpectsTheMedian()))
 
     assert _found(trained, "network")["all"] == 0.0
-    assert trained.model.kind == "baseline"
+    assert trained.kind == "baseline"
 
 
 def test_a_metric_far_from_zero_that_falls_to_it_is_always_found() -> None:
@@ -311,12 +318,12 @@ def test_models_are_compared_where_a_fault_and_all_that_is_looked_back_on_has_ro
 
     trained = _train(monitor, _history(needed - fewer), _Fit())
 
-    assert (trained.provenance["detectability"] != {}) == comparable
-    assert comparable or trained.model.kind == "network"  # which is taken where nothing can be compared
+    assert (trained.artifact.provenance["detectability"] != {}) == comparable
+    assert comparable or trained.kind == "network"  # which is taken where nothing can be compared
 
 
 def test_the_same_seed_gives_the_same_version_and_another_one_other_faults() -> None:
-    first, again, other = (_train(_monitor(), _history(900), _Fit(), seed).provenance for seed in (1, 1, 2))
+    first, again, other = (_train(_monitor(), _history(900), _Fit(), seed).artifact.provenance for seed in (1, 1, 2))
 
     assert first == again
     assert first["detectability"] != other["detectability"]
@@ -330,12 +337,12 @@ def test_noise_is_a_high_quantile_of_residuals_and_never_next_to_nothing() -> No
     )
 
     # |normal| has its 98th percentile at 2.326; of 1500 residuals two standard errors more is the 98.72nd, at 2.49
-    np.testing.assert_allclose(usual.model.noise, [[2.49, 2.49]], rtol=0.1)
-    np.testing.assert_allclose(usual.model.fleet_noise, usual.model.noise[0])
-    np.testing.assert_allclose(deaf.model.noise, [[0.1, 0.1]])
+    np.testing.assert_allclose(usual.artifact.noise, [[2.49, 2.49]], rtol=0.1)
+    np.testing.assert_allclose(usual.artifact.fleet_noise, usual.artifact.noise[0])
+    np.testing.assert_allclose(deaf.artifact.noise, [[0.1, 0.1]])
 
 
-def _twins() -> tuple[TrainedVersion, History]:
+def _twins() -> tuple[ModelVersion, History]:
     """A trained baseline and the part of its history that it was calibrated on."""
     history = _history(1000)
     trained = _train(_monitor(model=ModelSection(kind="baseline")), history, _Fit())
@@ -344,9 +351,9 @@ def _twins() -> tuple[TrainedVersion, History]:
     return trained, recent
 
 
-def _moved_further(history: History, trained: TrainedVersion, factor: float) -> History:
+def _moved_further(history: History, trained: ModelVersion, factor: float) -> History:
     """The same history with every deviation from the median so many times as large."""
-    center = trained.model.scaling.center[:, None]
+    center = trained.artifact.scaling.center[:, None]
     return replace(history, values=center + np.float32(factor) * (history.values - center))
 
 
@@ -354,7 +361,7 @@ def _moved_further(history: History, trained: TrainedVersion, factor: float) -> 
 def test_drift_is_how_many_times_larger_usual_errors_have_become(factor: float) -> None:
     trained, recent = _twins()
 
-    _, drift = calibrate.recalibrated(_monitor(), trained.model, _moved_further(recent, trained, factor), {})
+    _, drift = calibrate.recalibrated(PLAN, trained, _moved_further(recent, trained, factor), alerted={})
 
     assert drift == pytest.approx(factor, rel=0.02)
 
@@ -363,21 +370,23 @@ def test_drift_is_how_many_times_larger_usual_errors_have_become(factor: float) 
 def test_a_recalibration_follows_the_drift_but_no_further_than_twice_or_half(factor: float, followed: float) -> None:
     trained, recent = _twins()
 
-    calibration, _ = calibrate.recalibrated(_monitor(), trained.model, _moved_further(recent, trained, factor), {})
+    calibration, _ = calibrate.recalibrated(PLAN, trained, _moved_further(recent, trained, factor), alerted={})
 
-    np.testing.assert_allclose(calibration.start[:, 0], followed * trained.model.calibration.start[:, 0], rtol=0.02)
+    np.testing.assert_allclose(calibration.start[:, 0], followed * trained.artifact.calibration.start[:, 0], rtol=0.02)
     np.testing.assert_allclose(
-        calibration.fleet_start[0], followed * trained.model.calibration.fleet_start[0], rtol=0.02
+        calibration.fleet_start[0], followed * trained.artifact.calibration.fleet_start[0], rtol=0.02
     )
 
 
 def test_what_was_alerted_does_not_count_in_a_recalibration() -> None:
     trained, recent = _twins()
-    recent.values[:, 100:200] += 1000.0
+    values = recent.values.copy()
+    values[:, 100:200] += 1000.0
+    recent = replace(recent, values=values)
     span = (recent.start + 100 * STEP, recent.start + 200 * STEP)
 
     left_out, counted = (
-        calibrate.recalibrated(_monitor(), trained.model, recent, alerted)[1]
+        calibrate.recalibrated(PLAN, trained, recent, alerted=alerted)[1]
         for alerted in ({name: [span] for name in recent.entities}, {})
     )
 
@@ -421,14 +430,14 @@ def test_only_alerts_of_the_history_are_promised_in_it() -> None:
     before = Alerted("web-1", recent.start - 10 * STEP, recent.start - STEP, 1.1)
     within = Alerted("web-2", recent.start - STEP, recent.start + STEP, 2.0)
 
-    assert calibrate.not_normal(monitor, recent, [before, within]) == {"web-2": [(within.start, within.end)]}
+    assert calibrate.not_normal(Plan.of(monitor), recent, [before, within]) == {"web-2": [(within.start, within.end)]}
 
 
 def test_an_entity_without_recent_history_is_recalibrated_by_the_fleet() -> None:
     trained, recent = _twins()
     alone = replace(recent, entities=("web-1", "new"))
 
-    calibration, _ = calibrate.recalibrated(_monitor(), trained.model, alone, {})
+    calibration, _ = calibrate.recalibrated(PLAN, trained, alone, alerted={})
 
     assert calibration.start.shape == (2, 4)
     np.testing.assert_allclose(calibration.start[0], calibration.fleet_start, rtol=1e-6)
@@ -440,23 +449,18 @@ def test_a_recalibration_needs_an_hour_without_alerts() -> None:
 
     with pytest.raises(ModelError, match="recalibration needs 60 slots without alerts"):
         calibrate.recalibrated(
-            _monitor(), trained.model, recent, {name: [(recent.start, end + 10 * STEP)] for name in recent.entities}
+            PLAN, trained, recent, alerted={name: [(recent.start, end + 10 * STEP)] for name in recent.entities}
         )
 
 
 def test_errors_of_the_calibration_part_have_scores_by_the_version_that_comes_from_it() -> None:
     trained, recent = _twins()
-    model, rows = trained.model, np.arange(2)
+    calibration, rows = trained.artifact.calibration, np.arange(2)
 
-    errors, _ = scoring.errors(
-        model,
-        horizon.metric_rules(_monitor()),
-        values=recent.values,
-        rows=rows,
-        slots=recent.slots,
-        chosen=np.ones(recent.values.shape[:2], dtype=np.bool_),
-    )
-    scores = model.calibration.score(model.calibration.smoothed(errors, rows), rows)
+    everything = np.ones(recent.values.shape[:2], dtype=np.bool_)
+    selection = Selection(recent.values, rows, recent.slots, everything)
+    errors, _ = residuals.errors(trained, selection, PLAN.horizon.metric_rules)
+    scores = calibration.score(calibration.smoothed(errors, rows), rows)
 
     # one alert a week in five hours of noise: nearly everything is below 1, and far from 0
     assert np.nanquantile(scores, 0.99) < 1.0

@@ -1,0 +1,93 @@
+"""Errors to scores: by span, for values that are never valid and for frozen metrics, and as decisions take them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from detector.core import decide, frozen, score, window
+from detector.core.decide import AlertStates
+from detector.core.series import Bool, Float32, History, Int64, Reason
+from detector.detect.horizon import Horizon
+from detector.detect.memory import NO_MODEL, Extended, Memory, Snapshot, blocks
+from detector.ports import ModelVersion
+
+_STALE_SLOTS = 5
+"""Slots without data of any entity after which it is the source that has stopped. Not varied."""
+
+
+def freeze_limits(horizon: Horizon, model: ModelVersion, rows: Int64) -> Int64:
+    """Slots each metric must stay the same for to count as frozen, (E, F); rows: (E,) as in `Memory`.
+
+    `NEVER` where that is longer than `Horizon.longest_freeze`.
+    """
+    known = model.artifact.freeze_limits
+    if not known.size:
+        return np.full((len(rows), len(model.artifact.fleet_noise)), frozen.NEVER, dtype=np.int64)
+    limits = np.where((rows < 0)[:, None], frozen.NEVER, known[rows])
+    return np.where(limits <= horizon.longest_freeze, limits, frozen.NEVER)
+
+
+def scores_by_span(horizon: Horizon, memory: Memory, slots: int, *, only: Int64 | None = None) -> tuple[Float32, Bool]:
+    """Scores by span (E, K, S) of the newest K slots, and where entities have recovered (E, K).
+
+    only: rows of the entities wanted [all]
+
+    A value that is never valid needs no model to be critical; a frozen metric opens an alert.
+    """
+    rules, artifact = horizon.rules, memory.model.artifact
+    invalid_score = np.float32(max(rules.critical_at, rules.open_at_once))
+    wanted = np.arange(len(memory.rows)) if only is None else only
+    scores = np.empty((len(wanted), slots, len(score.SPANS)), dtype=np.float32)
+    recovered = np.empty((len(wanted), slots), dtype=np.bool_)
+    for block in blocks(len(wanted)):
+        rows, at = memory.rows[wanted[block]], wanted[block]
+        smoothed = artifact.calibration.smoothed(memory.errors[at, -slots - max(score.SPANS) + 1 :], rows)
+        by_span = artifact.calibration.by_span(smoothed, rows)
+        values = memory.history.values[at]
+        is_invalid = horizon.metric_rules.outside(values[:, -slots:]).any(axis=2)
+        by_span[is_invalid] = np.fmax(by_span[is_invalid], invalid_score)
+        is_frozen = frozen.is_frozen(values, freeze_limits(horizon, memory.model, rows), slots).any(axis=2)
+        by_span[is_frozen] = np.fmax(by_span[is_frozen], np.float32(rules.open_at_once))
+        scores[block] = by_span
+        recovered[block] = artifact.calibration.recovered(smoothed, rows) & ~is_invalid & ~is_frozen
+    return scores, recovered
+
+
+def for_decisions(
+    by_span: Float32, *, horizon: Horizon, model: ModelVersion, values: Float32, is_open: Bool
+) -> Float32:
+    """Scores (E, K, S) as decisions take them, of the newest K of values (E, L, F).
+
+    Without a model, a slot that has data lets an alert close. If so configured, an entity that had data and falls
+    silent opens one, which lasts until it has data again; is_open: (E,) has an alert that nobody has closed
+    """
+    slots = by_span.shape[1]
+    if model.version == NO_MODEL:
+        has_data: Bool = np.any(~np.isnan(values[:, -slots:]), axis=2)
+        by_span = np.where(np.isnan(by_span) & has_data[..., None], np.float32(0.0), by_span)
+    if horizon.silent:
+        is_silent = window.silent(values, horizon.silent)[:, -slots:]  # (E, K)
+        had_data = ~np.all(np.isnan(values), axis=(1, 2)) | is_open
+        by_span = by_span.copy()
+        by_span[is_silent & had_data[:, None], 0] = horizon.rules.open_at_once
+    return by_span
+
+
+def newest_unclaimed(by_span: Float32, states: AlertStates, history: History) -> Float32:
+    """Newest score of each entity without the spans that a closed alert claims, (E,); NaN = unknown.
+
+    by_span: (E, K, S)
+    """
+    newest, step = history.slots[-1:], history.step
+    return decide.unclaimed_scores(by_span[:, -1:], states.closed_slot, newest, spans=score.SPANS, step=step)[:, 0]
+
+
+def snapshot_of(
+    memory: Memory, extended: Extended, *, newest: Float32, states: AlertStates, is_silent: Bool
+) -> Snapshot:
+    """The newest slot, for export; newest: (E,) scores, NaN = unknown; is_silent: (E,)."""
+    reason = extended.reason.copy()
+    reason[~np.isnan(newest)] = Reason.KNOWN  # an invalid value is known to be
+    if np.isnan(memory.history.values[:, -_STALE_SLOTS:]).all():
+        reason[reason == Reason.NO_DATA] = Reason.STALE_DATA
+    return Snapshot(memory.entities, newest, reason, states, is_silent, extended.share)
