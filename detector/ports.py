@@ -18,7 +18,7 @@ from detector.progress import Progress
 
 
 class Source(Protocol):
-    """Where samples come from."""
+    """A place that samples come from."""
 
     def read(self, start: int, end: int) -> Samples:
         """All samples with start ≤ time < end, both in epoch milliseconds.
@@ -31,7 +31,7 @@ class Source(Protocol):
 
 
 class Model(Protocol):
-    """What turns windows into residuals."""
+    """A model that turns windows into residuals."""
 
     def residuals(self, windows: Windows) -> Float32:
         """x − x̂ of each window's newest slot, (B, F) in scaled units; NaN where missing."""
@@ -138,7 +138,7 @@ class Commit:
     scores: ScoreRows
     replaced: ScoreRows  # scores of slots already committed, changed by late samples; NaN: no longer stored
     changes: Sequence[AlertChange]
-    notifiers: Sequence[str] = ()  # who is told of the changes
+    notifiers: Sequence[str] = ()  # notified of the changes
     incident_span: int = 0  # alerts that open within so many milliseconds of each other are one incident
 
 
@@ -152,7 +152,7 @@ class Store(Protocol):
         """Alerts whose episode goes on or ended at `slot` (epoch milliseconds) or later, oldest first."""
 
     def exclusions(self, monitor: str) -> list[Exclusion]:
-        """What is excluded of a monitor, whenever."""
+        """All exclusions of a monitor, past ones too."""
 
     def commit(self, commit: Commit) -> None:
         """Stores all of it or nothing.
@@ -183,7 +183,7 @@ class NotifiedAlert:
 
 @dataclass(frozen=True)
 class Notice:
-    """An event of an alert that a notifier is still to be told of, as it was when it happened."""
+    """An event that a notifier has not been notified of yet, as it was when it happened."""
 
     event: int
     change: str
@@ -192,7 +192,7 @@ class Notice:
     created_at: int  # epoch milliseconds
     by: str | None  # who, if it was a person
     detail: str | None
-    attempts: int  # how often it was tried to tell of it
+    attempts: int  # failed so far
     alert: NotifiedAlert
 
 
@@ -221,16 +221,16 @@ class Notifier(Protocol):
 
 
 class Outbox(Protocol):
-    """Events that notifiers are still to be told of; a lease lets one process at a time tell a notifier."""
+    """Events that wait for notifiers; a lease lets one process at a time notify each of them."""
 
     def claim(self, notifier: str, now: int, until: int) -> bool:
-        """Takes or prolongs the right to tell a notifier; False if another process has it."""
+        """Takes or prolongs the right to notify; False if another process has it."""
 
     def release(self, notifier: str) -> None:
         """Gives that right back."""
 
     def due(self, notifier: str, now: int) -> list[Notice]:
-        """Events to tell now, in order; none of an alert that has an earlier one whose time has not come."""
+        """Events due now. An alert's events stay in order: while one waits for a retry, later ones wait too."""
 
     def standing(self, monitor: str) -> list[NotifiedAlert]:
         """Open alerts that are not muted, in the order they were stored in."""
@@ -242,13 +242,13 @@ class Outbox(Protocol):
         """Messages a notifier was sent after a time."""
 
     def sent(self, notifier: str, notices: Sequence[Notice], at: int) -> None:
-        """Notes that one message, at a time of its own, told of events."""
+        """Notes that one message, at a time of its own, was about these events."""
 
     def failed(self, notifier: str, notices: Sequence[Notice], *, error: str, next_at: int | None) -> None:
         """Notes that an attempt failed, and when the next one is due; None: there will be none."""
 
     def unsent(self, notifier: str) -> tuple[int | None, int]:
-        """When the oldest event happened that is still to be told, None if all were; and how many never will be."""
+        """Time of the oldest event that waits, None if there is none; and the number of events given up."""
 
 
 class Spec(Protocol):

@@ -19,14 +19,14 @@ LONG_AGO = -(1 << 62)
 
 
 class Severity(StrEnum):
-    """How bad an alert is."""
+    """Severity of an alert."""
 
     WARNING = "warning"
     CRITICAL = "critical"
 
 
 class Change(StrEnum):
-    """What happened to an alert."""
+    """Change of an alert: the kind of an event."""
 
     OPENED = "opened"
     REOPENED = "reopened"
@@ -40,7 +40,7 @@ class Change(StrEnum):
 
 
 class Ended(StrEnum):
-    """Why an alert closed."""
+    """Reason an alert closed."""
 
     NORMAL = "normal"
     UNKNOWN = "unknown"  # nothing was known of its entity for too long
@@ -48,7 +48,7 @@ class Ended(StrEnum):
 
 @dataclass(frozen=True)
 class Rules:
-    """When an alert opens, escalates and closes; all levels are scores, all counts are slots."""
+    """Rules by which an alert opens, escalates and closes; all levels are scores, all counts are slots."""
 
     open_slots: int
     open_of: int
@@ -69,7 +69,7 @@ class Rules:
 
     @property
     def reach(self) -> int:
-        """Newest slots that tell for how long an open alert has been calm or unknown."""
+        """Newest slots that decide for how long an open alert has been calm or unknown."""
         return max(self.close_slots, self.flapping_slots, self.close_unknown_slots)
 
 
@@ -179,7 +179,7 @@ def decide(
     """States and events after K more slots.
 
     scores: (E, rules.before + K, S) by span, the newest K belong to `slots` (K,); NaN = unknown: no change
-    recovered: (E, rules.before + K) where the newest slots are ordinary again, whatever longer spans remember
+    recovered: (E, rules.before + K) the newest slots are ordinary again, whatever longer spans still hold
     spans: (S,) slots each score looks back over
 
     A slot's score is the highest of its spans that are not claimed. An alert opens when `open_slots` of the last
@@ -238,7 +238,8 @@ def _decide_slot(
         reopenings=np.where(opens, 0, states.reopenings + reopens),
     )
     states, escalates = _raised(states, newest, slot=slot, rules=rules, step=step)
-    states = _dated(states, newest, is_recovered, begins, slot=slot, rules=rules, step=step)
+    is_active = ~np.isnan(newest) & ~((newest < rules.close_below) | is_recovered)
+    states = _dated(states, newest, is_active | begins, begins=begins, slot=slot, step=step)
     return _closed(states, slot=slot, rules=rules, step=step, begun=(opens, reopens, escalates & ~opens))
 
 
@@ -253,16 +254,13 @@ def _raised(states: AlertStates, newest: Float32, *, slot: int, rules: Rules, st
     return replace(states, peak_score=peak, peak_slot=peak_slot, is_critical=is_critical), escalates
 
 
-def _dated(
-    states: AlertStates, newest: Float32, is_recovered: Bool, begins: Bool, *, slot: int, rules: Rules, step: int
-) -> AlertStates:
-    """When each alert was last active and last known, after one more slot."""
+def _dated(states: AlertStates, newest: Float32, is_active: Bool, *, begins: Bool, slot: int, step: int) -> AlertStates:
+    """When each alert was last active and last known, after one more slot; all (E,)."""
     is_known = ~np.isnan(newest)
-    is_active = is_known & ~((newest < rules.close_below) | is_recovered)
     unknown_for = np.where(is_known, 0, step)  # an unknown slot is neither calm nor active
     return replace(
         states,
-        active_slot=np.where(is_active | begins, slot, states.active_slot + unknown_for),
+        active_slot=np.where(is_active, slot, states.active_slot + unknown_for),
         known_slot=np.where(is_known | begins, slot, states.known_slot),
     )
 

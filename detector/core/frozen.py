@@ -35,7 +35,7 @@ def limits(values: Float32) -> Int64:
 
 
 def is_frozen(values: Float32, limit: Int64, slots: int) -> Bool:
-    """Where each metric has been the same for its limit (E, F), in the newest K slots of (E, L, F): (E, K, F)."""
+    """True where a metric has stayed the same for its limit (E, F), in the newest K slots of (E, L, F): (E, K, F)."""
     result = np.zeros((len(values), slots, values.shape[2]), dtype=np.bool_)
     recent = values[:, -slots - 1 :]
     stays: Bool = np.any(recent[:, 1:] == recent[:, :-1], axis=1)  # (E, F)

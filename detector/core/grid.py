@@ -55,7 +55,7 @@ def grid(
     # mostly a cell has one sample; only where there are more they have to be put in order
     crowded = _crowded(cell, result.size)
     if crowded.any():
-        cells, values = _aggregate(cell[crowded], samples.time[keep][crowded], value[crowded], aggregate)
+        cells, values = _aggregate(cell[crowded], samples.time[keep][crowded], value[crowded], how=aggregate)
         result[cells] = values
     return result.reshape(len(entities), slots, metrics)
 
@@ -79,7 +79,7 @@ def _crowded(cell: Int64, cells: int) -> Bool:
     return shared[cell]
 
 
-def _aggregate(cell: Int64, time: Int64, value: Float64, aggregate: Aggregate) -> tuple[Int64, Float64]:
+def _aggregate(cell: Int64, time: Int64, value: Float64, *, how: Aggregate) -> tuple[Int64, Float64]:
     """Groups samples by cell: the cells that have any, and the aggregate of each."""
     order = np.lexsort((time, cell))  # stable, so rows of one time stay in reading order
     cell, time, value = cell[order], time[order], value[order]
@@ -87,7 +87,7 @@ def _aggregate(cell: Int64, time: Int64, value: Float64, aggregate: Aggregate) -
     cell, value = cell[is_newest_reading], value[is_newest_reading]
     first = np.flatnonzero(np.append(True, cell[1:] != cell[:-1]))
     count = np.diff(np.append(first, len(cell)))
-    match aggregate:
+    match how:
         case "mean":
             values = np.add.reduceat(value, first) / count
         case "sum":

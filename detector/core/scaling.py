@@ -31,7 +31,7 @@ def fit(values: Float32) -> Scaling:
     """Robust centre and scale from values (E, L, F) with NaN.
 
     The scale is the interquartile range in standard deviations, but at least half of what the 1st and 99th percentile
-    say, so that a metric which rests most of the time is not magnified without end. A metric that is constant in one
+    say, so that a metric which hardly ever moves is not magnified without end. A metric that is constant in one
     entity takes the fleet's scale; one constant everywhere takes 5 % of its value, or 1 if that is 0.
     """
     with warnings.catch_warnings():

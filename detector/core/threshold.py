@@ -66,7 +66,7 @@ _RECOVERED = 0.8
 
 @dataclass(frozen=True)
 class Calibration:
-    """Where the tail of normal errors begins and how fast it falls, per entity and span; and the threshold."""
+    """Tail of normal errors per entity and span: where it begins, how fast it falls; and the threshold."""
 
     start: Float32  # (E, S) error with TAIL above it
     decay: Float32  # (E, S) mean excess over start, > 0
@@ -99,8 +99,7 @@ class Calibration:
         return (self.fleet_start, self.start), (self.fleet_decay, self.decay)
 
     def recovered(self, errors: Float32, row: Int64) -> Bool:
-        """Where the newest slots of smoothed errors (B, K, S) are ordinary again, (B, K), whatever longer spans
-        remember.
+        """True where the newest slots of smoothed errors (B, K, S) are ordinary again: (B, K).
 
         row: (B,) as in `by_span`
         """
@@ -257,7 +256,7 @@ def _return_excess(excess: Float64, usual: float, ratio: float) -> float:
 
 
 def _shape(excess: Float64) -> float:
-    """Shape of the generalised Pareto law by its first two L-moments, 0 where they do not tell."""
+    """Shape of the generalised Pareto law by its first two L-moments, 0 where they say nothing."""
     count = len(excess)
     if count < 2 or excess.max() <= 0.0:
         return 0.0
@@ -277,7 +276,7 @@ def _tails(errors: Float32, spans: Float64) -> tuple[Float32, Float32, Float64, 
         raise ValueError(msg)
     own = [_tail(entity.astype(np.float64), spans) for entity in errors]
     fleet_start, fleet_decay = _fleet(own, pooled, spans)
-    return *_shrink(errors, own, fleet_start, fleet_decay), fleet_start, fleet_decay
+    return *_shrink(errors, own, (fleet_start, fleet_decay)), fleet_start, fleet_decay
 
 
 def _tail(values: Float64, spans: Float64) -> tuple[Float64, Float64]:
@@ -320,12 +319,12 @@ def _fleet(own: list[tuple[Float64, Float64]], pooled: Float64, spans: Float64) 
 
 
 def _shrink(
-    errors: Float32, own: list[tuple[Float64, Float64]], fleet_start: Float64, fleet_decay: Float64
+    errors: Float32, own: list[tuple[Float64, Float64]], fleet: tuple[Float64, Float64]
 ) -> tuple[Float32, Float32]:
     """Each entity's tail, drawn towards the fleet's by how little evidence it has."""
     excesses = TAIL * (~np.isnan(errors)).sum(axis=1)  # (E, S)
     start, decay = (np.array(part) for part in zip(*own, strict=True))  # (E, S) each
     weight = np.where(np.isnan(start), 0.0, excesses / (excesses + _PRIOR))
-    start = weight * np.nan_to_num(start) + (1.0 - weight) * fleet_start
-    decay = weight * np.nan_to_num(decay) + (1.0 - weight) * fleet_decay
+    start = weight * np.nan_to_num(start) + (1.0 - weight) * fleet[0]
+    decay = weight * np.nan_to_num(decay) + (1.0 - weight) * fleet[1]
     return start.astype(np.float32), decay.astype(np.float32)

@@ -57,7 +57,7 @@ def _starts_empty(empty: Bool, timesteps: int, max_missing: float) -> Bool:
 
 
 INPUT_CLIP = 10.0
-"""Scaled values beyond this would saturate the network; what it rebuilds stays within, so the rest is residual."""
+"""Scaled values beyond this would saturate the network; it rebuilds nothing beyond, so all of that is residual."""
 
 
 def network_input(windows: Float32, calendar: Float32 | None = None) -> Float32:

@@ -75,7 +75,7 @@ def _among(entities: Sequence[str], names: set[str]) -> Bool:
     return np.array([name in names for name in entities], dtype=np.bool_)
 
 
-def checkpoint(horizon: Horizon, slot: int, entities: Sequence[str], states: AlertStates) -> Checkpoint:
+def checkpoint(horizon: Horizon, slot: int, *, entities: Sequence[str], states: AlertStates) -> Checkpoint:
     """The states before a slot, of alerts that are open or whose closing still matters."""
     return Checkpoint.of(slot, entities, states, since=slot - horizon.claim)
 
@@ -117,13 +117,14 @@ def decide_slots(
             step=horizon.step,
         )
         events += found
-        checkpoints.append(checkpoint(horizon, int(slots[until - 1]) + horizon.step, entities, states))
+        after = int(slots[until - 1]) + horizon.step
+        checkpoints.append(checkpoint(horizon, after, entities=entities, states=states))
         done = until
     return Decisions(states, events, checkpoints)
 
 
 def explained(
-    horizon: Horizon, memory: Memory, decided: Decisions, by_span: Float32, *, first: int
+    horizon: Horizon, memory: Memory, decided: Decisions, *, by_span: Float32, first: int
 ) -> dict[tuple[int, int], str]:
     """Explanations of new peaks as JSON, by row and slot.
 
@@ -138,11 +139,10 @@ def explained(
     closings = last_closings(memory.states, decided.events)
 
     def parts(row: int, slot: int) -> Float32:
-        return unclaimed_parts(
-            by_span[row, (slot - history.end) // history.step], closings(row, slot), slot, history.step
-        )
+        mine = by_span[row, (slot - history.end) // history.step]
+        return unclaimed_parts(mine, slot, closed_slot=closings(row, slot), step=history.step)
 
-    return explanations.explain(horizon, memory, list(dict.fromkeys(wanted)), parts)
+    return explanations.explain(horizon, memory, list(dict.fromkeys(wanted)), parts=parts)
 
 
 def last_closings(before: AlertStates, events: Sequence[Event]) -> Callable[[int, int], int]:
@@ -159,7 +159,7 @@ def last_closings(before: AlertStates, events: Sequence[Event]) -> Callable[[int
     return last
 
 
-def unclaimed_parts(by_span: Float32, closed_slot: int, slot: int, step: int) -> Float32:
+def unclaimed_parts(by_span: Float32, slot: int, *, closed_slot: int, step: int) -> Float32:
     """Scores (S,) of one slot, NaN for the spans that the alert which closed last claims."""
     is_claimed = decide.claimed(np.array([closed_slot]), np.array([slot]), spans=score.SPANS, step=step)[0, 0]
     return np.where(is_claimed, np.float32(np.nan), by_span)
@@ -188,10 +188,10 @@ def changes_of(
         for event in decided.events
     ]
     raised = np.flatnonzero(states.is_open & (states.peak_slot >= first))
-    return changes + [_peak(states, row, entities[row], explained) for row in raised.tolist()]
+    return changes + [_peak(states, row, entities[row], explained=explained) for row in raised.tolist()]
 
 
-def _peak(states: AlertStates, row: int, entity: str, explained: dict[tuple[int, int], str]) -> AlertChange:
+def _peak(states: AlertStates, row: int, entity: str, *, explained: dict[tuple[int, int], str]) -> AlertChange:
     """The new peak of an open alert."""
     episode = states.episode(row)
     explanation = explained.get((row, episode.peak_slot))
@@ -222,7 +222,7 @@ def unmuted(
     row_of = {name: row for row, name in enumerate(entities)}
     muted = [alert for alert in stored if alert.is_muted and alert.is_silent and not alert.is_dismissed]
     return [
-        replace(_peak(states, row, alert.entity, {}), change=Change.UNMUTED, slot=slot)
+        replace(_peak(states, row, alert.entity, explained={}), change=Change.UNMUTED, slot=slot)
         for alert in muted
         if states.is_open[row := row_of[alert.entity]]
         and states.decided_slot[row] == alert.episode.decided_slot

@@ -94,9 +94,9 @@ def explain_slot(
     closings = [alert.closed_slot for alert in past if alert.closed_slot is not None]
     closed = max((closing for closing in closings if closing < slot), default=LONG_AGO)
     unclaimed = decide.unclaimed_scores(by_span, np.array([closed]), times, spans=score.SPANS, step=step)[0]
-    parts = alerts.unclaimed_parts(by_span[0, -1], closed, slot, step)
+    parts = alerts.unclaimed_parts(by_span[0, -1], slot, closed_slot=closed, step=step)
     recent = [None if np.isnan(value) else float(value) for value in unclaimed.tolist()]
-    explained = explanations.explain(horizon, memory, [(row, slot)], lambda _row, _slot: parts)
+    explained = explanations.explain(horizon, memory, [(row, slot)], parts=lambda _row, _slot: parts)
     answer = Answer(
         entity=entity,
         slot=slot,

@@ -21,14 +21,14 @@ from detector.detect.scores import freeze_limits
 
 _TOP_METRICS = 5  # named in an explanation
 _LEAST_SHARE = 0.005  # of the score, for a metric to be named
-_WHOLE_WINDOWS = 500  # explanations with a window at a time; when more alerts rise at once the rest tell of one slot
+_WHOLE_WINDOWS = 500  # explanations with a window at a time; of more at once the others hold one slot
 
 Parts = Callable[[int, int], Float32]
 """Scores by span (S,) of an entity's row at a slot in epoch milliseconds."""
 
 
 def explain(
-    horizon: Horizon, memory: Memory, wanted: Sequence[tuple[int, int]], parts: Parts
+    horizon: Horizon, memory: Memory, wanted: Sequence[tuple[int, int]], *, parts: Parts
 ) -> dict[tuple[int, int], str]:
     """Explanations as JSON of some entities' rows at some slots (epoch milliseconds)."""
     history, timesteps = memory.history, memory.model.timesteps
@@ -82,7 +82,7 @@ def _explanation(horizon: Horizon, view: _View, *, slot: int, scores: Float32, p
     fired, share = _fired(horizon, view, parts)
     order = [f for f in np.argsort(-share, kind="stable")[:_TOP_METRICS].tolist() if share[f] >= _LEAST_SHARE]
     return {
-        "metrics": [_metric(view, metrics[f], f, float(share[f])) for f in order],
+        "metrics": [_metric(view, metrics[f], f, share=float(share[f])) for f in order],
         "part": fired | {"scores": {str(s): _number(value) for s, value in zip(score.SPANS, parts, strict=True)}},
         "window": {
             "start": slot - (view.observed.shape[0] - 1) * horizon.step,
@@ -114,7 +114,7 @@ def _fired(horizon: Horizon, view: _View, parts: Float32) -> tuple[dict[str, Any
     return {"kind": "spike" if span == 1 else "drift", "slots": span}, share
 
 
-def _metric(view: _View, name: str, f: int, share: float) -> dict[str, Any]:
+def _metric(view: _View, name: str, f: int, *, share: float) -> dict[str, Any]:
     observed, expected, band = (float(part[-1, f]) for part in (view.observed, view.expected, view.band))
     return {
         "metric": name,

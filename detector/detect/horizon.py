@@ -19,7 +19,7 @@ _LEAST_STORED = {"all": -np.inf, "anomalous": THRESHOLD, "none": np.inf}
 
 @dataclass(frozen=True)
 class Horizon:
-    """What a monitor looks at and back on, computed once from its section; durations in milliseconds."""
+    """Grid, rules and look-back of one monitor, computed once from its section; durations in milliseconds."""
 
     monitor: str  # its name
     metrics: tuple[str, ...]
@@ -89,7 +89,7 @@ class Horizon:
 
 
 def decision_rules(section: DecisionSection) -> Rules:
-    """When alerts open, escalate and close."""
+    """The rules by which alerts open, escalate and close."""
     return Rules(**section.model_dump(exclude={"incident_slots"}))
 
 

@@ -38,7 +38,8 @@ def recall(
     A monitor without a cursor starts at `begin`, or where its model's training data ended. Slots further back than
     `max_catch_up` are skipped, with a warning. begin, now: epoch milliseconds
     """
-    cursor = _start(horizon, model.trained_until if begin is None else begin, stored.cursor, now)
+    first = model.trained_until if begin is None else begin
+    cursor = _start(horizon, first if stored.cursor is None else stored.cursor, now)
     relevant = [
         alert
         for alert in stored.alerts
@@ -48,7 +49,7 @@ def recall(
     start = cursor - horizon.slots * horizon.step
     recalled = memory.empty(horizon, model, cursor=stored.cursor, others=sorted(alerted), start=start)
     while recalled.history.end < cursor:  # in pieces: what is read is many times what is kept
-        extended = _next_piece(horizon, source, recalled, alerted, cursor)
+        extended = _next_piece(horizon, source, recalled, alerted=alerted, cursor=cursor)
         recalled = memory.newest_part(horizon, extended.memory)
     again = recalled.scores.copy()
     for rows in memory.blocks(len(recalled.entities)):
@@ -64,14 +65,14 @@ def recall(
         states=states,
         is_silent=alerts.silent(recalled.entities, relevant),
     )
-    past = (alerts.checkpoint(horizon, cursor, recalled.entities, states),)
+    past = (alerts.checkpoint(horizon, cursor, entities=recalled.entities, states=states),)
     return replace(recalled, states=states, past=past, snapshot=snapshot)
 
 
-def _start(horizon: Horizon, begin: int, stored: int | None, now: int) -> int:
-    """The slot to go on from, epoch milliseconds: the cursor, else `begin`; none further back than is caught up."""
+def _start(horizon: Horizon, cursor: int, now: int) -> int:
+    """The slot to go on from, epoch milliseconds: the cursor, but none further back than is caught up."""
     complete = grid.complete_until(now, horizon.step, horizon.delay)
-    cursor = grid.floor(begin if stored is None else stored, horizon.step)
+    cursor = grid.floor(cursor, horizon.step)
     earliest = complete - grid.floor(horizon.max_catch_up, horizon.step)
     if cursor >= earliest:
         return cursor
@@ -80,7 +81,9 @@ def _start(horizon: Horizon, begin: int, stored: int | None, now: int) -> int:
     return earliest
 
 
-def _next_piece(horizon: Horizon, source: Source, recalled: Memory, alerted: set[str], cursor: int) -> memory.Extended:
+def _next_piece(
+    horizon: Horizon, source: Source, recalled: Memory, *, alerted: set[str], cursor: int
+) -> memory.Extended:
     """A memory extended by the slots of one read; only those that errors are kept of are scored."""
     step, begin = horizon.step, recalled.history.end
     most = history.slots_at_a_time(len(recalled.entities), len(horizon.metrics))

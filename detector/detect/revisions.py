@@ -10,7 +10,7 @@ import numpy as np
 from detector.core import revise, score, threshold
 from detector.core.decide import AlertStates, Change, Episode
 from detector.core.revise import Checkpoint
-from detector.core.series import Float32
+from detector.core.series import Float32, Int64
 from detector.detect import alerts, explanations, scores
 from detector.detect.alerts import Decisions
 from detector.detect.horizon import Horizon
@@ -56,7 +56,7 @@ class _Again:
     last: int  # the last slot decided, epoch milliseconds
 
 
-def _decided_again(horizon: Horizon, memory: Memory, late: Late, then: Checkpoint) -> _Again:
+def _decided_again(horizon: Horizon, memory: Memory, late: Late, *, then: Checkpoint) -> _Again:
     history, before = memory.history, horizon.rules.before
     slots = history.values.shape[1]
     first, new = (then.slot - history.start) // history.step, slots - late.new
@@ -78,7 +78,7 @@ def _decided_again(horizon: Horizon, memory: Memory, late: Late, then: Checkpoin
 
 def _redecided(horizon: Horizon, store: Store, memory: Memory, *, late: Late, then: Checkpoint, now: int) -> Revised:
     names = [memory.entities[row] for row in late.rows.tolist()]
-    again = _decided_again(horizon, memory, late, then)
+    again = _decided_again(horizon, memory, late, then=then)
     corrected = {point.slot: point.at(names) for point in again.decided.checkpoints}
     past = tuple(
         point.with_states(names, corrected[point.slot]) if point.slot in corrected else point for point in memory.past
@@ -98,7 +98,7 @@ def _redecided(horizon: Horizon, store: Store, memory: Memory, *, late: Late, th
             now=now,
         )
     ]
-    changes = _explained(horizon, memory, late, again, found)
+    changes = _explained(horizon, memory, found, again=again, rows=late.rows)
     order = {Change.WITHDRAWN: 0, Change.CLOSED: 1}  # an entity has one open alert at most, at any time
     changes.sort(key=lambda change: order.get(change.change or Change.REVISED, 2))
     states = memory.states.with_rows(late.rows, again.decided.states)
@@ -106,9 +106,9 @@ def _redecided(horizon: Horizon, store: Store, memory: Memory, *, late: Late, th
 
 
 def _explained(
-    horizon: Horizon, memory: Memory, late: Late, again: _Again, found: Sequence[tuple[int, AlertChange]]
+    horizon: Horizon, memory: Memory, found: Sequence[tuple[int, AlertChange]], *, again: _Again, rows: Int64
 ) -> list[AlertChange]:
-    """Changes of rows with explanations of their peaks; a withdrawn alert keeps its own."""
+    """Changes of rows with explanations of their peaks; a withdrawn alert keeps its own. rows: (R,) decided again."""
     history, step = memory.history, horizon.step
     # of peaks further back there is no whole window any more, and their explanations stay
     first_window = history.slots[memory.model.timesteps - 1]
@@ -118,15 +118,15 @@ def _explained(
     def parts(row: int, slot: int) -> Float32:
         slots = (history.end - slot) // step
         by_span, _ = scores.scores_by_span(horizon, memory, slots, only=np.array([row]))
-        closed_slot = closings(int(np.searchsorted(late.rows, row)), slot)
-        return alerts.unclaimed_parts(by_span[0, 0], closed_slot, slot, step)
+        closed_slot = closings(int(np.searchsorted(rows, row)), slot)
+        return alerts.unclaimed_parts(by_span[0, 0], slot, closed_slot=closed_slot, step=step)
 
     wanted = [
         (row, change.episode.peak_slot)
         for row, change in found
         if change.episode.peak_slot >= earliest and change.change is not Change.WITHDRAWN
     ]
-    explained = explanations.explain(horizon, memory, wanted, parts)
+    explained = explanations.explain(horizon, memory, wanted, parts=parts)
     return [replace(change, explanation=explained.get((row, change.episode.peak_slot))) for row, change in found]
 
 

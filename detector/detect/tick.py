@@ -100,9 +100,9 @@ def _chunk(monitor: Monitor, remembered: Memory, *, end: int, late: int, now: in
     asks = revised.memory.states.is_open.any() or bool(revised.changes)
     stored = store.alerts_since(name, end) if asks else []
     decided = _decide(horizon, revised.memory, stored, new=read.gridded.new)
-    changes = _changes(monitor, revised, decided, stored)
+    changes = _changes(monitor, revised, decided, stored=stored)
     store.commit(_commit(monitor, decided.memory, changes, extended=extended, now=now))
-    return _after(monitor, extended, decided, read)
+    return _after(monitor, extended, decided, read=read)
 
 
 @dataclass(frozen=True)
@@ -150,11 +150,13 @@ def _decide(horizon: Horizon, extended: Memory, stored: Sequence[StoredAlert], *
     return _Decided(scored, by_span, slots, decisions)
 
 
-def _changes(monitor: Monitor, revised: Revised, decided: _Decided, stored: Sequence[StoredAlert]) -> list[AlertChange]:
+def _changes(
+    monitor: Monitor, revised: Revised, decided: _Decided, *, stored: Sequence[StoredAlert]
+) -> list[AlertChange]:
     """Changes of stored alerts in order: by late samples, by exclusions that have ended, by the new slots."""
     horizon, entities, first = monitor.horizon, decided.memory.entities, int(decided.slots[0])
     excluded = monitor.store.exclusions(horizon.monitor)
-    explained = alerts.explained(horizon, decided.memory, decided.decisions, decided.by_span, first=first)
+    explained = alerts.explained(horizon, decided.memory, decided.decisions, by_span=decided.by_span, first=first)
     states, last = decided.decisions.states, int(decided.slots[-1])
     changes = [
         *revised.changes,
@@ -187,7 +189,7 @@ def _commit(
     )
 
 
-def _after(monitor: Monitor, extended: Extended, decided: _Decided, read: _Read) -> tuple[Memory, Report]:
+def _after(monitor: Monitor, extended: Extended, decided: _Decided, *, read: _Read) -> tuple[Memory, Report]:
     """The memory to go on from, and the report, once all is committed."""
     horizon, scored, decisions = monitor.horizon, decided.memory, decided.decisions
     end, states, is_silent = scored.history.end, decisions.states, decisions.states.is_open

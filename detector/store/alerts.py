@@ -93,7 +93,7 @@ def marked(engine: Engine, monitor: str) -> list[tuple[str, int, int | None, flo
 
 
 def _sizes(connection: Connection, incidents: set[int | None]) -> dict[int | None, int]:
-    """How many alerts belong to each incident."""
+    """Number of alerts of each incident."""
     keys = sorted(key for key in incidents if key is not None)
     sizes: dict[int | None, int] = {}
     for begin in range(0, len(keys), _CHUNK):
@@ -147,7 +147,7 @@ def acknowledge(
 def close(
     engine: Engine, row: AlertRow, *, by: str, comment: str | None, now: int, notifiers: Sequence[str] = ()
 ) -> None:
-    """Closes an alert for people; while its entity stays strange it does not open another one.
+    """Closes an alert for people; while its entity stays anomalous it does not open another one.
 
     Raises: StaleState if the alert has changed since `row` was read.
     """

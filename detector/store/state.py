@@ -74,7 +74,7 @@ class StateStore:
         return sorted(found.values(), key=lambda stored: (stored.episode.opened_slot, stored.id))
 
     def exclusions(self, monitor: str) -> list[Exclusion]:
-        """What is excluded of a monitor, whenever."""
+        """All exclusions of a monitor, past ones too."""
         query = select(exclusion).where(exclusion.c.monitor == monitor).order_by(exclusion.c.id)
         with translated(self._engine), self._engine.connect() as connection:
             return [
