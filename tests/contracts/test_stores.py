@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -16,12 +15,12 @@ from sqlalchemy import Engine, event, func, insert, inspect, select, update
 from sqlalchemy.exc import IntegrityError
 
 from detector import database
-from detector.core.decide import Change, Ended, Episode, Severity
+from detector.core.decide import Change, Episode, Severity
 from detector.errors import ArtifactError, SchemaOutdated, StaleState, StoreError
 from detector.ports import AlertChange, AlertCounts, Commit, ScoreRows, StoredAlert
 from detector.store import alerts, models, schema, scores
 from detector.store.state import StateStore
-from detector.tables import alert, alert_event, cursor, delivery, metadata, model, score
+from detector.tables import alert, alert_event, cursor, metadata, model, score
 
 T0 = 1_704_110_400_000
 STEP = 60_000
@@ -165,73 +164,6 @@ def test_a_database_that_is_down_is_told_in_one_line_without_its_password(url: s
 # cursor and scores
 
 
-def test_a_monitor_that_never_committed_has_no_cursor_and_no_alerts(store: StateStore) -> None:
-    assert store.cursor("web") is None
-    assert _open_alerts(store, "web") == []
-
-
-def test_a_commit_stores_cursor_scores_and_alerts(store: StateStore, migrated: Engine) -> None:
-    scores = ScoreRows(entity=["a", "b"], slot=[T0, T0], score=[1.25, 0.5])
-
-    store.commit(_commit(scores=scores, changes=[_change(Change.OPENED)]))
-
-    assert store.cursor("web") == T0
-    assert _scores(migrated) == [("a", 0, 1.25, 7), ("b", 0, 0.5, 7)]
-    assert [found.entity for found in _open_alerts(store, "web")] == ["a"]
-
-
-def test_the_cursor_moves_on_from_where_it_is_expected(store: StateStore) -> None:
-    store.commit(_commit())
-    store.commit(_commit(expected_cursor=T0, cursor=T0 + STEP))
-
-    assert store.cursor("web") == T0 + STEP
-
-
-def test_a_commit_may_leave_the_cursor_where_it_is(store: StateStore) -> None:
-    store.commit(_commit())
-    again = _commit(expected_cursor=T0, cursor=T0)
-
-    store.commit(again)
-    store.commit(again)
-
-    assert store.cursor("web") == T0
-
-
-def test_monitors_have_cursors_of_their_own(store: StateStore) -> None:
-    store.commit(_commit())
-    store.commit(_commit(monitor="db", cursor=T0 + 5))
-
-    assert (store.cursor("web"), store.cursor("db")) == (T0, T0 + 5)
-
-
-@pytest.mark.parametrize("expected", [None, T0 - STEP, T0 + STEP], ids=["none", "behind", "ahead"])
-def test_a_commit_on_another_cursor_than_expected_is_stale_and_writes_nothing(
-    store: StateStore, migrated: Engine, expected: int | None
-) -> None:
-    store.commit(_commit())
-    before = _count(migrated)
-
-    with pytest.raises(StaleState, match="another process works on it"):
-        store.commit(
-            _commit(
-                expected_cursor=expected,
-                cursor=T0 + 2 * STEP,
-                scores=ScoreRows(["a"], [T0 + STEP], [0.5]),
-                changes=[_change(Change.OPENED)],
-            )
-        )
-
-    assert store.cursor("web") == T0
-    assert _count(migrated) == before
-
-
-def test_a_commit_that_expects_a_cursor_where_there_is_none_is_stale(store: StateStore) -> None:
-    with pytest.raises(StaleState):
-        store.commit(_commit(expected_cursor=T0 - STEP))
-
-    assert store.cursor("web") is None
-
-
 @pytest.mark.parametrize("expected", [None, T0], ids=["first", "later"])
 def test_a_commit_whose_scores_are_refused_writes_nothing(
     store: StateStore, migrated: Engine, expected: int | None
@@ -270,15 +202,6 @@ def test_a_commit_whose_alerts_are_refused_writes_nothing(
     assert _count(migrated) == before
 
 
-def test_late_samples_replace_scores_and_leave_the_others(store: StateStore, migrated: Engine) -> None:
-    store.commit(_commit(scores=ScoreRows(["a", "b", "a"], [T0, T0, T0 + STEP], [0.1, 0.2, 0.3])))
-
-    replaced = ScoreRows(["a", "c"], [T0, T0], [0.9, 0.8])
-    store.commit(_commit(expected_cursor=T0, cursor=T0, replaced=replaced, model_version=8))
-
-    assert _scores(migrated) == [("a", 0, 0.9, 8), ("a", STEP, 0.3, 7), ("b", 0, 0.2, 7), ("c", 0, 0.8, 8)]
-
-
 def test_scores_are_read_back_by_entity_and_in_order_of_time(store: StateStore, migrated: Engine) -> None:
     rows = ScoreRows(entity=["b", "a", "a"], slot=[T0, T0 + STEP, T0], score=[0.5, 1.25, 0.75])
     store.commit(_commit(scores=rows))
@@ -311,22 +234,6 @@ def test_the_oldest_score_is_known(store: StateStore, migrated: Engine) -> None:
 
     assert scores.first_slot(migrated, "web") == T0
     assert scores.first_slot(migrated, "other") is None
-
-
-def test_a_replacement_leaves_the_scores_of_other_monitors(store: StateStore, migrated: Engine) -> None:
-    store.commit(_commit(monitor="db", scores=ScoreRows(["a"], [T0], [0.1])))
-
-    store.commit(_commit(replaced=ScoreRows(["a"], [T0], [0.9])))
-
-    assert [row[2] for row in _scores(migrated)] == [0.1, 0.9]
-
-
-def test_a_replaced_score_that_is_not_known_is_only_removed(store: StateStore, migrated: Engine) -> None:
-    store.commit(_commit(scores=ScoreRows(["a", "b"], [T0, T0], [1.5, 1.6])))
-
-    store.commit(_commit(expected_cursor=T0, replaced=ScoreRows(["a", "b", "c"], [T0] * 3, [math.nan, 1.7, math.nan])))
-
-    assert _scores(migrated) == [("b", 0, 1.7, 7)]
 
 
 def _prune(engine: Engine, monitor: str, before: int) -> list[int]:
@@ -365,34 +272,6 @@ def test_where_no_score_is_old_none_is_removed(store: StateStore, migrated: Engi
     assert len(_scores(migrated)) == 1
 
 
-def test_many_scores_go_into_one_commit(store: StateStore, migrated: Engine) -> None:
-    entities = [f"host-{index}" for index in range(5000)]
-
-    store.commit(_commit(scores=ScoreRows(entities, [T0] * 5000, [0.5] * 5000)))
-
-    assert _count(migrated)["detector_score"] == 5000
-
-
-def test_scores_come_back_to_the_last_bit_whatever_the_entity_is_called(store: StateStore, migrated: Engine) -> None:
-    values = [0.1, 1 / 3, 1e-300, 1.7976931348623157e308, 2.0**-40, 0.0]
-    names = ["tab\tnew\nline", "back\\slash", "\\N", "日本", "quote'\"", "a,b;c"]
-
-    store.commit(_commit(scores=ScoreRows(names, [T0] * 6, values)))
-
-    assert {(entity, value) for entity, _, value, _ in _scores(migrated)} == set(zip(names, values, strict=True))
-
-
-def test_a_score_that_is_there_already_is_refused_and_nothing_is_stored(store: StateStore, migrated: Engine) -> None:
-    store.commit(_commit(scores=ScoreRows(["a"], [T0], [0.5])))
-
-    with pytest.raises(StoreError) as caught:
-        store.commit(_commit(expected_cursor=T0, cursor=T0 + STEP, scores=ScoreRows(["b", "a"], [T0, T0], [0.1, 0.2])))
-
-    assert len(str(caught.value).splitlines()) == 1
-    assert store.cursor("web") == T0
-    assert _scores(migrated) == [("a", 0, 0.5, 7)]
-
-
 @pytest.mark.parametrize("pair", [("A", "a"), ("ä", "a"), ("x", " x")], ids=["case", "accent", "space"])
 def test_entities_that_differ_by_little_are_two(store: StateStore, migrated: Engine, pair: tuple[str, str]) -> None:
     store.commit(
@@ -422,98 +301,6 @@ def test_two_stores_cannot_both_move_the_cursor(store: StateStore, migrated: Eng
 # alerts
 
 
-def test_an_opened_alert_is_stored_with_all_that_is_known_of_it(store: StateStore, migrated: Engine) -> None:
-    opened = _change(Change.OPENED, slot=T0 + STEP, explanation='{"metrics": [{"metric": "cpu"}]}')
-
-    store.commit(_commit(changes=[opened]))
-
-    assert _open_alerts(store, "web") == [_stored(migrated, Severity.WARNING, 1.5, T0 + STEP)]
-    row = alerts.listing(migrated)[0]
-    assert (row.state, row.episode.severity, row.episode.opened_slot, row.episode.closed_slot) == (
-        "open",
-        "warning",
-        T0,
-        None,
-    )
-    assert (row.detected_at, row.model_version) == (T0 + 2 * STEP, 7)
-    assert row.explanation == {"metrics": [{"metric": "cpu"}]}
-
-
-def test_an_alert_lives_from_open_through_critical_to_closed(store: StateStore, migrated: Engine) -> None:
-    critical: dict[str, Any] = {"severity": Severity.CRITICAL, "peak_score": 3.0, "peak_slot": T0 + STEP}
-    store.commit(_commit(changes=[_change(Change.OPENED, decided_slot=T0 + STEP)]))
-    store.commit(_commit(expected_cursor=T0, changes=[_change(Change.ESCALATED, slot=T0 + STEP, **critical)]))
-
-    assert _open_alerts(store, "web") == [_stored(migrated, Severity.CRITICAL, 3.0, T0 + STEP)]
-
-    store.commit(_commit(expected_cursor=T0, changes=[_change(Change.CLOSED, slot=T0 + 2 * STEP, **critical)]))
-
-    assert _open_alerts(store, "web") == []
-    shown = alerts.show(migrated, alerts.listing(migrated)[0].id)
-    assert shown is not None
-    row, events = shown
-    assert (row.state, row.episode.severity, row.episode.closed_slot, row.episode.peak_score) == (
-        "closed",
-        "critical",
-        T0 + 2 * STEP,
-        3.0,
-    )
-    assert [event["change"] for event in events] == ["opened", "escalated", "closed"]
-    assert [event["slot"] for event in events] == [T0, T0 + STEP, T0 + 2 * STEP]
-
-
-def test_an_alert_may_open_and_close_within_one_commit(store: StateStore, migrated: Engine) -> None:
-    store.commit(_commit(changes=[_change(Change.OPENED), _change(Change.CLOSED, slot=T0 + STEP)]))
-
-    assert _open_alerts(store, "web") == []
-    assert _count(migrated)["detector_alert_event"] == 2
-
-
-def test_a_new_peak_is_stored_without_an_event(store: StateStore, migrated: Engine) -> None:
-    store.commit(_commit(changes=[_change(Change.OPENED)]))
-
-    raised = _change(None, slot=T0 + STEP, peak_score=1.9, explanation='{"metrics": [1]}')
-    store.commit(_commit(expected_cursor=T0, changes=[raised]))
-
-    row = alerts.listing(migrated)[0]
-    assert (row.episode.peak_score, row.episode.peak_slot, row.explanation) == (1.9, T0 + STEP, {"metrics": [1]})
-    assert _count(migrated)["detector_alert_event"] == 1
-
-
-def test_alerts_with_and_without_explanation_change_together(store: StateStore, migrated: Engine) -> None:
-    store.commit(_commit(changes=[_change(Change.OPENED, entity) for entity in "abc"]))
-
-    raised = [_change(None, e, explanation='{"metrics": [1]}' if e == "b" else None, peak_score=9.0) for e in "abc"]
-    store.commit(_commit(expected_cursor=T0, changes=raised))
-
-    found = {row.entity: (row.episode.peak_score, row.explanation["metrics"]) for row in alerts.listing(migrated)}
-    assert found == {"a": (9.0, []), "b": (9.0, [1]), "c": (9.0, [])}
-
-
-def test_a_change_without_explanation_keeps_the_one_stored(store: StateStore, migrated: Engine) -> None:
-    store.commit(_commit(changes=[_change(Change.OPENED, explanation='{"metrics": [1]}')]))
-
-    store.commit(_commit(expected_cursor=T0, changes=[_change(Change.CLOSED, explanation=None)]))
-
-    assert alerts.listing(migrated)[0].explanation == {"metrics": [1]}
-
-
-def test_an_alert_opened_without_explanation_has_an_empty_one(store: StateStore, migrated: Engine) -> None:
-    store.commit(_commit(changes=[_change(Change.OPENED, explanation=None)]))
-
-    assert alerts.listing(migrated)[0].explanation == {}
-
-
-def test_a_second_open_alert_of_one_entity_is_refused(store: StateStore, migrated: Engine) -> None:
-    store.commit(_commit(changes=[_change(Change.OPENED)]))
-
-    with pytest.raises(StoreError):
-        store.commit(_commit(expected_cursor=T0, cursor=T0 + STEP, changes=[_change(Change.OPENED, slot=T0 + STEP)]))
-
-    assert store.cursor("web") == T0
-    assert _count(migrated)["detector_alert"] == 1
-
-
 def test_the_database_itself_refuses_a_second_open_alert(store: StateStore, migrated: Engine) -> None:
     store.commit(_commit(changes=[_change(Change.OPENED)]))
     with migrated.connect() as connection:
@@ -522,135 +309,6 @@ def test_the_database_itself_refuses_a_second_open_alert(store: StateStore, migr
 
     with pytest.raises(IntegrityError), migrated.begin() as connection:
         connection.execute(insert(alert).values(**row))
-
-
-def test_after_closing_the_entity_may_have_an_alert_again(store: StateStore, migrated: Engine) -> None:
-    for _ in range(3):
-        expected = store.cursor("web")
-        store.commit(_commit(expected_cursor=expected, changes=[_change(Change.OPENED), _change(Change.CLOSED)]))
-
-    assert [row.state for row in alerts.listing(migrated)] == ["closed"] * 3
-
-
-def test_other_monitors_and_entities_may_have_open_alerts_at_the_same_time(store: StateStore) -> None:
-    store.commit(_commit(changes=[_change(Change.OPENED, "a"), _change(Change.OPENED, "b")]))
-    store.commit(_commit(monitor="db", changes=[_change(Change.OPENED, "a")]))
-
-    store.commit(_commit(expected_cursor=T0, changes=[_change(Change.CLOSED, "a")]))
-
-    assert [found.entity for found in _open_alerts(store, "web")] == ["b"]
-    assert [found.entity for found in _open_alerts(store, "db")] == ["a"]
-
-
-def test_alerts_that_ended_recently_enough_are_told(store: StateStore) -> None:
-    for entity, opened, closed in (("a", T0, T0 + STEP), ("a", T0 + 2 * STEP, T0 + 3 * STEP), ("b", T0, T0 + STEP)):
-        cursor = store.cursor("web")
-        change = [_change(Change.OPENED, entity, opened), _change(Change.CLOSED, entity, closed)]
-        store.commit(_commit(expected_cursor=cursor, cursor=closed + STEP, changes=change))
-    store.commit(_commit(expected_cursor=store.cursor("web"), changes=[_change(Change.OPENED, "c")]))
-
-    def told(slot: int) -> list[tuple[str, int | None]]:
-        return [(found.entity, found.episode.closed_slot) for found in store.alerts_since("web", slot)]
-
-    assert told(T0) == [("a", T0 + STEP), ("a", T0 + 3 * STEP), ("b", T0 + STEP), ("c", None)]
-    assert told(T0 + 3 * STEP) == [("a", T0 + 3 * STEP), ("c", None)]
-    assert told(T0 + 4 * STEP) == [("c", None)]
-    assert store.alerts_since("db", T0) == []
-
-
-def test_an_alert_that_reopens_is_the_same_one(store: StateStore, migrated: Engine) -> None:
-    opened, closed = _change(Change.OPENED), _change(Change.CLOSED, slot=T0 + STEP, ended=Ended.NORMAL)
-    store.commit(_commit(changes=[opened, closed]))
-
-    again = _change(Change.REOPENED, slot=T0 + 3 * STEP, decided_slot=T0, reopenings=1)
-    store.commit(_commit(expected_cursor=T0, changes=[again]))
-
-    row = alerts.listing(migrated)[0]
-    assert (row.state, row.episode.closed_slot, row.closed_by, row.episode.reopenings) == ("open", None, None, 1)
-    assert _count(migrated)["detector_alert"] == 1
-    shown = alerts.show(migrated, row.id)
-    assert shown is not None
-    assert [event["change"] for event in shown[1]] == ["opened", "closed", "reopened"]
-
-
-def test_an_alert_says_why_it_closed(store: StateStore, migrated: Engine) -> None:
-    vanished = _change(Change.CLOSED, slot=T0 + STEP, ended=Ended.UNKNOWN)
-    store.commit(_commit(changes=[_change(Change.OPENED), vanished]))
-
-    assert alerts.listing(migrated)[0].closed_by == "unknown"
-
-
-def test_alerts_that_open_within_the_span_are_one_incident(store: StateStore, migrated: Engine) -> None:
-    def opened(entity: str, slot: int) -> AlertChange:
-        return _change(Change.OPENED, entity, slot, opened_slot=slot)
-
-    store.commit(_commit(changes=[opened("a", T0), opened("b", T0)], incident_span=2 * STEP))
-    later = [opened("c", T0 + 2 * STEP), opened("d", T0 + 5 * STEP)]
-    store.commit(_commit(expected_cursor=T0, changes=later, incident_span=2 * STEP))
-
-    found = {row.entity: (row.incident, row.incident_size) for row in alerts.listing(migrated)}
-    first = min(row.id for row in alerts.listing(migrated))
-    assert found["a"] == found["b"] == found["c"] == (first, 3)
-    assert found["d"][1] == 1
-
-
-def test_each_change_is_to_be_told_to_each_notifier_once(store: StateStore, migrated: Engine) -> None:
-    changes = [_change(Change.OPENED), _change(None, slot=T0 + STEP), _change(Change.CLOSED, slot=T0 + 2 * STEP)]
-
-    store.commit(_commit(changes=changes, notifiers=("pager", "chat")))
-
-    with migrated.connect() as connection:
-        columns = (delivery.c.notifier, delivery.c.state, delivery.c.next_at, alert_event.c.change)
-        query = select(*columns).join(alert_event, alert_event.c.id == delivery.c.event_id)
-        found = sorted(map(tuple, connection.execute(query)))
-    assert found == [
-        (notifier, "pending", T0 + 10, change) for notifier in ("chat", "pager") for change in ("closed", "opened")
-    ]
-
-
-def test_nobody_is_told_of_a_muted_alert_until_it_is_not_muted_any_more(store: StateStore, migrated: Engine) -> None:
-    store.commit(_commit(changes=[_change(Change.OPENED, is_muted=True)], notifiers=("pager",)))
-    store.commit(_commit(expected_cursor=T0, changes=[_change(Change.ESCALATED)], notifiers=("pager",)))
-    assert alerts.listing(migrated)[0].is_muted
-    with migrated.connect() as connection:
-        assert connection.scalar(select(func.count()).select_from(delivery)) == 0
-
-    store.commit(_commit(expected_cursor=T0, changes=[_change(Change.UNMUTED)], notifiers=("pager",)))
-
-    assert not alerts.listing(migrated)[0].is_muted
-    with migrated.connect() as connection:
-        assert connection.scalar(select(func.count()).select_from(delivery)) == 1
-
-
-def test_late_samples_may_change_an_alert(store: StateStore, migrated: Engine) -> None:
-    store.commit(_commit(changes=[_change(Change.OPENED, "a"), _change(Change.OPENED, "b")]))
-    ids = {row.entity: row.id for row in alerts.listing(migrated)}
-    revised = {"opened_slot": T0 - STEP, "peak_score": 1.75, "reopenings": 0}
-
-    changes = [
-        _change(Change.WITHDRAWN, "b", T0 + STEP, alert=ids["b"]),
-        _change(Change.REVISED, "a", T0 + STEP, alert=ids["a"], **revised),
-    ]
-    store.commit(_commit(expected_cursor=T0, changes=changes, notifiers=("pager",)))
-
-    rows = {row.entity: row for row in alerts.listing(migrated)}
-    assert (rows["a"].state, rows["a"].episode.opened_slot, rows["a"].episode.peak_score) == ("open", T0 - STEP, 1.75)
-    assert rows["b"].state == "withdrawn"
-    assert [found.entity for found in store.alerts_since("web", T0)] == ["a"]
-    with migrated.connect() as connection:  # what is withdrawn was told before; a peak is no news
-        assert connection.scalar(select(func.count()).select_from(delivery)) == 1
-
-
-def test_late_samples_may_close_an_alert_and_open_it_again(store: StateStore, migrated: Engine) -> None:
-    store.commit(_commit(changes=[_change(Change.OPENED)]))
-    identity = alerts.listing(migrated)[0].id
-
-    closed = _change(Change.CLOSED, slot=T0 + STEP, alert=identity, closed_slot=T0 + STEP)
-    store.commit(_commit(expected_cursor=T0, changes=[closed]))
-    assert (alerts.listing(migrated)[0].state, _open_alerts(store, "web")) == ("closed", [])
-
-    store.commit(_commit(expected_cursor=T0, changes=[_change(Change.REOPENED, alert=identity)]))
-    assert [found.id for found in _open_alerts(store, "web")] == [identity]
 
 
 def test_deleting_a_model_version_spares_the_live_one(migrated: Engine) -> None:
@@ -736,51 +394,6 @@ def test_people_answer_alerts_and_nobody_overwrites_another(store: StateStore, m
     row = alerts.listing(migrated)[0]
     assert (row.state, row.acknowledged_by, row.comment, row.verdict) == ("acknowledged", "alice", "mine", "false")
     assert alerts.counts(migrated, "web", 0).by_verdict == {"false": 1}
-
-
-def test_what_late_samples_change_in_an_exclusion_is_not_told(store: StateStore, migrated: Engine) -> None:
-    store.commit(_commit(changes=[_change(Change.OPENED)]))
-
-    revised = _change(Change.ESCALATED, alert=alerts.listing(migrated)[0].id, is_muted=True)
-    store.commit(_commit(expected_cursor=T0, changes=[revised], notifiers=("pager",)))
-
-    assert alerts.listing(migrated)[0].is_muted
-    with migrated.connect() as connection:
-        assert connection.scalar(select(func.count()).select_from(delivery)) == 0
-
-
-@pytest.mark.parametrize("change", [Change.ESCALATED, Change.REOPENED])
-def test_late_samples_do_not_undo_what_somebody_closed(store: StateStore, migrated: Engine, change: Change) -> None:
-    store.commit(_commit(changes=[_change(Change.OPENED)]))
-    alerts.close(migrated, alerts.listing(migrated)[0], by="alice", comment=None, now=T0 + 1)
-    identity = alerts.listing(migrated)[0].id
-
-    revised = _change(change, alert=identity, severity=Severity.CRITICAL)
-    store.commit(_commit(expected_cursor=T0, changes=[revised], notifiers=("pager",)))
-
-    row = alerts.listing(migrated)[0]
-    assert (row.state, row.closed_by, row.episode.severity) == ("closed", "alice", "critical")
-    with migrated.connect() as connection:
-        assert connection.scalar(select(func.count()).select_from(delivery)) == 0
-
-
-def test_what_somebody_closed_is_not_open_for_people_and_lasts_for_the_detector(
-    store: StateStore, migrated: Engine
-) -> None:
-    store.commit(_commit(changes=[_change(Change.OPENED)]))
-    alerts.close(migrated, alerts.listing(migrated)[0], by="alice", comment=None, now=T0 + 1)
-
-    assert alerts.listing(migrated, only_open=True) == []
-    assert [(found.episode.closed_slot, found.is_dismissed) for found in store.alerts_since("web", T0)] == [
-        (None, True)
-    ]
-
-    ended = _change(Change.CLOSED, slot=T0 + STEP, ended=Ended.NORMAL)
-    store.commit(_commit(expected_cursor=T0, changes=[ended], notifiers=("pager",)))
-    row = alerts.listing(migrated)[0]
-    assert (row.state, row.closed_by, row.closed_at, row.episode.closed_slot) == ("closed", "alice", T0 + 1, T0 + STEP)
-    with migrated.connect() as connection:  # it was closed for people before
-        assert connection.scalar(select(func.count()).select_from(delivery)) == 0
 
 
 # models

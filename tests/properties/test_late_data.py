@@ -18,8 +18,9 @@ from detector.core.series import Samples
 from detector.detect.horizon import Horizon
 from detector.detect.recall import recall, stored_state
 from detector.detect.tick import Monitor, tick
-from detector.ports import ModelVersion
+from detector.ports import AlertState, ModelVersion, Store
 from detector.store import schema
+from detector.store.memory import MemoryStore
 from detector.store.state import StateStore
 from detector.tables import alert, metadata
 
@@ -73,7 +74,7 @@ class _Arriving:
         return START, self.now
 
 
-def _final(store: StateStore, source: _Arriving) -> None:
+def _final(store: Store, source: _Arriving) -> None:
     """Ticks slot by slot until everything has arrived."""
     memory = recall(HORIZON, source, _model(), stored=stored_state(HORIZON, store), now=START)
     for slot in range(1, SLOTS + LATENESS + 2):
@@ -102,6 +103,30 @@ def _alerts(store: StateStore, arrivals: list[Arrival]) -> list[tuple[Any, ...]]
         return [(*row[:-1], round(row[-1], 3)) for row in connection.execute(query)]
 
 
+def _alerts_in_memory(arrivals: list[Arrival]) -> list[tuple[Any, ...]]:
+    """The same from a store in memory."""
+    store = MemoryStore()
+    _final(store, _Arriving(arrivals))
+    rows = sorted(
+        (row for row in store.alerts() if row.state is not AlertState.WITHDRAWN),
+        key=lambda row: (row.entity, row.episode.decided_slot),
+    )
+    return [
+        (
+            row.entity,
+            row.episode.opened_slot,
+            row.episode.decided_slot,
+            row.episode.closed_slot,
+            row.state,
+            row.episode.severity,
+            row.episode.peak_slot,
+            row.episode.reopenings,
+            round(row.episode.peak_score, 3),
+        )
+        for row in rows
+    ]
+
+
 _VALUE = st.sampled_from([0.0, 0.0, 0.0, 5.0, 11.0, 60.0, 400.0])
 
 
@@ -124,3 +149,19 @@ def test_late_rows_in_any_order_give_the_alerts_of_rows_in_time_order(
     in_time = _alerts(store, [(entity, slot, value, 0) for entity, slot, value, _ in arrivals])
 
     assert _alerts(store, arrivals) == in_time
+
+
+@settings(deadline=None, max_examples=100)
+@given(arrivals=_arrivals())
+def test_in_memory_too_late_rows_give_the_alerts_of_rows_in_time_order(arrivals: list[Arrival]) -> None:
+    in_time = _alerts_in_memory([(entity, slot, value, 0) for entity, slot, value, _ in arrivals])
+
+    assert _alerts_in_memory(arrivals) == in_time
+
+
+@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(arrivals=_arrivals())
+def test_a_store_in_memory_ends_with_the_alerts_of_one_in_a_database(
+    store: StateStore, arrivals: list[Arrival]
+) -> None:
+    assert _alerts_in_memory(arrivals) == _alerts(store, arrivals)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 
 import made_versions
 import numpy as np
 import pytest
 
-from detector import database
 from detector.config.sections import EmbeddedSource, MonitorSection
 from detector.core import revise
 from detector.core.decide import LONG_AGO, AlertStates, Change, Episode, Severity
@@ -23,9 +21,8 @@ from detector.detect.recall import recall, stored_state
 from detector.detect.tick import Monitor, tick
 from detector.ports import Exclusion, ModelVersion, Source, Store
 from detector.sources.memory import MemorySource
-from detector.store import alerts, exclusions, schema
 from detector.store.alerts import AlertRow
-from detector.store.state import StateStore
+from detector.store.memory import MemoryStore
 
 STEP = 60_000
 BEGIN = 1_767_225_600_000
@@ -55,10 +52,8 @@ def _recalled(horizon: Horizon, source: Source, store: Store, model: ModelVersio
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> StateStore:
-    engine = database.connect(f"sqlite:///{tmp_path}/detector.db")
-    schema.upgrade(engine)
-    return StateStore(engine)
+def store() -> MemoryStore:
+    return MemoryStore()
 
 
 def _values() -> Float32:
@@ -68,7 +63,7 @@ def _values() -> Float32:
 
 
 def _watch(
-    store: StateStore,
+    store: MemoryStore,
     values: Float32,
     *,
     monitor: MonitorSection = MONITOR,
@@ -85,7 +80,7 @@ def _watch(
     for end in range(every, SLOTS + 1, every):
         now = BEGIN + STEP * end
         memory, _ = tick(Monitor(horizon, rows.between(0, now), store, ("pager",)), memory, now)
-    return alerts.listing(store._engine)[::-1]
+    return store.alerts()[::-1]
 
 
 def _slots(row: AlertRow) -> tuple[int, int | None]:
@@ -94,7 +89,7 @@ def _slots(row: AlertRow) -> tuple[int, int | None]:
 
 
 @pytest.mark.parametrize("every", [1, 7])
-def test_an_entity_that_falls_silent_opens_an_alert_until_it_has_data_again(store: StateStore, every: int) -> None:
+def test_an_entity_that_falls_silent_opens_an_alert_until_it_has_data_again(store: MemoryStore, every: int) -> None:
     values = _values()
     values[1, 100:120] = np.nan
     watchful = MONITOR.model_copy(update={"no_data_alert_after": timedelta(minutes=4)})
@@ -106,7 +101,7 @@ def test_an_entity_that_falls_silent_opens_an_alert_until_it_has_data_again(stor
     assert alert.explanation["part"]["kind"] == "no_data"
 
 
-def test_without_being_asked_to_silence_opens_nothing(store: StateStore) -> None:
+def test_without_being_asked_to_silence_opens_nothing(store: MemoryStore) -> None:
     values = _values()
     values[1, 100:120] = np.nan
 
@@ -114,7 +109,7 @@ def test_without_being_asked_to_silence_opens_nothing(store: StateStore) -> None
 
 
 @pytest.mark.parametrize("every", [1, 7])
-def test_a_metric_that_freezes_opens_an_alert_until_it_moves_again(store: StateStore, every: int) -> None:
+def test_a_metric_that_freezes_opens_an_alert_until_it_moves_again(store: MemoryStore, every: int) -> None:
     values = _values()
     values[0, 100:150, 1] = 1.0
 
@@ -132,7 +127,7 @@ def _with_spike() -> Float32:
     return values
 
 
-def test_an_explanation_says_what_was_observed_and_expected(store: StateStore) -> None:
+def test_an_explanation_says_what_was_observed_and_expected(store: MemoryStore) -> None:
     (alert,) = _watch(store, _with_spike())
 
     metric = alert.explanation["metrics"][0]
@@ -145,16 +140,16 @@ def test_an_explanation_says_what_was_observed_and_expected(store: StateStore) -
 EXCLUSION = Exclusion(0, "web", "web-*", None, BEGIN, BEGIN + SLOTS * STEP, "mute", None, "UTC", None, 0, None)
 
 
-def test_an_alert_in_an_exclusion_is_stored_muted(store: StateStore) -> None:
-    exclusions.add(store._engine, EXCLUSION)
+def test_an_alert_in_an_exclusion_is_stored_muted(store: MemoryStore) -> None:
+    store.exclude(EXCLUSION)
 
     (alert,) = _watch(store, _with_spike())
 
     assert alert.is_muted
 
 
-def test_an_alert_from_before_an_exclusion_does_not_escalate_aloud_in_it(store: StateStore) -> None:
-    exclusions.add(store._engine, replace(EXCLUSION, start=BEGIN + 105 * STEP))
+def test_an_alert_from_before_an_exclusion_does_not_escalate_aloud_in_it(store: MemoryStore) -> None:
+    store.exclude(replace(EXCLUSION, start=BEGIN + 105 * STEP))
     values = _values()
     values[0, 100:180, 0] = 3000.0
     quick = MONITOR.decision.model_copy(update={"critical_slots": 20, "critical_at": 99.0})
@@ -164,7 +159,7 @@ def test_an_alert_from_before_an_exclusion_does_not_escalate_aloud_in_it(store: 
     assert (alert.episode.severity, alert.is_muted) == ("critical", True)
 
 
-def test_an_alert_closes_though_every_other_slot_is_missing(store: StateStore) -> None:
+def test_an_alert_closes_though_every_other_slot_is_missing(store: MemoryStore) -> None:
     values = _with_spike()
     values[0, 111::2] = np.nan
 
@@ -173,7 +168,7 @@ def test_an_alert_closes_though_every_other_slot_is_missing(store: StateStore) -
     assert alert.state == "closed"
 
 
-def test_an_alert_of_silence_that_somebody_closed_ends_though_silence_lasts(store: StateStore) -> None:
+def test_an_alert_of_silence_that_somebody_closed_ends_though_silence_lasts(store: MemoryStore) -> None:
     values = _values()
     values[1, 50:] = np.nan
     watchful = MONITOR.model_copy(update={"no_data_alert_after": timedelta(minutes=4)})
@@ -189,25 +184,23 @@ def test_an_alert_of_silence_that_somebody_closed_ends_though_silence_lasts(stor
         now = BEGIN + STEP * end
         memory, _ = tick(Monitor(horizon, rows.between(0, now), store), memory, now)
         if end == 60:
-            alerts.close(store._engine, alerts.listing(store._engine)[0], by="alice", comment=None, now=now)
+            store.close(store.alerts()[0].id, by="alice", now=now)
 
-    (alert,) = alerts.listing(store._engine)
+    (alert,) = store.alerts()
     assert alert.closed_by == "alice"
     assert _slots(alert)[1] is not None
 
 
-def test_an_alert_that_outlasts_its_exclusion_notifies_then(store: StateStore) -> None:
-    exclusions.add(store._engine, replace(EXCLUSION, end=BEGIN + 105 * STEP))
+def test_an_alert_that_outlasts_its_exclusion_notifies_then(store: MemoryStore) -> None:
+    store.exclude(replace(EXCLUSION, end=BEGIN + 105 * STEP))
 
     (alert,) = _watch(store, _with_spike())
 
     assert not alert.is_muted
-    found = alerts.show(store._engine, alert.id)
-    assert found is not None
-    assert [event["change"] for event in found[1]][:2] == ["opened", "unmuted"]
+    assert [event.change for event in store.events()][:2] == ["opened", "unmuted"]
 
 
-def test_what_somebody_closed_stays_closed_until_its_entity_was_normal_again(store: StateStore) -> None:
+def test_what_somebody_closed_stays_closed_until_its_entity_was_normal_again(store: MemoryStore) -> None:
     values = _with_spike()
     values[0, 150:153, 0] = 3000.0
     rows = MemorySource.of(
@@ -221,11 +214,11 @@ def test_what_somebody_closed_stays_closed_until_its_entity_was_normal_again(sto
         now = BEGIN + STEP * end
         memory, report = tick(Monitor(HORIZON, rows.between(0, now), store), memory, now)
         if end == 103:
-            alerts.close(store._engine, alerts.listing(store._engine)[0], by="alice", comment=None, now=now)
+            store.close(store.alerts()[0].id, by="alice", now=now)
         if end == 105:
             assert (report.snapshot.states.is_open & ~report.snapshot.is_silent).sum() == 0
 
-    first, second = alerts.listing(store._engine)[::-1]
+    first, second = store.alerts()[::-1]
     assert (first.closed_by, _slots(first)[0], _slots(second)[0]) == ("alice", 100, 150)
 
 
@@ -280,7 +273,7 @@ def test_a_checkpoint_keeps_the_states_of_those_that_had_an_alert() -> None:
     assert again.at(["c"]).closed_slot.tolist() == [5]
 
 
-def test_the_window_of_an_alert_is_kept_as_it_was(store: StateStore) -> None:
+def test_the_window_of_an_alert_is_kept_as_it_was(store: MemoryStore) -> None:
     values = _with_spike()
     (alert,) = _watch(store, values)
 
@@ -296,7 +289,7 @@ def test_the_window_of_an_alert_is_kept_as_it_was(store: StateStore) -> None:
 
 
 @pytest.mark.parametrize("every", [1, 100])
-def test_a_span_that_the_last_alert_claims_has_no_part_in_the_next(store: StateStore, every: int) -> None:
+def test_a_span_that_the_last_alert_claims_has_no_part_in_the_next(store: MemoryStore, every: int) -> None:
     values = _with_spike()
     values[0, 150:153, 0] = 3000.0
 

@@ -1,0 +1,242 @@
+"""The `Store` port in memory: for ticks whose results need not outlive the process."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import count
+
+from detector.core.decide import Change, Ended
+from detector.errors import StaleState, StoreError
+from detector.ports import AlertChange, AlertState, Commit, Exclusion, ScoreRows, StoredAlert
+from detector.store.alerts import AlertRow
+from detector.store.state import NOTIFIED
+
+
+@dataclass(frozen=True)
+class StoredEvent:
+    """An event of an alert, and who is notified of it."""
+
+    alert: int
+    change: str
+    slot: int  # epoch milliseconds
+    notifiers: tuple[str, ...] = ()
+
+
+@dataclass
+class _Tables:
+    """Everything stored; replaced as a whole by each commit."""
+
+    cursors: dict[str, int] = field(default_factory=dict)
+    scores: dict[tuple[str, int, str], tuple[float, int]] = field(default_factory=dict)
+    alerts: dict[int, AlertRow] = field(default_factory=dict)
+    events: list[StoredEvent] = field(default_factory=list)
+
+    def copy(self) -> _Tables:
+        return _Tables(dict(self.cursors), dict(self.scores), dict(self.alerts), list(self.events))
+
+
+class MemoryStore:
+    """Keeps the same promises as `store.state.StateStore`, without a database."""
+
+    def __init__(self) -> None:
+        self._tables = _Tables()
+        self._exclusions: list[Exclusion] = []
+        self._ids = count(1)
+
+    def cursor(self, monitor: str) -> int | None:
+        """End of the last committed slot, None if there is none."""
+        return self._tables.cursors.get(monitor)
+
+    def alerts_since(self, monitor: str, slot: int) -> list[StoredAlert]:
+        """Alerts whose episode goes on or ended at `slot` (epoch milliseconds) or later, oldest first."""
+        rows = [row for row in self._tables.alerts.values() if row.monitor == monitor]
+        kept = [row for row in rows if _goes_on(row) or (_is_there(row) and (row.episode.closed_slot or 0) >= slot)]
+        stored = [
+            StoredAlert(row.id, row.entity, row.episode, row.is_muted, row.state is AlertState.CLOSED and _goes_on(row))
+            for row in kept
+        ]
+        return sorted(stored, key=lambda alert: (alert.episode.opened_slot, alert.id))
+
+    def exclusions(self, monitor: str) -> list[Exclusion]:
+        """All exclusions of a monitor, past ones too."""
+        return [exclusion for exclusion in self._exclusions if exclusion.monitor == monitor]
+
+    def commit(self, commit: Commit) -> None:
+        """Stores all of it or nothing.
+
+        Raises: StaleState if the cursor is not the expected one, StoreError if a row is there already.
+        """
+        if self.cursor(commit.monitor) != commit.expected_cursor:
+            expected = f"monitor {commit.monitor!r}: its cursor is not at {commit.expected_cursor} any more"
+            msg = f"{expected}; another process works on it"
+            raise StaleState(msg)
+        tables = self._tables.copy()
+        tables.cursors[commit.monitor] = commit.cursor
+        for entity, slot in zip(commit.replaced.entity, commit.replaced.slot, strict=True):
+            tables.scores.pop((commit.monitor, slot, entity), None)
+        for rows in (commit.replaced, commit.scores):
+            _insert_scores(tables, commit, rows)
+        for change in commit.changes:
+            self._apply(tables, commit, change)
+        self._tables = tables
+
+    # -- what is read back, and what people do ------------------------------------------------------------------------
+
+    def alerts(self) -> list[AlertRow]:
+        """All alerts, newest first."""
+        rows = self._tables.alerts.values()
+        sizes = [row.incident for row in rows if _is_there(row)]
+        sized = [replace(row, incident_size=sizes.count(row.incident)) for row in rows]
+        return sorted(sized, key=lambda row: (row.episode.opened_slot, row.id), reverse=True)
+
+    def scores(self) -> list[tuple[str, str, int, float, int]]:
+        """Monitor, entity, slot, score and model version of all scores, in this order."""
+        rows = self._tables.scores.items()
+        return sorted((monitor, entity, slot, value, version) for (monitor, slot, entity), (value, version) in rows)
+
+    def events(self) -> list[StoredEvent]:
+        """All events in the order they were stored in."""
+        return list(self._tables.events)
+
+    def exclude(self, exclusion: Exclusion) -> None:
+        """Adds an exclusion."""
+        self._exclusions.append(exclusion)
+
+    def close(self, alert: int, *, by: str, now: int) -> None:
+        """Closes an alert for people, as `store.alerts.close`. now: epoch milliseconds."""
+        row = self._tables.alerts[alert]
+        self._tables.alerts[alert] = replace(row, state=AlertState.CLOSED, closed_at=now, closed_by=by)
+
+    # -- changes of alerts --------------------------------------------------------------------------------------------
+
+    def _apply(self, tables: _Tables, commit: Commit, change: AlertChange) -> None:
+        if change.alert is not None:
+            _revise(tables, commit, change)
+        elif change.change is Change.OPENED:
+            self._open(tables, commit, change)
+        elif change.change is Change.REOPENED:
+            self._reopen(tables, commit, change)
+        else:
+            _update(tables, commit, change)
+
+    def _open(self, tables: _Tables, commit: Commit, change: AlertChange) -> None:
+        closed = change.episode.closed_slot is not None
+        if not closed and _open_alert(tables, commit.monitor, change.entity):
+            msg = f"the detector's memory refused: entity {change.entity!r} has an open alert already"
+            raise StoreError(msg)
+        identity = next(self._ids)
+        tables.alerts[identity] = AlertRow(
+            id=identity,
+            monitor=commit.monitor,
+            entity=change.entity,
+            state=AlertState.CLOSED if closed else AlertState.OPEN,
+            episode=change.episode,
+            detected_at=change.detected_at,
+            model_version=commit.model_version,
+            explanation=json.loads(change.explanation or "{}"),
+            acknowledged_at=None,
+            acknowledged_by=None,
+            closed_at=None,
+            closed_by=change.ended,
+            comment=None,
+            verdict=None,
+            is_muted=change.is_muted,
+            incident=_incident(tables, commit, change) or identity,
+            incident_size=0,
+            revision=0,
+        )
+        _note(tables, commit, change, identity)
+
+    def _reopen(self, tables: _Tables, commit: Commit, change: AlertChange) -> None:
+        key = (commit.monitor, change.entity, change.episode.opened_slot, change.episode.decided_slot)
+        found = [row for row in tables.alerts.values() if row.state is AlertState.CLOSED and _key(row) == key]
+        if not found:  # somebody removed it: it is a new one
+            self._open(tables, commit, replace(change, change=Change.OPENED))
+            return
+        row = replace(found[-1], state=AlertState.OPEN, closed_by=None, closed_at=None)
+        _write(tables, row, change, is_muted=row.is_muted or change.is_muted)
+        _note(tables, commit, change, row.id)
+
+
+def _is_there(row: AlertRow) -> bool:
+    return row.state is not AlertState.WITHDRAWN
+
+
+def _goes_on(row: AlertRow) -> bool:
+    return _is_there(row) and row.episode.closed_slot is None
+
+
+def _key(row: AlertRow) -> tuple[str, str, int, int]:
+    return row.monitor, row.entity, row.episode.opened_slot, row.episode.decided_slot
+
+
+def _open_alert(tables: _Tables, monitor: str, entity: str) -> AlertRow | None:
+    mine = (row for row in tables.alerts.values() if row.monitor == monitor and row.entity == entity)
+    return next((row for row in mine if _goes_on(row)), None)
+
+
+def _insert_scores(tables: _Tables, commit: Commit, rows: ScoreRows) -> None:
+    for entity, slot, value in zip(rows.entity, rows.slot, rows.score, strict=True):
+        key = (commit.monitor, slot, entity)
+        if key in tables.scores:
+            msg = f"the detector's memory refused: entity {entity!r} has a score at {slot} already"
+            raise StoreError(msg)
+        if not math.isnan(value):
+            tables.scores[key] = (value, commit.model_version)
+
+
+def _incident(tables: _Tables, commit: Commit, change: AlertChange) -> int | None:
+    """The newest incident, if its first alert opened not long before; None: this alert begins one."""
+    mine = [row for row in tables.alerts.values() if row.monitor == commit.monitor and _is_there(row)]
+    newest = max(mine, key=lambda row: (row.episode.opened_slot, row.id), default=None)
+    if newest is None or newest.incident is None:
+        return None
+    began = tables.alerts[newest.incident].episode.decided_slot
+    return newest.incident if abs(change.episode.decided_slot - began) <= commit.incident_span else None
+
+
+def _update(tables: _Tables, commit: Commit, change: AlertChange) -> None:
+    """Changes an open alert; one that is not open any more is left as it is."""
+    row = _open_alert(tables, commit.monitor, change.entity)
+    if row is None:
+        return
+    is_muted = change.change is not Change.UNMUTED and (row.is_muted or change.is_muted)
+    episode = replace(change.episode, decided_slot=row.episode.decided_slot, closed_slot=None)
+    after = row
+    if change.change is Change.CLOSED:
+        episode = replace(episode, closed_slot=change.slot)
+        after = replace(row, state=AlertState.CLOSED, closed_by=row.closed_by or change.ended)
+    _write(tables, after, replace(change, episode=episode), is_muted=is_muted)
+    if change.change is not None and row.state is not AlertState.CLOSED:
+        _note(tables, commit, change, row.id)
+
+
+def _revise(tables: _Tables, commit: Commit, change: AlertChange) -> None:
+    """Changes, closes, reopens or withdraws an alert that late samples changed."""
+    row = tables.alerts[int(change.alert or 0)]
+    is_muted, was_closed = row.is_muted or change.is_muted, row.state is AlertState.CLOSED
+    is_back = change.change is Change.REOPENED and row.closed_at is None
+    if change.change is Change.WITHDRAWN:
+        row = replace(row, state=AlertState.WITHDRAWN)
+        change = replace(change, episode=replace(change.episode, closed_slot=change.slot))
+    elif change.episode.closed_slot is not None:
+        row = replace(row, state=AlertState.CLOSED, closed_by=row.closed_by or Ended.NORMAL)
+    elif is_back:
+        row = replace(row, state=AlertState.OPEN, closed_by=None)
+    _write(tables, row, change, is_muted=is_muted)
+    _note(tables, commit, change, row.id, is_silent=was_closed and not is_back)
+
+
+def _write(tables: _Tables, row: AlertRow, change: AlertChange, *, is_muted: bool) -> None:
+    explanation = row.explanation if change.explanation is None else json.loads(change.explanation)
+    changed = replace(row, episode=change.episode, explanation=explanation, is_muted=is_muted)
+    tables.alerts[row.id] = replace(changed, revision=row.revision + 1)
+
+
+def _note(tables: _Tables, commit: Commit, change: AlertChange, alert: int, *, is_silent: bool = False) -> None:
+    is_silent = is_silent or tables.alerts[alert].is_muted or change.change not in NOTIFIED
+    notifiers: Sequence[str] = () if is_silent else commit.notifiers
+    tables.events.append(StoredEvent(alert, str(change.change), change.slot, tuple(notifiers)))
