@@ -193,13 +193,13 @@ def backtest(
     recordings: Sequence[Recording], settings: MonitorSection, *, name: str, per_entity: bool, progress: Progress
 ) -> Outcome:
     """Replays recordings on a database of their own, which does not outlive it; trains in this process."""
-    from detector.replay import replay as backtesting
+    from detector.replay import replay
     from detector.sources.memory import MemorySource
     from detector.store import alerts, scores
 
     with tempfile.TemporaryDirectory(prefix="detector-backtest-") as folder:
         engine = database.connect(f"sqlite:///{folder}/detector.db")
-        services = backtesting.Services(
+        workspace = replay.Workspace(
             store=StateStore(engine),
             source=MemorySource.of,
             fit=MonitorFit,
@@ -208,7 +208,7 @@ def backtest(
         )
         try:
             schema.upgrade(engine)
-            return backtesting.run(recordings, settings, services, name=name, per_entity=per_entity, progress=progress)
+            return replay.run(recordings, settings, workspace, name=name, per_entity=per_entity, progress=progress)
         finally:
             engine.dispose()
 

@@ -42,9 +42,8 @@ def backtest(
         section = settings.monitors[0] if monitor is None else settings.monitor(monitor)
     from detector import wiring
     from detector.progress import shown
+    from detector.replay import groups, results
     from detector.replay import recordings as dataset
-    from detector.replay import replay as backtesting
-    from detector.replay import results
     from detector.replay import verdicts as judging
 
     dataset.make_folder(out, data)
@@ -53,7 +52,7 @@ def backtest(
         metrics = dict.fromkeys(metric for recording in recordings for metric in recording.metrics)
         outcome = wiring.backtest(
             recordings,
-            backtesting.settings(section, changes or [], metrics or ["none"]),
+            groups.settings(section, changes or [], metrics or ["none"]),
             name=data.resolve().name,
             per_entity=per_entity,
             progress=lambda done, what: progress(0.05 + 0.85 * done, what),

@@ -31,7 +31,7 @@ class Alert:
 
 @dataclass(frozen=True)
 class Replayed:
-    """What became of one entity: R rows from its first one after the history on, in the order of its file."""
+    """Result of one entity: R rows from its first one after the history on, in the order of its file."""
 
     recording: Recording
     monitor: MonitorSection
@@ -43,7 +43,7 @@ class Replayed:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of all recordings."""
+    """Results of all recordings."""
 
     monitors: list[dict[str, Any]]
     entities: list[Replayed]
@@ -53,11 +53,11 @@ class Outcome:
 
 
 def write(outcome: Outcome, folder: Path) -> None:
-    """A CSV file per entity with a row for each that was replayed, and one of all alerts.
+    """Writes one CSV file per entity, with a line for each replayed row, and one of all alerts.
 
     Raises: ConfigError if a file cannot be written.
     """
-    for failure in outcome.failures:  # what an earlier backtest has written must not pass for this one's
+    for failure in outcome.failures:  # a file of an earlier backtest must not pass for this one's
         (folder / f"{failure.entity}.csv").unlink(missing_ok=True)
     for replayed in outcome.entities:
         recording, score = replayed.recording, replayed.score
@@ -90,9 +90,12 @@ def write(outcome: Outcome, folder: Path) -> None:
 
 
 def result(
-    recording: Recording, monitor: MonitorSection, slots: Int64, scores: Float64, alerts: list[Alert]
+    recording: Recording, monitor: MonitorSection, *, slots: Int64, scores: Float64, alerts: list[Alert]
 ) -> Replayed:
-    """Scores and alerts of each row after the history, by the slot it lies in."""
+    """Score and alert of each row after the history, by the slot it lies in.
+
+    slots: (K,) epoch milliseconds, rising; scores: (K,)
+    """
     times = recording.time[recording.train_rows :]
     slot = times // monitor.step_ms * monitor.step_ms  # (R,)
     has_time = times != NO_TIME

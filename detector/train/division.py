@@ -17,6 +17,12 @@ from detector.errors import ModelError
 from detector.ports import Source
 from detector.times import milliseconds
 
+VALIDATION = 0.15
+"""Share of the training windows' time, its newest part, that decides when training stops. Not varied."""
+
+BASELINE_SLOTS = 60
+"""Slots of history that the first baseline waits for: an hour at the usual step. Not varied."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -50,17 +56,16 @@ class Plan:
 
     @property
     def needed_slots(self) -> int:
-        """Slots of history without which nothing is trained: a baseline needs few."""
+        """Slots of history without which nothing is trained; a baseline needs few."""
         return self.minimum_slots if self.kind == "network" else min(BASELINE_SLOTS, self.minimum_slots)
-
-
-VALIDATION = 0.15  # of the training windows' time, its newest part, decides when training stops
-BASELINE_SLOTS = 60  # of history that the first baseline waits for: an hour at the usual step
 
 
 @dataclass(frozen=True)
 class Division:
-    """History of the entities that take part, and how each one's is divided."""
+    """History of the entities that take part, each divided into a part to train on and a later one to calibrate on.
+
+    Each entity's own span is divided, so that entities which live at different times all take part in both.
+    """
 
     plan: Plan
     history: History
@@ -71,31 +76,32 @@ class Division:
     @property
     def end(self) -> Int64:
         """End of each entity's data, (E,): the slot after its last one with any."""
-        has_data: Bool = np.any(~np.isnan(self.history.values), axis=2)
+        has_data = _has_data(self.history)
         return np.asarray(has_data.shape[1] - has_data[:, ::-1].argmax(axis=1))
 
     @property
     def rows(self) -> Int64:
+        """Each entity's row in `scales`, (E,)."""
         return np.arange(len(self.history.entities))
 
     def known(self, timesteps: int) -> Bool:
-        """Windows that can be scored, by newest slot: (E, L − timesteps + 1)."""
+        """True for windows that can be scored, by newest slot: (E, L − timesteps + 1)."""
         missing = self.plan.horizon.max_missing
         return np.asarray(window.reasons(self.history.values, timesteps, max_missing=missing) == Reason.KNOWN)
 
     def newest(self, timesteps: int) -> Int64:
-        """Index of each window's newest slot."""
+        """Index of each window's newest slot, (L − timesteps + 1,)."""
         return np.arange(self.history.values.shape[1] - timesteps + 1) + timesteps - 1
 
     def calibration(self, timesteps: int) -> Bool:
-        """Windows to calibrate on, which share no slot with those trained on."""
+        """True for windows to calibrate on, (E, L − timesteps + 1); they share no slot with those trained on."""
         return self.known(timesteps) & (self.newest(timesteps) >= self.divide[:, None] + timesteps - 1)
 
 
 def recent(plan: Plan, source: Source, *, now: int, trained_until: int) -> tuple[int, int]:
     """Span to recalibrate on, epoch milliseconds: the newest `training.span` that no model has learned from.
 
-    trained_until: end of what the model was trained on; the last part of that was held out
+    trained_until: end of the training data, whose last part was held out
 
     Raises: ModelError if the source is empty.
     """
@@ -105,15 +111,18 @@ def recent(plan: Plan, source: Source, *, now: int, trained_until: int) -> tuple
 
 
 def divide(plan: Plan, history: History) -> Division:
-    """Entities with enough data, the first slot of each, and the slot that divides its training from calibration."""
+    """The entities with enough data, divided.
+
+    Raises: ModelError if none has enough.
+    """
     slots = slots_with_data(history)
     needed = plan.needed_slots
-    enough = np.flatnonzero(slots >= min(needed, max(int(slots.max(initial=0)), 1)))
-    if not enough.size or slots.max() < needed:
+    enough = np.flatnonzero(slots >= needed)
+    if not enough.size:
         raise too_short(plan, history)
     entities = tuple(history.entities[row] for row in enough.tolist())
     kept = replace(history, entities=entities, values=history.values[enough])
-    has_data: Bool = np.any(~np.isnan(kept.values), axis=2)  # (E, L)
+    has_data = _has_data(kept)
     seen = np.cumsum(has_data, axis=1)
     divide = (seen < (1.0 - plan.holdout) * seen[:, -1:]).sum(axis=1)
     in_training = np.arange(has_data.shape[1]) < divide[:, None]
@@ -122,14 +131,19 @@ def divide(plan: Plan, history: History) -> Division:
 
 
 def slots_with_data(history: History) -> Int64:
-    """Slots with any data of each entity, (E,)."""
-    return np.asarray(np.any(~np.isnan(history.values), axis=2).sum(axis=1))
+    """Slots of each entity with at least one value, (E,)."""
+    return np.asarray(_has_data(history).sum(axis=1))
+
+
+def _has_data(history: History) -> Bool:
+    """True for slots with at least one value, (E, L)."""
+    return np.asarray(np.any(~np.isnan(history.values), axis=2))
 
 
 def too_short(plan: Plan, history: History) -> ModelError:
     """The error that says how much history is missing, or that its windows have gaps."""
     horizon = plan.horizon
-    longest = int((~np.isnan(history.values).all(axis=2)).sum(axis=1).max(initial=0)) if history.entities else 0
+    longest = int(slots_with_data(history).max(initial=0))
     missing = max(0, plan.needed_slots - longest)
     hours = math.ceil(missing * horizon.step / 360_000) / 10
     wait = f"wait {hours:.1f} h, or lower `training.minimum_slots` or `timesteps`"

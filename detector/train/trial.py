@@ -1,66 +1,119 @@
-"""Trial of a model version: the share it finds of faults injected into held-out history."""
+"""Trial of a model version: which of the faults injected into held-out history it finds, and how soon."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from detector.core import faults, score, threshold, window
 from detector.core.faults import Fault
-from detector.core.series import Bool, Float32, Int64, Reason
+from detector.core.series import Bool, Float32, Float64, Int64, Reason
 from detector.detect import residuals
 from detector.detect.residuals import Selection
 from detector.ports import ModelVersion
 from detector.train.division import Division
 
-FAULTS_PER_KIND = 64
+# What a network and a baseline are compared on. Not varied.
+FAULTS_PER_KIND = 64  # then a share of faults found is good to about 0.06
 FAULT_SLOTS = 30
-FAULT_SIZES = (2.0, 4.0, 8.0)  # scaled units
+FAULT_SIZES = (2.0, 4.0, 8.0)  # scaled units; at 8, level shifts in server metrics are found more often than not
 FAULT_SHARE = 0.25  # of the metrics that a fault shows in at most; at least one
 
 
-def finds_faults(data: Division, model: ModelVersion, rng: np.random.Generator) -> Bool:
-    """Which faults put into the calibration part would open an alert: kind after kind, `FAULTS_PER_KIND` of each.
+@dataclass(frozen=True)
+class _Pieces:
+    """Pieces of history of equal length, each of one entity."""
 
-    What would have opened one without the fault is not found. The same `rng` puts the same faults. Empty if no entity
-    has enough history for a fault and what is looked back on before it.
+    rows: Int64  # (C,) of the entities
+    starts: Int64  # (C,) first slot of each piece
+    values: Float32  # (C, length, F)
+
+
+def finds_faults(data: Division, model: ModelVersion, rng: np.random.Generator) -> Bool:
+    """True for injected faults that open an alert, (C,), kind after kind, `FAULTS_PER_KIND` of each.
+
+    The same `rng` injects the same faults. Empty as `delays`.
     """
-    horizon, history = data.plan.horizon, data.history
+    return ~np.isnan(delays(data, model, rng))
+
+
+def delays(
+    data: Division,
+    model: ModelVersion,
+    rng: np.random.Generator,
+    *,
+    per_kind: int = FAULTS_PER_KIND,
+    sizes: Sequence[float] = FAULT_SIZES,
+) -> Float64:
+    """Slots until each injected fault opens an alert, (C,) kind after kind; NaN if none of its `FAULT_SLOTS` does.
+
+    Faults are injected into the calibration part, each into a piece of one entity. One whose piece opens an alert
+    without the fault too counts as not found. Empty if no entity has enough history for a fault and the look-back
+    before it.
+    """
+    horizon = data.plan.horizon
     before = horizon.timesteps - 1 + max(score.SPANS) - 1 + horizon.rules.before
-    length = before + FAULT_SLOTS
-    able = np.flatnonzero(data.end - data.first >= length)
-    if not able.size:
-        return np.zeros(0, dtype=np.bool_)
-    kinds = [kind for kind in Fault for _ in range(FAULTS_PER_KIND)]
-    rows = rng.choice(able, len(kinds))
-    latest = data.end[rows] - length
-    earliest = np.minimum(np.maximum(data.divide[rows] - before, data.first[rows]), latest)
-    starts = rng.integers(earliest, latest + 1)
-    clean = np.stack([history.values[row, start : start + length] for row, start in zip(rows, starts, strict=True)])
-    faulty = clean.copy()  # (C, length, F)
-    metrics = clean.shape[2]
-    for n, (kind, row) in enumerate(zip(kinds, rows.tolist(), strict=True)):
-        count = int(rng.integers(1, max(1, int(FAULT_SHARE * metrics)) + 1))
-        size = float(rng.choice(FAULT_SIZES))
-        for metric in rng.choice(metrics, count, replace=False).tolist():
-            strength = size * float(data.scales.scale[row, metric])
-            faulty[n] = faults.inject(faulty[n], kind, begin=before, metric=metric, size=strength, rng=rng)
-    opens, would_open = (_opens(data, model, values, rows=rows, starts=starts) for values in (faulty, clean))
-    return opens & ~would_open
+    kinds = [kind for kind in Fault for _ in range(per_kind)]
+    clean = _drawn(data, before=before, count=len(kinds), rng=rng)
+    if clean is None:
+        return np.zeros(0)
+    faulty = _injected(data, clean, kinds, begin=before, sizes=sizes, rng=rng)
+    opens, opens_anyway = _opens(data, model, faulty), _opens(data, model, clean)  # (C, FAULT_SLOTS)
+    is_found = opens.any(axis=1) & ~opens_anyway.any(axis=1)
+    return np.where(is_found, opens.argmax(axis=1), np.nan)
 
 
 def shares(found: Bool) -> dict[str, float]:
-    """Share of the faults of `finds_faults` that was found, by kind and in "all"."""
+    """Share of the faults that was found, by kind and over "all". found: (C,) as of `finds_faults`"""
     by_kind = zip(Fault, found.reshape(len(Fault), -1).mean(axis=1).tolist(), strict=True)
     return {kind.value: round(share, 3) for kind, share in by_kind} | {"all": round(float(found.mean()), 3)}
 
 
-def _opens(data: Division, model: ModelVersion, values: Float32, *, rows: Int64, starts: Int64) -> Bool:
-    """Whether each of some pieces of history (C, length, F) opens an alert in its last `FAULT_SLOTS`."""
-    horizon, timesteps = data.plan.horizon, model.timesteps
-    known = window.reasons(values, timesteps, max_missing=horizon.max_missing) == Reason.KNOWN
+def _drawn(data: Division, *, before: int, count: int, rng: np.random.Generator) -> _Pieces | None:
+    """Random pieces whose last `FAULT_SLOTS` lie in the calibration part where there is room; None if none fits."""
+    length = before + FAULT_SLOTS
+    able = np.flatnonzero(data.end - data.first >= length)
+    if not able.size:
+        return None
+    rows = rng.choice(able, count)
+    latest = data.end[rows] - length
+    earliest = np.minimum(np.maximum(data.divide[rows] - before, data.first[rows]), latest)
+    starts = rng.integers(earliest, latest + 1)
+    values = data.history.values
+    pieces = [values[row, start : start + length] for row, start in zip(rows, starts, strict=True)]
+    return _Pieces(rows, starts, np.stack(pieces))
+
+
+def _injected(
+    data: Division,
+    clean: _Pieces,
+    kinds: Sequence[Fault],
+    *,
+    begin: int,
+    sizes: Sequence[float],
+    rng: np.random.Generator,
+) -> _Pieces:
+    """The pieces with a fault of a random size each, from slot `begin` on, in some of the metrics."""
+    faulty = clean.values.copy()
+    metrics = faulty.shape[2]
+    for n, (kind, row) in enumerate(zip(kinds, clean.rows.tolist(), strict=True)):
+        count = int(rng.integers(1, max(1, int(FAULT_SHARE * metrics)) + 1))
+        size = float(rng.choice(sizes))
+        for metric in rng.choice(metrics, count, replace=False).tolist():
+            strength = size * float(data.scales.scale[row, metric])
+            faulty[n] = faults.inject(faulty[n], kind, begin=begin, metric=metric, size=strength, rng=rng)
+    return replace(clean, values=faulty)
+
+
+def _opens(data: Division, model: ModelVersion, pieces: _Pieces) -> Bool:
+    """True for the last `FAULT_SLOTS` of each piece that would open an alert, (C, FAULT_SLOTS)."""
+    horizon, values, rows = data.plan.horizon, pieces.values, pieces.rows
+    known = window.reasons(values, model.timesteps, max_missing=horizon.max_missing) == Reason.KNOWN
     errors = np.full(known.shape, np.nan, dtype=np.float32)
-    for begin in np.unique(starts).tolist():  # pieces that begin together have their slots in common
-        same = starts == begin
+    for begin in np.unique(pieces.starts).tolist():  # pieces that begin together have their slots in common
+        same = pieces.starts == begin
         slots = data.history.slots[begin : begin + values.shape[1]]
         selection = Selection(values[same], rows[same], slots, known[same])
         errors[same], _ = residuals.errors(model, selection, horizon.metric_rules)
@@ -68,4 +121,4 @@ def _opens(data: Division, model: ModelVersion, values: Float32, *, rows: Int64,
     smoothed = calibration.smoothed(errors, rows)
     scores, recovered = calibration.by_span(smoothed, rows), calibration.recovered(smoothed, rows)
     opens = threshold.openings(scores, recovered, horizon.rules)[:, -FAULT_SLOTS:]
-    return np.asarray((opens >= 1.0).any(axis=(1, 2)))
+    return np.asarray((opens >= 1.0).any(axis=2))

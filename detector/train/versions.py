@@ -171,6 +171,6 @@ def _fresh_calibration(inputs: Inputs, now: int, progress: Progress) -> _Fresh:
     history = exclusions.without(history, horizon.metrics, inputs.store.exclusions(name), real={})
     # always against what training found, or small drifts would add up day by day
     trained = versions.load(int(live.artifact.provenance.get("recalibrated_from", live.version)))
-    alerted = calibrate.not_normal(plan, history, inputs.alerts())
-    calibration, drift = calibrate.recalibrated(plan, trained, history, alerted=alerted)
+    left_out = calibrate.not_normal(plan, history, inputs.alerts())
+    calibration, drift = calibrate.recalibrated(plan, trained, history, left_out=left_out)
     return _Fresh(live, trained, calibration, drift, history.start, history.end)

@@ -28,7 +28,7 @@ import zlib
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -38,25 +38,22 @@ import numpy as np
 
 from detector import wiring
 from detector.config.sections import MonitorSection
-from detector.core import decide, evaluate, grid, score, threshold, window
+from detector.core import decide, evaluate, score
 from detector.core.faults import SCALED, Fault
-from detector.core.series import Bool, Float32, Float64, History, Int64, Reason, Windows
-from detector.core.threshold import Calibration
-from detector.detect import history as reading
-from detector.detect import horizon
-from detector.detect import residuals as scoring
+from detector.core.series import Bool, Float32, Float64, Windows
 from detector.models import fitting
 from detector.ports import Fitted, ModelVersion
-from detector.progress import Progress
+from detector.progress import Progress, silent
+from detector.replay import groups, rescore, results
 from detector.replay import recordings as dataset
-from detector.replay import replay as backtest
-from detector.replay import results
 from detector.replay import verdicts as judging
 from detector.replay.recordings import Recording
+from detector.replay.rescore import EntityResiduals
 from detector.sources.memory import MemorySource
-from detector.times import milliseconds
 from detector.train import calibrate, division, trial
-from detector.train import fit as training
+from detector.train.calibrate import Alerted
+from detector.train.division import Plan
+from detector.train.fit import train
 
 Row = dict[str, Any]
 
@@ -99,24 +96,16 @@ class Case:
     data: division.Division
     model: ModelVersion
 
-    def residuals(self, history: History, rows: Int64, chosen: Bool) -> Float32:
-        """Of the chosen windows of a history (E, K, F); arguments as in `scoring.gather`."""
-        what = (self.model.network, self.model.timesteps, self.model.scaling, horizon.metric_rules(self.monitor))
-        return scoring.residuals(*what, values=history.values, rows=rows, slots=history.slots, chosen=chosen)
-
     def calibration(self) -> Float32:
         """Residuals that training calibrates on, (E, K, F)."""
-        return self.residuals(self.data.history, self.data.rows, self.data.calibration(self.model.timesteps))
+        return calibrate.calibration_residuals(self.data, self.model.network, self.model.timesteps)
 
-
-@dataclass(frozen=True)
-class Replay:
-    """One entity after its history."""
-
-    recording: Recording
-    row: Int64  # (1,) in the model's arrays
-    slots: Int64  # (K,)
-    residuals: Float32  # (1, K, F)
+    def replays(self) -> Iterator[EntityResiduals]:
+        """The entities as a backtest replays them, but only as far as residuals."""
+        for recording in self.recordings:
+            found = rescore.residuals(self.monitor, recording, self.model, make=MemorySource.of)
+            if found is not None:
+                yield found
 
 
 def told(what: str) -> None:
@@ -124,27 +113,23 @@ def told(what: str) -> None:
     print(f"{time.strftime('%T')} {what}", file=sys.stderr, flush=True)
 
 
-def quiet(_done: float, _what: str) -> None:
-    """Progress that is not shown."""
-
-
 @cache
 def read(folder: Path) -> list[Recording]:
     """All recordings of a set."""
-    return dataset.read_folder(folder, quiet)[0]
+    return dataset.read_folder(folder, silent)[0]
 
 
 def settings(asked: Namespace, recordings: Sequence[Recording], seed: int, changes: Iterable[str]) -> MonitorSection:
     """The program's defaults for these recordings, with changes."""
     metrics = dict.fromkeys(metric for recording in recordings for metric in recording.metrics)
-    return backtest.settings(None, [*asked.changes, f"training.seed={seed}", *changes], metrics)
+    return groups.settings(None, [*asked.changes, f"training.seed={seed}", *changes], metrics)
 
 
 def replayed(asked: Namespace, name: str, seed: int, *changes: str) -> tuple[results.Outcome, Row]:
     """What `detector backtest` makes of a set, and its judgement of all entities."""
     recordings = read(asked.data / name)
     wanted = settings(asked, recordings, seed, changes)
-    outcome = wiring.backtest(recordings, wanted, name=name, per_entity=False, progress=quiet)
+    outcome = wiring.backtest(recordings, wanted, name=name, per_entity=False, progress=silent)
     for failure in outcome.failures:
         told(f"{name}: {failure.entity}: {failure.reason}")
     total: Row = judging.report(outcome, [judging.judge(one) for one in outcome.entities])["total"]
@@ -190,42 +175,13 @@ def cases(asked: Namespace, recordings: Sequence[Recording], kind: str) -> Itera
     """Each group of recordings at each seed, trained as a backtest does."""
     for seed in asked.seeds:
         wanted = settings(asked, recordings, seed, [f"model.kind={kind}"])
-        for group in backtest.groups(recordings, wanted, name="quality", per_entity=False):
-            monitor, step = group.monitor, group.monitor.step_ms
-            rows = [backtest._history(recording, monitor) for recording in group.recordings]
-            source = _source(group, rows).closed_up(step, step * horizon.memory_slots(monitor))
-            start, last = source.extent() or (0, 0)
-            history = reading.read_history(monitor, source, start, grid.floor(last, step) + step, quiet)
-            trained = training.train(monitor, history, fitting.MonitorFit(monitor), seed=seed, progress=quiet)
-            yield Case(monitor, group.recordings, division.divide(monitor, history), trained.model)
-
-
-def _source(group: backtest.Group, rows: list[Bool]) -> backtest.Recorded:
-    nothing: Any = None  # is stored
-    services = backtest.Services(nothing, MemorySource.of, fitting.MonitorFit, nothing, nothing)
-    return backtest._Replay(group, services, quiet)._source(rows)
-
-
-def replays(case: Case) -> Iterator[Replay]:
-    """The entities of a case as a backtest replays them, but only as far as residuals."""
-    monitor, model, step = case.monitor, case.model, case.monitor.step_ms
-    for recording in case.recordings:
-        times = recording.time[backtest._replayed(recording)]
-        if times.size:
-            source = _source(backtest.Group(monitor, (recording,)), [backtest._shown(recording, monitor)])
-            start = grid.floor(int(times.min()), step) - horizon.memory_slots(monitor) * step
-            history = reading.read_history(monitor, source, start, grid.floor(int(times.max()), step) + step, quiet)
-            row = scoring.model_rows(model, (recording.entity,))
-            reasons = window.reasons(history.values, model.timesteps, max_missing=monitor.max_missing)
-            residuals = case.residuals(history, row, reasons == Reason.KNOWN)
-            yield Replay(recording, row, history.slots[model.timesteps - 1 :], residuals)
-
-
-def calibrated(monitor: MonitorSection, errors: Float32, budget: float) -> Calibration:
-    """As training calibrates on errors (E, N)."""
-    rules, step = horizon.decision_rules(monitor), monitor.step_ms
-    smoothed = threshold.smoothed(errors)
-    return threshold.calibrate(smoothed, spans=score.SPANS, rules=rules, alert_budget_per_week=budget, step=step)
+        for group in groups.groups(recordings, wanted, name="quality", per_entity=False):
+            monitor = group.monitor
+            rows = [groups.to_train_on(recording, monitor) for recording in group.recordings]
+            plan = Plan.of(monitor)
+            history = groups.training_history(plan.horizon, groups.source_of(group, rows, MemorySource.of), silent)
+            model = train(plan, history, fitting.MonitorFit(monitor), progress=silent)
+            yield Case(monitor, group.recordings, division.divide(plan, history), model)
 
 
 def _over_metrics(combine: Callable[..., Float32]) -> Callable[[Float32, Float32], tuple[Float32, Float32]]:
@@ -235,20 +191,21 @@ def _over_metrics(combine: Callable[..., Float32]) -> Callable[[Float32, Float32
 
 VARIANTS: dict[str, dict[str, object]] = {
     "default": {},
-    "spans 1": {"core.score.SPANS": (1, 1)},  # twice, for the second one tells when an episode is over
+    # two spans, for the second one tells when an episode is over; the first alone scores
+    "spans 1": {"core.score.SPANS": (1, 2), "core.threshold.worst": lambda by_span: by_span[..., 0]},
     "spans 1 10": {"core.score.SPANS": (1, 10)},
     "spans 1 10 60": {"core.score.SPANS": (1, 10, 60)},
     "spans 1 5 15 60": {"core.score.SPANS": (1, 5, 15, 60)},
     "over metrics: mean": {"core.score.error": _over_metrics(np.nanmean)},
     "over metrics: maximum": {"core.score.error": _over_metrics(np.nanmax)},
-    "noise: plain 0.98 quantile": {"calibrate._upper_quantile": lambda sizes: np.nanquantile(sizes, 0.98, axis=0)},
-    "noise: plain 0.75 quantile": {"calibrate._upper_quantile": lambda sizes: np.nanquantile(sizes, 0.75, axis=0)},
-    "noise: 1": {"calibrate._upper_quantile": lambda sizes: np.ones(sizes.shape[1])},
+    "noise: plain 0.98 quantile": {"train.calibrate.upper_quantile": lambda sizes: np.nanquantile(sizes, 0.98, axis=0)},
+    "noise: plain 0.75 quantile": {"train.calibrate.upper_quantile": lambda sizes: np.nanquantile(sizes, 0.75, axis=0)},
+    "noise: 1": {"train.calibrate.upper_quantile": lambda sizes: np.ones(sizes.shape[1])},
     "over spans: sum": {"core.threshold.worst": lambda by_span: np.sum(by_span, axis=-1)},
     "tail prior of long spans: none": {"core.threshold._SPAN_PRIOR": 0.0},
-    "slot in long spans: at most 5": {"core.threshold._LIMIT": 5.0},
-    "slot in long spans: at most 20": {"core.threshold._LIMIT": 20.0},
-    "slot in long spans: no limit": {"core.threshold._LIMIT": np.inf},
+    "slot in long spans: at most 5": {"core.threshold.LIMIT": 5.0},
+    "slot in long spans: at most 20": {"core.threshold.LIMIT": 20.0},
+    "slot in long spans: no limit": {"core.threshold.LIMIT": np.inf},
     "clip: 10": {"core.score.CLIP": 10.0},
     "clip: 30": {"core.score.CLIP": 30.0},
     "clip: 1000": {"core.score.CLIP": 1000.0},
@@ -270,7 +227,7 @@ def ablation(asked: Namespace) -> list[Row]:
     found: dict[str, dict[str, list[float]]] = {variant: {name: [] for name in asked.sets} for variant in VARIANTS}
     for name in asked.sets:
         for case in cases(asked, read(asked.data / name), "network"):
-            residuals, entities = case.calibration(), list(replays(case))
+            residuals, entities = case.calibration(), list(case.replays())
             for variant, parts in VARIANTS.items():
                 with replaced(parts):
                     found[variant][name] += _ranked(case, residuals, entities)
@@ -278,17 +235,15 @@ def ablation(asked: Namespace) -> list[Row]:
     return [_by_set(variant, found[variant]) for variant in VARIANTS]
 
 
-def _ranked(case: Case, residuals: Float32, entities: Iterable[Replay]) -> list[float]:
+def _ranked(case: Case, residuals: Float32, entities: Iterable[EntityResiduals]) -> list[float]:
     """VUS-PR of each entity, NaN where it cannot be told."""
     monitor, result = case.monitor, []
-    noise, fleet_noise = calibrate._noise(residuals)
+    noise, fleet_noise = calibrate.noise(residuals)
     errors, _ = score.error(residuals, noise[:, None])
-    calibration = calibrated(monitor, errors, monitor.threshold.alert_budget_per_week)
-    for replay in entities:
-        recording, row = replay.recording, replay.row
-        errors, _ = score.error(replay.residuals, noise[row[0]] if row[0] >= 0 else fleet_noise)
-        scores = calibration.score(calibration.smoothed(errors, row), row)[0].astype(np.float64)
-        by_row = results.result(recording, monitor, replay.slots[-len(scores) :], scores, []).score
+    calibration = calibrate.fit_threshold(Plan.of(monitor), errors)
+    for entity in entities:
+        recording = entity.recording
+        by_row = rescore.scores(monitor, entity, noise=noise, fleet_noise=fleet_noise, calibration=calibration)
         label, period = _label(recording), evaluate.dominant_period(recording.values[recording.train_rows :, 0])
         result.append(np.nan if label.all() else evaluate.vus_pr(np.nan_to_num(by_row), label, period))
     return result
@@ -319,20 +274,8 @@ def injected(asked: Namespace) -> list[Row]:
 
 def _delays(case: Case, size: float) -> Float64:
     """Slots until faults of a size open an alert, NaN if never, by kind (kinds, n); in the same places at each size."""
-    seen: list[Float32] = []
-    real = threshold.openings
-
-    def openings(*arguments: Any) -> Float32:
-        seen.append(real(*arguments))
-        return seen[-1]
-
-    sizes = {"trial.FAULT_SIZES": (size,), "trial.FAULTS_PER_KIND": FAULTS_PER_KIND}
-    with replaced(sizes | {"core.threshold.openings": openings}):
-        rng = np.random.default_rng(case.monitor.training.seed)
-        found = trial.finds_faults(case.data, case.model, rng)
-    faulty, clean = (np.any(opens[:, -trial.FAULT_SLOTS :] >= 1.0, axis=2) for opens in seen)  # (C, slots) each
-    delays = np.where(faulty.any(axis=1) & ~clean.any(axis=1), faulty.argmax(axis=1), np.nan)
-    assert (~np.isnan(delays) == found).all()
+    rng = np.random.default_rng(case.monitor.training.seed)
+    delays = trial.delays(case.data, case.model, rng, per_kind=FAULTS_PER_KIND, sizes=(size,))
     return delays.reshape(len(Fault), FAULTS_PER_KIND)
 
 
@@ -356,11 +299,11 @@ def budgets(asked: Namespace) -> list[Row]:
 def _recorded(case: Case, days: int) -> Iterator[Float64]:
     """Counts outside labelled events and `ECHO_SLOTS` behind them; of entities that were seen in calibration."""
     monitor, step, residuals = case.monitor, case.monitor.step_ms, case.calibration()
-    for replay in replays(case):
+    for replay in case.replays():
         own, recording = residuals[replay.row], replay.recording
         if replay.row[0] < 0 or np.isnan(own).all():
             continue
-        noise, _ = calibrate._noise(own)
+        noise, _ = calibrate.noise(own)
         (errors, _), (later, _) = (score.error(one, noise[:, None]) for one in (own, replay.residuals))
         times = recording.time[recording.train_rows :]
         is_event = np.isin(replay.slots, times[_label(recording)] // step * step)
@@ -369,37 +312,44 @@ def _recorded(case: Case, days: int) -> Iterator[Float64]:
         yield _counts(monitor, errors, later, ~np.isnan(later) & ~is_event & (replay.slots >= first), days)
 
 
-def _counts(monitor: MonitorSection, errors: Float32, later: Float32, is_quiet: Bool, days: int) -> Float64:
-    """False alerts observed and promised in quiet slots of each entity at each budget, (E, budgets, 2).
+def _counts(monitor: MonitorSection, errors: Float32, later: Float32, is_normal: Bool, days: int) -> Float64:
+    """False alerts observed and promised in normal slots of each entity at each budget, (E, budgets, 2).
 
-    errors: (E, N), on which each entity is calibrated alone at first; later, is_quiet: (E, K)
-    days: after which each is calibrated again, as the daemon does, to the newest `division.span`; 0: never
+    errors: (E, N), on which each entity is calibrated alone at first; later, is_normal: (E, K)
+    days: after which each is calibrated again, as the daemon does, to the newest `training.span`; 0: never
     """
+    plans = [replace(Plan.of(monitor), alert_budget_per_week=budget) for budget in BUDGETS]
     entities, budgets = np.divmod(np.arange(len(errors) * len(BUDGETS)), len(BUDGETS))  # (R,)
-    rules, states = horizon.decision_rules(monitor), decide.AlertStates.none_open(len(entities))
-    first = [calibrated(monitor, errors[[e]], BUDGETS[b]) for e, b in zip(entities, budgets, strict=True)]
+    rules, states = plans[0].horizon.rules, decide.AlertStates.none_open(len(entities))
+    first = [calibrate.fit_threshold(plans[b], errors[[e]]) for e, b in zip(entities, budgets, strict=True)]
     everything, known, row = np.concatenate([errors, later], axis=1), errors.shape[1], np.zeros(1, dtype=np.int64)
     until_next = days * DAY_MS // monitor.step_ms or later.shape[1]
-    most = milliseconds(monitor.training.span) // monitor.step_ms
-    memory = rules.memory + max(score.SPANS) - 1
+    most = plans[0].span // monitor.step_ms
+    memory = rules.before + max(score.SPANS) - 1
     observed = np.zeros((len(errors), len(BUDGETS)))
-    alerts: list[list[calibrate.Alerted]] = [[] for _ in entities]
+    alerts: list[list[Alerted]] = [[] for _ in entities]
     calibrations = first
     for begin in range(memory, later.shape[1], until_next):
         end = min(begin + until_next, later.shape[1])
-        slots = np.arange(begin, end)
-        scores, settled = [], []
+        scores, recovered = [], []
         for calibration, entity in zip(calibrations, entities, strict=True):
             smoothed = calibration.smoothed(later[[entity], begin - memory : end], row)
             scores.append(calibration.by_span(smoothed, row))
-            settled.append(calibration.settled(smoothed, row))
-        by_span, is_settled = np.concatenate(scores), np.concatenate(settled)
-        states, events = decide.decide(states, by_span, is_settled, slots, rules, spans=score.SPANS, step=1)
+            recovered.append(calibration.recovered(smoothed, row))
+        states, events = decide.decide(
+            states,
+            np.concatenate(scores),
+            np.concatenate(recovered),
+            slots=np.arange(begin, end),
+            rules=rules,
+            spans=score.SPANS,
+            step=1,
+        )
         for event in events:
             entity, budget = divmod(event.entity, len(BUDGETS))
             if event.change is decide.Change.CLOSED:
-                alerts[event.entity].append(calibrate.Alerted("", event.opened_slot, event.slot, event.peak_score))
-            observed[entity, budget] += event.change is decide.Change.OPENED and is_quiet[entity, event.slot]
+                alerts[event.entity].append(_alerted(event.episode, event.slot))
+            observed[entity, budget] += event.change is decide.Change.OPENED and is_normal[entity, event.slot]
         if end == later.shape[1]:
             break
         oldest = max(-known, end - most)
@@ -407,20 +357,24 @@ def _counts(monitor: MonitorSection, errors: Float32, later: Float32, is_quiet: 
         for one, (entity, budget) in enumerate(zip(entities, budgets, strict=True)):
             mine = [alert for alert in alerts[one] if alert.start >= oldest]
             if states.is_open[one]:
-                mine.append(calibrate.Alerted("", int(states.opened_slot[one]), end, float(states.peak_score[one])))
+                mine.append(_alerted(states.episode(one), end))
             recent = everything[entity, known + oldest : known + end].copy()
             weeks = len(recent) * monitor.step_ms / WEEK_MS
             for alert in calibrate.unpromised(mine, BUDGETS[budget] * weeks):
                 recent[max(0, alert.start - oldest) : alert.end - oldest + monitor.timesteps] = np.nan
             is_enough = (~np.isnan(recent)).sum() >= division.BASELINE_SLOTS
-            again = calibrated(monitor, recent[None], BUDGETS[budget]) if is_enough else calibrations[one]
+            again = calibrate.fit_threshold(plans[budget], recent[None]) if is_enough else calibrations[one]
             fresh.append(calibrate.bounded(again, first[one]))
         calibrations = fresh
-    weeks = is_quiet.sum(axis=1, keepdims=True) * monitor.step_ms / WEEK_MS
+    weeks = is_normal.sum(axis=1, keepdims=True) * monitor.step_ms / WEEK_MS
     return np.stack([observed, weeks * BUDGETS], axis=2)
 
 
-def _restless(rng: np.random.Generator, size: tuple[int, ...]) -> Float64:
+def _alerted(episode: decide.Episode, end: int) -> Alerted:
+    return Alerted("", episode.opened_slot, end, episode.peak_score)
+
+
+def _wandering(rng: np.random.Generator, size: tuple[int, ...]) -> Float64:
     """Normal noise whose standard deviation wanders: its logarithm is an AR(1) process, 0.5 wide, 100 slots long."""
     memory, log_deviation = 0.99, rng.normal(0.0, 0.5, size[:2])  # (E, N)
     log_deviation[:, 1:] *= np.sqrt(1.0 - memory**2)
@@ -434,18 +388,18 @@ LAWS: dict[str, Callable[[np.random.Generator, tuple[int, ...]], Float64]] = {
     "Laplace": lambda rng, size: rng.laplace(size=size),
     "Student t, 3 degrees of freedom": lambda rng, size: rng.standard_t(3, size),
     "lognormal": lambda rng, size: rng.lognormal(size=size),
-    "AR(1) volatility": _restless,
+    "AR(1) volatility": _wandering,
 }
 
 
 def _synthetic(law: str, seed: int, days: int) -> Float64:
     """Counts in errors of known law: the root mean square of eight metrics' noise, larger at one time of the day."""
-    monitor = backtest.settings(None, ["step=60s"], ["value"])
+    monitor = groups.settings(None, ["step=60s"], ["value"])
     noise = LAWS[law](np.random.default_rng(seed), (FLEET, CALIBRATION_SLOTS + TEST_SLOTS, 8))
     season = 1.0 + 0.2 * np.sin(2.0 * np.pi * np.arange(noise.shape[1]) / DAY_SLOTS)
     errors = (season * np.sqrt((noise**2).mean(axis=2))).astype(np.float32)
-    is_quiet = np.broadcast_to(np.arange(errors.shape[1]) >= CALIBRATION_SLOTS, errors.shape)
-    return _counts(monitor, errors[:, :CALIBRATION_SLOTS], errors, is_quiet, days)
+    is_normal = np.broadcast_to(np.arange(errors.shape[1]) >= CALIBRATION_SLOTS, errors.shape)
+    return _counts(monitor, errors[:, :CALIBRATION_SLOTS], errors, is_normal, days)
 
 
 def _budget_rows(data: str, parts: list[Float64]) -> list[Row]:

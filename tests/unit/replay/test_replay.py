@@ -20,7 +20,7 @@ from detector import cli, wiring
 from detector.config.sections import MonitorSection
 from detector.core.series import Float32, Windows
 from detector.ports import Fitted
-from detector.replay import replay as backtest
+from detector.replay import groups
 
 BEGIN = datetime(2024, 1, 1, tzinfo=UTC)
 ROWS = 700
@@ -416,7 +416,7 @@ def test_settings_come_from_a_monitor_of_the_configuration(run: Callable[..., Ru
 
 
 def test_without_a_configuration_nothing_is_late_and_nothing_is_trained_again() -> None:
-    found = backtest.settings(None, ["step=5m", "training.epochs=5"], ["cpu"])
+    found = groups.settings(None, ["step=5m", "training.epochs=5"], ["cpu"])
 
     assert (found.delay, found.lateness) == (timedelta(0), timedelta(0))
     assert (found.retrain, found.recalibrate) == ("off", "off")
@@ -425,7 +425,7 @@ def test_without_a_configuration_nothing_is_late_and_nothing_is_trained_again() 
 
 
 def test_a_backtest_stores_every_score_whatever_is_set() -> None:
-    assert backtest.settings(None, ["store_scores=none"], ["cpu"]).store_scores == "all"
+    assert groups.settings(None, ["store_scores=none"], ["cpu"]).store_scores == "all"
 
 
 def test_a_delay_moves_the_alerts_but_not_the_scores(run: Callable[..., Run], data: Path) -> None:

@@ -9,7 +9,7 @@ from datetime import timedelta
 import numpy as np
 import pytest
 
-from detector.replay import replay as backtest
+from detector.replay import groups
 from detector.replay import verdicts as judging
 from detector.replay.recordings import NO_TIME, Failure, Recording
 from detector.replay.results import Alert, Outcome, Replayed
@@ -40,7 +40,7 @@ def _replayed(
         train_rows=history,
         step_ms=MINUTE,
     )
-    monitor = backtest.settings(None, ["step=60s", "timesteps=2"], metrics=["cpu"])
+    monitor = groups.settings(None, ["step=60s", "timesteps=2"], metrics=["cpu"])
     return Replayed(
         recording, monitor, np.array(score, dtype=np.float64), np.zeros(len(score), np.bool_), tuple(alerts)
     )

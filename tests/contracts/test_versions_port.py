@@ -1,0 +1,167 @@
+"""The port `Versions`: the same tests for versions in a database and for the double that use cases are tested on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from untrained import MemoryVersions, monitor_of, noise_history
+
+from detector import database
+from detector.config.sections import ModelSection, MonitorSection
+from detector.errors import ArtifactError, ModelError
+from detector.models.fitting import MonitorFit
+from detector.ports import ModelVersion, Versions
+from detector.progress import silent
+from detector.store import schema
+from detector.train.division import Plan
+from detector.train.fit import train
+from detector.wiring import StoredVersions
+
+NOW = 1_800_000_000_000
+BASELINE = monitor_of(model=ModelSection(kind="baseline"))
+
+Open = Callable[..., Versions]
+
+
+@pytest.fixture(params=["memory", "database"])
+def open_versions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Open]:
+    """Opens the versions of a monitor, each time as another process would."""
+    if request.param == "memory":
+        shared = MemoryVersions.Shared()
+        yield lambda monitor=BASELINE: MemoryVersions(shared, monitor)
+        return
+    engine = database.connect(f"sqlite:///{tmp_path}/detector.db")
+    schema.upgrade(engine)
+    processes = iter(range(1, 1000))
+
+    class OfAnotherProcess(StoredVersions):
+        def __init__(self, monitor: MonitorSection) -> None:
+            super().__init__(engine, monitor)
+            self._process = next(processes)
+
+        def hold(self, now: int) -> Any:
+            monkeypatch.setattr("os.getpid", lambda: self._process)
+            return super().hold(now)
+
+    yield lambda monitor=BASELINE: OfAnotherProcess(monitor)
+    engine.dispose()
+
+
+@pytest.fixture
+def versions(open_versions: Open) -> Versions:
+    return open_versions()
+
+
+@pytest.fixture(scope="module")
+def trained() -> ModelVersion:
+    """A baseline of two entities, not stored yet."""
+    return train(Plan.of(BASELINE), noise_history(400), MonitorFit(BASELINE), progress=silent)
+
+
+def test_a_monitor_without_versions_has_no_live_one(versions: Versions) -> None:
+    assert versions.live_number() is None
+    assert versions.live() is None
+
+
+def test_a_saved_version_is_live_and_complete(versions: Versions, trained: ModelVersion) -> None:
+    number = versions.save(trained, NOW)
+
+    live = versions.live()
+    assert live is not None
+    assert versions.live_number() == live.version == number
+    assert live.kind == "baseline"
+    saved, loaded = trained.artifact, live.artifact
+    assert loaded.entities == saved.entities
+    np.testing.assert_array_equal(loaded.noise, saved.noise)
+    np.testing.assert_array_equal(loaded.fleet_noise, saved.fleet_noise)
+    np.testing.assert_array_equal(loaded.freeze_limits, saved.freeze_limits)
+    np.testing.assert_array_equal(loaded.calibration.start, saved.calibration.start)
+    assert loaded.calibration.level == saved.calibration.level
+
+
+def test_a_saved_version_says_when_it_was_made(versions: Versions, trained: ModelVersion) -> None:
+    provenance = versions.load(versions.save(trained, NOW)).artifact.provenance
+
+    assert provenance["created_at"] == NOW
+    assert {name: provenance[name] for name in trained.artifact.provenance} == trained.artifact.provenance
+
+
+def test_a_version_saved_again_keeps_when_it_was_made(versions: Versions, trained: ModelVersion) -> None:
+    first = versions.load(versions.save(trained, NOW))
+
+    again = versions.load(versions.save(first, NOW + 1))
+
+    assert again.artifact.provenance["created_at"] == NOW
+
+
+def test_the_newest_version_is_live_and_older_ones_can_be_loaded(versions: Versions, trained: ModelVersion) -> None:
+    first = versions.save(trained, NOW)
+    second = versions.save(trained, NOW + 1)
+
+    assert versions.live_number() == second > first
+    assert versions.load(first).version == first
+
+
+def test_a_version_made_for_other_settings_is_not_live(open_versions: Open, trained: ModelVersion) -> None:
+    open_versions().save(trained, NOW)
+
+    longer = open_versions(BASELINE.model_copy(update={"timesteps": 20}))
+
+    assert longer.live() is None
+    assert longer.live_number() is not None
+
+
+def test_versions_of_another_monitor_are_its_own(open_versions: Open, trained: ModelVersion) -> None:
+    open_versions().save(trained, NOW)
+
+    assert open_versions(BASELINE.model_copy(update={"name": "other"})).live_number() is None
+
+
+def test_a_deleted_version_is_gone_unless_it_is_live(versions: Versions, trained: ModelVersion) -> None:
+    first, second = versions.save(trained, NOW), versions.save(trained, NOW + 1)
+
+    versions.delete(first)
+    versions.delete(second)
+
+    assert versions.live_number() == second
+    with pytest.raises(ArtifactError, match=f"no model version {first}"):
+        versions.load(first)
+
+
+def test_one_process_at_a_time_makes_versions_of_a_monitor(open_versions: Open) -> None:
+    mine, others = open_versions(), open_versions()
+
+    with (
+        mine.hold(NOW),
+        pytest.raises(ModelError, match="monitor 'web' is being trained by another process"),
+        others.hold(NOW),
+    ):
+        pytest.fail("both hold it")
+
+    with others.hold(NOW):
+        pass
+
+
+def test_a_training_that_fails_gives_the_right_back(open_versions: Open) -> None:
+    with pytest.raises(ZeroDivisionError), open_versions().hold(NOW):
+        raise ZeroDivisionError
+
+    with open_versions().hold(NOW):
+        pass
+
+
+def test_monitors_are_trained_at_the_same_time(open_versions: Open) -> None:
+    with open_versions().hold(NOW), open_versions(BASELINE.model_copy(update={"name": "other"})).hold(NOW):
+        pass
+
+
+def test_the_right_of_a_process_that_was_killed_expires(open_versions: Open) -> None:
+    held = open_versions().hold(NOW)
+    held.__enter__()  # and never left
+
+    with open_versions().hold(NOW + 7_200_000):  # `training.timeout`: two hours
+        pass
