@@ -1,4 +1,4 @@
-"""Composition root: which adapter serves which port, for a given configuration."""
+"""Composition root: the adapter of each port, for a given configuration."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _NEVER_CLOSED = 1 << 62  # epoch milliseconds, later than any slot
 
 @dataclass(frozen=True)
 class Parts:
-    """A configuration and what it needs to run."""
+    """A configuration, connected: the assembled whole."""
 
     config: Config
     engine: Engine
@@ -55,7 +55,7 @@ class Parts:
 
 
 def assemble(config: Config, *, upgrade: bool = False) -> Parts:
-    """Connects everything; with `upgrade` the schema is brought up to date, else an outdated one is refused."""
+    """The parts of a configuration. An outdated schema is refused, or with `upgrade` brought up to date."""
     engine = database.connect(loading.secret(config.database))
     if upgrade:
         schema.upgrade(engine)
@@ -192,7 +192,7 @@ def _alerted(engine: Engine, monitor: str) -> list[Alerted]:
 def backtest(
     recordings: Sequence[Recording], settings: MonitorSection, *, name: str, per_entity: bool, progress: Progress
 ) -> Outcome:
-    """Replays recordings on a database of their own, which does not outlive it; trains in this process."""
+    """Replays recordings on a temporary database of their own; trains in this process."""
     from detector.replay import replay
     from detector.sources.memory import MemorySource
     from detector.store import alerts, scores

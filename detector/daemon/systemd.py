@@ -10,7 +10,7 @@ logger = logging.getLogger(__name__)
 
 
 def notify_systemd(message: str) -> None:
-    """Sends a line to systemd's notification socket, if there is one (sd_notify(3))."""
+    """Sends a message to systemd's notification socket; does nothing without one."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return

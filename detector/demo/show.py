@@ -1,4 +1,4 @@
-"""`detector demo`: the daemon's own parts over a recording of a real machine, under a fast clock."""
+"""`detector demo`: the daemon's own code over a recording of a real machine, under a fast clock."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from detector.errors import ConfigError, ModelError, SourceError
 from detector.export.http import Endpoint
 from detector.export.prometheus import Exporter
 from detector.store import alerts
-from detector.times import utc
+from detector.times import HOUR_MS, utc
 
 _MARK = "# Written by `detector demo`"
 _CONFIG = (
@@ -54,15 +54,15 @@ threshold = {{ alert_budget_per_week = 50 }}
 source = {{ type = "embedded" }}
 """
 )
-_QUIET = 60 * 60_000
-"""The recording's first hour holds no fault; the model sees nothing else, as milliseconds."""
+_NORMAL_MS = HOUR_MS
+"""The recording's first hour holds no fault; the model is trained on nothing else."""
 _RECORDING = "host.csv.gz"
 _NOT_ITS_OWN = ("disk_read_bytes_per_second",)
-"""What the recorded machine did not read itself: the disk is shared, and its own files were in memory."""
+"""Metrics that say nothing of the recorded machine: its disk is shared, and its own files were in memory."""
 
 
 class Clock:
-    """A clock that stands where it was put, epoch seconds."""
+    """A clock that stands still until it is set, epoch seconds."""
 
     now = 0.0
 
@@ -72,7 +72,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that was done to the recorded machine; times are epoch milliseconds."""
+    """A fault put into the recorded machine; times are epoch milliseconds."""
 
     name: str
     start: int
@@ -81,7 +81,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Finding:
-    """A fault and what the detector said about it."""
+    """A fault and the alerts it caused."""
 
     fault: Fault
     alerts: list[alerts.AlertRow]  # detected during the fault, oldest first
@@ -93,12 +93,12 @@ class Finding:
 
     @property
     def top_metrics(self) -> list[str]:
-        """The metrics the first alert names."""
+        """The first three metrics of the first alert."""
         return [metric["metric"] for metric in self.alerts[0].explanation["metrics"][:3]] if self.alerts else []
 
 
 def run(folder: Path, *, listen: str, once: bool, as_json: bool) -> None:
-    """Imports the recording, trains on its quiet part, replays the rest, prints what was found; then serves /metrics.
+    """Imports the recording, trains on its normal first hour, replays what follows, prints the alerts; then serves.
 
     Raises: ConfigError if the folder holds something else; ModelError if the training fails.
     """
@@ -109,7 +109,7 @@ def run(folder: Path, *, listen: str, once: bool, as_json: bool) -> None:
     config = loading.load(path)
     monitor = config.monitors[0]
     exporter = Exporter(config.export.max_entities)
-    # before the work, so that a port that is taken is told at once
+    # before the work, so that a taken port is reported at once
     endpoint = None if once else Endpoint(config.export.address, exporter.registry, lambda: None)
     parts = wiring.assemble(config, upgrade=True)
     with resources.as_file(recording / _RECORDING) as file:
@@ -117,37 +117,38 @@ def run(folder: Path, *, listen: str, once: bool, as_json: bool) -> None:
     if imported.first is None or imported.last is None:
         msg = f"{_RECORDING} holds no samples: the installation is damaged"
         raise SourceError(msg)
-    quiet_until = grid.floor(imported.first + _QUIET, monitor.step_ms)
+    normal_until = grid.floor(imported.first + _NORMAL_MS, monitor.step_ms)
     say(
         f"imported  a recording of a real machine: {imported.rows} slots of 5 s, {len(monitor.metrics)} metrics,"
         f" {_clock(imported.first)} to {_clock(imported.last)} UTC"
     )
 
     trained = time.monotonic()
-    _train(path, monitor, quiet_until)
+    _train(path, monitor, normal_until)
     say(f"trained   on its quiet first hour, in {time.monotonic() - trained:.0f} s")
 
     replayed = time.monotonic()
     clock = Clock()
     worker = serve.worker(parts, path, exporter, clock=clock)
-    moments = range(quiet_until + monitor.step_ms, imported.last + monitor.step_ms + 1, monitor.step_ms)
+    moments = range(normal_until + monitor.step_ms, imported.last + monitor.step_ms + 1, monitor.step_ms)
     _replay(worker, clock, monitor.name, moments)
     say(f"replayed  the rest, {len(moments)} ticks of the daemon, in {time.monotonic() - replayed:.0f} s\n")
 
     faults = _faults(json.loads((recording / "faults.json").read_text()))
     found, false = _compare(faults, _alerts(parts.engine), monitor)
-    result = _result(found, false, len(_alerts(parts.engine)), time.monotonic() - began, config)
+    count, seconds = len(_alerts(parts.engine)), time.monotonic() - began
+    result = _result(found, false, count=count, seconds=seconds, config=config)
     if as_json:
         print(json.dumps(result, indent=2), flush=True)
     else:
         _show(result, found, false)
-        _say_next(folder, path, quiet_until, first_alert=next((f.alerts[0].id for f in found if f.alerts), None))
+        _say_next(folder, path, normal_until, first_alert=next((f.alerts[0].id for f in found if f.alerts), None))
     if endpoint is not None:
         _serve(endpoint, config.export.listen.rpartition(":")[0], say)
 
 
 def _prepare(folder: Path, listen: str) -> Path:
-    """An empty database and its configuration in a folder of the demo's own."""
+    """Writes an empty database and its configuration into a folder of the demo's own; the configuration's path."""
     path = folder / "config.toml"
     is_ours = path.exists() and path.read_text(encoding="utf-8", errors="replace").startswith(_MARK)
     if folder.exists() and not is_ours and (not folder.is_dir() or any(folder.iterdir())):
@@ -167,7 +168,7 @@ def _prepare(folder: Path, listen: str) -> Path:
 
 
 def _train(path: Path, monitor: MonitorSection, until: int) -> None:
-    """`detector retrain` in a process of its own, as the daemon does it: TensorFlow stays out of this one."""
+    """Runs `detector retrain` in a process of its own, as the daemon does: TensorFlow stays out of this one."""
     command = [sys.executable, "-m", "detector", "retrain", monitor.name, "--config", str(path), "--to", utc(until)]
     with _spinning("training; TensorFlow takes a few seconds to start"):
         child = subprocess.run(command, capture_output=True, check=False)  # noqa: S603 - own command
@@ -219,7 +220,7 @@ def _compare(
 
 
 def _result(
-    found: list[Finding], false: list[alerts.AlertRow], count: int, seconds: float, config: Config
+    found: list[Finding], false: list[alerts.AlertRow], *, count: int, seconds: float, config: Config
 ) -> dict[str, Any]:
     return {
         "faults": [
@@ -279,7 +280,7 @@ def _say_next(folder: Path, path: Path, start: int, *, first_alert: int | None) 
 
 
 def _serve(endpoint: Endpoint, host: str, say: Callable[[str], None]) -> None:
-    """Serves the state after the last tick until it is told to stop."""
+    """Serves /metrics as after the last tick, until a signal."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

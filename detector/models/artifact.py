@@ -1,4 +1,4 @@
-"""A model version as bytes and back: plain NumPy arrays and a JSON header, never pickle."""
+"""Artifact of a model version, to bytes and back: plain NumPy arrays and a JSON header, never pickle."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from detector.ports import Artifact
 Cell = Literal["lstm", "gru"]
 
 FORMAT = 3
-"""Raised whenever bytes written by older versions could not be read any more."""
+"""Raised whenever bytes of older versions can no longer be read."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,13 @@ class NetworkSpec:
 
     @property
     def channels(self) -> int:
-        """Numbers that the encoder reads of each slot: metrics, share missing, calendar."""
+        """Number of inputs of the encoder for each slot: metrics, share missing, calendar."""
         return self.metrics + 1 + self.calendar
 
 
 @dataclass(frozen=True)
 class BaselineSpec:
-    """What a baseline takes metrics to depend on: the hour of the week (168 phases), of the day (24), nothing (1)."""
+    """Rhythm of a baseline: metrics depend on the hour of the week (168 phases), of the day (24), or on none (1)."""
 
     metrics: int
     phases: int
@@ -51,7 +51,7 @@ class BaselineSpec:
 
     @property
     def timesteps(self) -> int:
-        """Slots of a window: a baseline looks at the newest alone."""
+        """Slots of a window: a baseline reads the newest alone."""
         return 1
 
 

@@ -12,14 +12,13 @@ from detector.core.series import Bool, Float32, History, Int64, Windows
 from detector.errors import ArtifactError
 from detector.models import calendar
 from detector.models.artifact import BaselineSpec
-from detector.times import DAY_MS
+from detector.times import DAY_MS, HOUR_MS
 
-HOUR_MS = 3_600_000
-_LEAST = 3  # values of a phase without which it is expected to be as ever
+_LEAST = 3  # values of a phase; with fewer the overall median is expected. Not varied
 
 
 def phases_for(days: float) -> int:
-    """How many phases so much history supports."""
+    """Number of phases that some days of history support: 168 hours of a week, 24 of a day, or 1."""
     return 168 if days >= calendar.WEEKLY_FROM_DAYS else 24 if days >= calendar.DAILY_FROM_DAYS else 1
 
 
@@ -44,14 +43,14 @@ class SeasonalBaseline:
             raise ArtifactError(msg)
 
     def residuals(self, windows: Windows) -> Float32:
-        """How far the newest slots are from their medians: (B, F) scaled, > 0 if higher; NaN where missing."""
+        """Distance of the newest slots from their medians: (B, F) scaled, > 0 if higher; NaN where missing."""
         phase = _phase(windows.slots, self.spec)
         expected = np.where((windows.rows < 0)[:, None], self._fleet[phase], self._profile[windows.rows, phase])
         return np.asarray(windows.values[:, -1] - expected, dtype=np.float32)
 
 
 def fit(history: History, chosen: Bool, time_zone: str) -> tuple[BaselineSpec, dict[str, NDArray[Any]]]:
-    """A baseline from scaled history (E, L, F) where `chosen` (E, L) is true; phases and entities unseen expect 0."""
+    """A baseline from scaled history (E, L, F) where `chosen` (E, L) is true; unseen phases and entities expect 0."""
     metrics = history.values.shape[2]
     days = float(chosen.sum(axis=1).max(initial=0)) * history.step / DAY_MS
     spec = BaselineSpec(metrics, phases_for(days), time_zone)

@@ -1,4 +1,4 @@
-"""Composition root: which adapter serves which port, for a given configuration."""
+"""Fitting of a monitor's models; Keras is imported only for a network."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def network_spec(monitor: MonitorSection, days: float) -> NetworkSpec:
-    """A monitor's network, which reads the calendar if that many days of history show its rhythm."""
+    """The network of a monitor with some days of history, which decide whether it reads the calendar."""
     from detector.models import calendar
     from detector.models.artifact import NetworkSpec
 
@@ -29,13 +29,13 @@ def network_spec(monitor: MonitorSection, days: float) -> NetworkSpec:
 
 
 class MonitorFit:
-    """Fits the models of a monitor; imports TensorFlow for a network, so only in a training process."""
+    """The port `Fit`; imports TensorFlow for a network, so use it only in a training process."""
 
     def __init__(self, monitor: MonitorSection) -> None:
         self._monitor = monitor
 
     def network(self, windows: Windows, validation: Windows, *, days: float, seed: int, progress: Progress) -> Fitted:
-        """A network trained with Keras, which reads the calendar if that many days show its rhythm."""
+        """A network trained with Keras on scaled windows (N, T, F) from so many days."""
         from detector.models import network
         from detector.models.inference import Autoencoder
         from detector.ports import Fitted
@@ -55,7 +55,7 @@ class MonitorFit:
         return Fitted("network", model, spec, trained.weights, facts)
 
     def baseline(self, history: History, chosen: Bool) -> Fitted:
-        """A seasonal baseline."""
+        """A seasonal baseline from scaled history (E, L, F) where `chosen` (E, L) is true."""
         from detector.models import baseline
         from detector.ports import Fitted
 

@@ -1,9 +1,9 @@
 """The trained autoencoder as the daemon scores with it: a graph for ONNX Runtime, without Keras.
 
-What makes it fast:
+Two things make it fast:
 
-- only as many steps of the decoder as slots are asked for: it runs backwards in time, so the newest come first
-- blocks of windows whose arrays stay in a core's cache, one thread for each core instead of threads that share a block
+- The decoder runs only as many steps as slots are asked for: it goes backwards in time, so the newest come first.
+- Windows are scored in blocks whose arrays stay in a core's cache, one thread per core; no two threads share a block.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from detector.models import calendar
 from detector.models.artifact import NetworkSpec
 
 BLOCK = 128
-"""Windows a thread works on at a time; from 64 to 256 the speed is the same."""
+"""Windows that a thread scores at a time; from 64 to 256 the speed is the same."""
 
 BLOCK_STATES = 1 << 21
-"""Slots times units times windows of a block at most: ONNX Runtime holds the gates of all slots, then 32 MB."""
+"""Slots × units × windows of a block, at most: ONNX Runtime holds the gates of all slots, which are then 32 MB."""
 
 _OPSET, _IR_VERSION = 17, 9  # older than any ONNX Runtime that is allowed, so that each understands them
 
@@ -44,7 +44,7 @@ class Autoencoder:
     """Rebuilds windows, newest slot first, with the weights that `network.train` returned."""
 
     def __init__(self, spec: NetworkSpec, weights: Mapping[str, NDArray[Any]]) -> None:
-        """Takes the arrays named as in `weight_shapes`.
+        """weights: arrays by the names of `weight_shapes`.
 
         Raises: ArtifactError if an array is missing, not expected or of another shape than the spec demands.
         """
@@ -58,7 +58,7 @@ class Autoencoder:
         self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
     def residuals(self, windows: Windows) -> Float32:
-        """How far the newest slots are from what the network expected: (B, F), scaled, > 0 if higher than expected.
+        """Distance of the newest slots from the values that the network expected: (B, F) scaled, > 0 if higher.
 
         NaN where the value was missing. Memory beyond the result does not grow with B.
 
@@ -76,9 +76,9 @@ class Autoencoder:
         return result
 
     def reconstruct(self, inputs: Float32, newest: int) -> Float32:
-        """What the network says the newest slots were: (B, T − 1, channels) of `network_input` -> (B, newest, F).
+        """The newest slots as the network rebuilds them: (B, T − 1, channels) of `network_input` -> (B, newest, F).
 
-        Newest slot, which the inputs do not hold, first.
+        The newest slot, which the inputs do not hold, comes first.
 
         Raises: ModelError if the inputs are not of the model's shape; ValueError if `newest` is not within 1..T.
         """
@@ -115,10 +115,12 @@ class Autoencoder:
 
 
 def network_input(spec: NetworkSpec, windows: Windows) -> Float32:
-    """What a network reads of scaled windows: (B, T − 1, channels)."""
+    """Inputs of a network for scaled windows (B, T, F): (B, T − 1, channels)."""
     if not spec.calendar:
         return window.network_input(windows.values)
-    read = calendar.before(windows.slots, spec.timesteps - 1, spec.step, spec.time_zone, spec.calendar)
+    read = calendar.before(
+        windows.slots, spec.timesteps - 1, step=spec.step, time_zone=spec.time_zone, channels=spec.calendar
+    )
     return window.network_input(windows.values, read)
 
 

@@ -1,4 +1,4 @@
-"""Recordings with or without labels, a CSV file per entity: what a backtest reads, and what it writes."""
+"""Recordings with or without labels, a CSV file per entity: read for a backtest, and written by it."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ import numpy as np
 from detector import csv_files as importing
 from detector.core.series import Bool, Float64, Int64
 from detector.errors import ConfigError, SourceError
+from detector.times import MINUTE_MS, SECOND_MS
 
 logger = logging.getLogger(__name__)
 
 NO_TIME = int(np.iinfo(np.int64).min)
-"""Stands for a time that cannot be read; its row cannot be replayed, and its score is unknown."""
+"""Stands for an unreadable time; its row cannot be replayed, and its score is unknown."""
 
 ALERTS = "alerts.csv"
 _FACTS = "meta.json"
 _LABEL = "label"
-_SHORTEST_STEP_MS = 1000
-_STEP_MS = 60_000  # of a file with a single row
+_SHORTEST_STEP_MS = SECOND_MS
+_STEP_MS = MINUTE_MS  # of a file with a single row
 
 
 @dataclass(frozen=True)
 class Recording:
-    """One file: the metrics of one entity, row after row as they were written."""
+    """The metrics of one entity, row after row as its file has them."""
 
     entity: str
     metrics: tuple[str, ...]
@@ -46,7 +47,7 @@ class Recording:
 
     @property
     def has_time(self) -> Bool:
-        """Rows that can be replayed, (N,)."""
+        """True for rows that can be replayed, (N,)."""
         return np.asarray(self.time != NO_TIME)
 
 
@@ -60,7 +61,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class _Layout:
-    """Which column holds what."""
+    """Roles of the columns of a file, by index."""
 
     width: int
     time: int
@@ -69,7 +70,7 @@ class _Layout:
 
 
 def read_folder(folder: Path, progress: Callable[[float, str], None]) -> tuple[list[Recording], list[Failure]]:
-    """All recordings of a folder, and the files that are none.
+    """All recordings of a folder, and the files that are not one.
 
     Raises: SourceError if there are no files, or `meta.json` cannot be used.
     """
@@ -91,7 +92,9 @@ def read_folder(folder: Path, progress: Callable[[float, str], None]) -> tuple[l
 
 
 def read(path: Path, facts: Mapping[str, Any]) -> Recording:
-    """One file; `facts` may hold `train_rows` (else half of the rows) and `step_seconds` (else what is usual in it).
+    """The recording in a file.
+
+    facts: may hold `train_rows`, else half of the rows, and `step_seconds`, else the median distance of its rows
 
     Text in a number column is a missing value. A row of the wrong width or without a readable time stays, but has
     neither time nor values.
@@ -129,7 +132,7 @@ def read(path: Path, facts: Mapping[str, Any]) -> Recording:
 
 
 def write_rows(path: Path, header: str, columns: Iterable[Iterable[object]]) -> None:
-    """A CSV file of columns of equal length.
+    """Writes columns of equal length to a CSV file.
 
     Raises: ConfigError if it cannot be written.
     """
@@ -144,7 +147,7 @@ def write_rows(path: Path, header: str, columns: Iterable[Iterable[object]]) -> 
 
 
 def make_folder(folder: Path, data: Path) -> None:
-    """The folder for what a backtest writes; it must not be that of the data.
+    """Makes the folder for the results of a backtest; it must not be that of the data.
 
     Raises: ConfigError.
     """
@@ -159,7 +162,7 @@ def make_folder(folder: Path, data: Path) -> None:
 
 
 def _read_facts(folder: Path) -> dict[str, dict[str, Any]]:
-    """What `meta.json` says of each entity; nothing if there is no such file."""
+    """The facts of each entity in `meta.json`; empty if there is no such file."""
     path = folder / _FACTS
     if not path.is_file():
         return {}
@@ -187,7 +190,7 @@ def _layout(path: Path, names: list[str]) -> _Layout:
 
 
 def _parse(line: list[str], layout: _Layout) -> tuple[int, list[float], bool]:
-    """Time, values and label of a line; no time and no values where it does not fit the header."""
+    """Time, values and label of a line; neither time nor values if it does not fit the header."""
     is_labelled = layout.label is not None and layout.label < len(line) and _number(line[layout.label]) > 0
     try:
         if len(line) != layout.width:

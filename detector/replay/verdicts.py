@@ -1,4 +1,4 @@
-"""What a backtest was worth, in numbers: per entity and in all, next to scores that cost nothing."""
+"""Verdict on a backtest, in numbers: per entity and in all, next to scores that need no network."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from detector.replay.results import Outcome, Replayed
 from detector.times import WEEK_MS, milliseconds
 
 _RANDOM_SEEDS = (0, 1, 2)
-_STILL_OPEN = int(np.iinfo(np.int64).max)
+_STILL_OPEN = int(np.iinfo(np.int64).max)  # closed after everything
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """How well labelled rows are told from others by score alone; NaN where there is only one kind of row.
+    """Ranking of labelled rows above others by score alone; NaN where there is only one kind of row.
 
-    The last four are the VUS-PR of scores that need no network; PCA has nothing to say of a single metric.
+    The last four are the VUS-PR of scores that need no network; PCA needs more than one metric.
     """
 
     vus_pr: float = math.nan
@@ -36,7 +36,7 @@ class Ranking:
 
 @dataclass(frozen=True)
 class Verdict:
-    """One entity."""
+    """Verdict on one entity."""
 
     entity: str
     monitor: str
@@ -49,7 +49,7 @@ class Verdict:
 
 
 def judge(replayed: Replayed) -> Verdict:
-    """One entity's rows after the history; an unknown score ranks as 0."""
+    """The verdict on one entity's rows after the history; an unknown score ranks as 0."""
     recording, monitor = replayed.recording, replayed.monitor
     rows = len(replayed.score)
     label = None if recording.label is None else recording.label[recording.train_rows :]
@@ -66,7 +66,7 @@ def judge(replayed: Replayed) -> Verdict:
 
 
 def _judgement(replayed: Replayed, label: Bool) -> Judgement:
-    """Alerts against labels; one that comes within a window after an event still belongs to it."""
+    """Alerts compared with labels; an alert within one window after an event still belongs to it."""
     recording, monitor = replayed.recording, replayed.monitor
     rows = np.flatnonzero(recording.has_time[recording.train_rows :])
     times = recording.time[recording.train_rows :][rows]
@@ -115,7 +115,7 @@ def _ranking(replayed: Replayed, label: Bool) -> Ranking:
 
 
 def report(outcome: Outcome, verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    """Everything as names and numbers, fit for JSON; None for what cannot be told."""
+    """All verdicts as names and numbers, fit for JSON; None where a number is unknown."""
     entities = [_row(verdict) for verdict in verdicts]
     failed = [{"entity": failure.entity, "error": failure.reason} for failure in outcome.failures]
     return {"monitors": outcome.monitors, "entities": entities + failed, "total": _total(verdicts)}
@@ -141,20 +141,23 @@ def _numbers(verdicts: Sequence[Verdict], judgements: Sequence[Judgement]) -> di
     return {
         "rows": rows,
         "alerts": alerts,
-        "alerts_per_week": _told(alerts / weeks if weeks else math.nan),
-        "unknown_share": _told(sum(verdict.unknown for verdict in verdicts) / rows if rows else math.nan),
+        "alerts_per_week": _rounded(alerts / weeks if weeks else math.nan),
+        "unknown_share": _rounded(sum(verdict.unknown for verdict in verdicts) / rows if rows else math.nan),
         **_events(summary),
-        **{name: _told(_mean([getattr(verdict.ranking, name) for verdict in verdicts])) for name in asdict(Ranking())},
+        **{
+            name: _rounded(_mean([getattr(verdict.ranking, name) for verdict in verdicts]))
+            for name in asdict(Ranking())
+        },
     }
 
 
 def _events(summary: Summary | None) -> dict[str, Any]:
-    """What `evaluate` says of alerts against labels, under its own names; None without labels."""
+    """The figures of `evaluate` under its own names; None without labels."""
     names = (
         *("events", "events_found", "false_alerts", "precision", "recall"),
         *("median_delay_seconds", "false_alerts_per_week", "alerts_per_found_event"),
     )
-    return {name: None if summary is None else _told(getattr(summary, name)) for name in names}
+    return {name: None if summary is None else _rounded(getattr(summary, name)) for name in names}
 
 
 def _mean(numbers: list[float]) -> float:
@@ -162,5 +165,5 @@ def _mean(numbers: list[float]) -> float:
     return sum(known) / len(known) if known else math.nan
 
 
-def _told(number: float) -> float | None:
+def _rounded(number: float) -> float | None:
     return None if math.isnan(number) else round(number, 4)

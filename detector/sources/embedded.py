@@ -1,4 +1,4 @@
-"""Samples kept in the detector's own database: what `import` brought in and what the host source records."""
+"""Samples in the detector's own database: those of `detector import` and those that the host source records."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from detector.errors import SourceError, SourceUnavailable
 from detector.sources import rows
 from detector.tables import sample, series
 
-_CHUNK = 10_000  # rows; more at a time only give the garbage collector more to look through
+_CHUNK = 10_000  # rows at a time; with more, only the garbage collector has more to look through
 
 _UPSERT = {
     "sqlite": "INSERT OR REPLACE INTO detector_sample (series_id, ts, value) VALUES (?, ?, ?)",
@@ -33,7 +33,7 @@ _UPSERT = {
 
 @dataclass(frozen=True)
 class _Known:
-    """The series of a monitor, so that a million of them need not be read again with every tick."""
+    """The series of a monitor, kept so that a million of them need not be read again with every tick."""
 
     ids: Int64  # (N,) rising
     entity: rows.Int32  # (N,)
@@ -42,7 +42,7 @@ class _Known:
 
     @staticmethod
     def of(found: Iterable[Sequence[Any]], metrics: tuple[str, ...]) -> _Known:
-        """From ids, entities and metrics, rising by id."""
+        """From rows of id, entity and metric, rising by id."""
         ids, entities, named = list(zip(*found, strict=True)) or [(), (), ()]
         names = rows.Names()
         return _Known(
@@ -53,14 +53,14 @@ class _Known:
         )
 
     def rows(self, ids: Int64) -> Int64:
-        """The row of each id, −1 for one that is not known."""
+        """Index of each id, (N,) -> (N,); −1 for one that is not known."""
         if not self.ids.size:
             return np.full(len(ids), -1, dtype=np.int64)
         row = np.minimum(np.searchsorted(self.ids, ids), len(self.ids) - 1)
         return np.where(self.ids[row] == ids, row, -1)
 
     def samples(self, parts: Sequence[tuple[Int64, Int64, Float64]]) -> Samples:
-        """From ids, times and values; those of series that are not known are left out."""
+        """Samples from parts of ids, times and values, (N,) each; those of unknown series are left out."""
         columns = []
         for ids, time, value in parts:
             row = self.rows(ids)
@@ -109,7 +109,7 @@ class EmbeddedSource:
         """Times of the oldest and the newest sample, None if there is none."""
 
         def end(order: UnaryExpression[int]) -> ScalarSelect[int]:
-            """A seek into the primary key for each series, where a plain MIN over the join would scan it all."""
+            """A seek into the primary key for each series; a plain MIN over the join would scan all samples."""
             return (
                 select(sample.c.ts)
                 .where(sample.c.series_id == series.c.id)

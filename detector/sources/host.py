@@ -86,7 +86,7 @@ def _iowait_percent(before: _Counters | None, now: _Counters) -> float:
 
 
 def _rate(before: _Counters | None, now: _Counters, counter: str) -> float:
-    """Increase of one counter per second; NaN if it went backwards (an interface vanished, a reboot)."""
+    """Increase of one counter per second; NaN if it went backwards: an interface vanished, or the machine restarted."""
     if before is None or now.at <= before.at:
         return math.nan
     increase = getattr(now, counter) - getattr(before, counter)

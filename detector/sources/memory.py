@@ -1,4 +1,4 @@
-"""Samples in memory, as rows of a wide table: for a replay, which must not see what is still to come."""
+"""Samples in memory, as rows of a wide table: for a replay, which must see nothing of its future."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ class MemorySource:
 
     @staticmethod
     def of(entities: Sequence[str], entity: NDArray[np.int32], time: Int64, values: Float64) -> MemorySource:
-        """Rows in any order; of rows of the same time the one given first is read first."""
+        """A source of rows in any order; of rows of the same time the one given first is read first.
+
+        entity: (N,) index into entities; time: (N,) epoch milliseconds; values: (N, F)
+        """
         order = np.argsort(time, kind="stable")
         return MemorySource(tuple(entities), entity[order], time[order], values[order])
 
@@ -46,18 +49,19 @@ class MemorySource:
         return (int(self.time[0]), int(self.time[-1])) if self.time.size else None
 
     def between(self, start: int, end: int) -> MemorySource:
-        """A source that has only the rows with start ≤ time < end; nothing is copied."""
+        """A source of the rows with start ≤ time < end only; nothing is copied."""
         first, last = np.searchsorted(self.time, (start, max(start, end))).tolist()
         rows = slice(first, last)
         return replace(self, entity=self.entity[rows], time=self.time[rows], values=self.values[rows])
 
     def closed_up(self, step: int, gap: int) -> MemorySource:
-        """The same rows with long times without any row made shorter, by moving what lies before them later.
+        """The same rows with long times without any row made shorter: rows before them move later.
 
-        step: milliseconds; rows keep their place in their slot
-        gap: milliseconds of a time without rows that must remain, so that what lies behind it cannot be seen
+        For entities that were recorded in different months. Rows move by whole weeks and whole steps, so that they
+        keep their time of the week and their place in their slot.
 
-        Moves are whole weeks, so that the time of the week stays. For entities that were recorded in different months.
+        step: milliseconds
+        gap: milliseconds without rows that must remain, so that a window after it sees nothing from before it
         """
         move = math.lcm(step, WEEK_MS)
         cut = np.maximum(np.diff(self.time) - gap, 0) // move * move  # (N − 1,)

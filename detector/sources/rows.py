@@ -1,4 +1,4 @@
-"""Rows as a database driver returns them, to the columns of `Samples`."""
+"""Conversion of rows from a database driver into the columns of `Samples`."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ BAD_TIME = np.iinfo(np.int64).min
 
 
 Part = tuple[Int32, Int32, Int64, Float64]
-"""Some rows as columns: entity (row in the names, −1 = none), metric (−1 = none of the monitor's), time, value."""
+"""Some rows as columns, (N,) each: entity (index into the names, −1 = none), metric (−1 = not the monitor's), time,
+value."""
 
 
 class Names:
-    """Numbers the entities of a reading in the order they come in."""
+    """Numbers the entities of one read in the order they come in."""
 
     def __init__(self) -> None:
         self._index: dict[str, int] = {}
@@ -41,12 +42,12 @@ class Names:
 
     @property
     def entities(self) -> tuple[str, ...]:
-        """All names there have been, by number."""
+        """All names so far, by number."""
         return tuple(self._index)
 
 
 def samples(entities: tuple[str, ...], parts: Sequence[Part]) -> Samples:
-    """Parts of a reading as one; rows without entity, metric or time are left out."""
+    """All parts of a read together; rows without entity, metric or time are left out."""
     kept = [_known(*part) for part in parts]
     if not kept:
         return Samples((), np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, np.float64))
@@ -64,7 +65,7 @@ def _known(entity: Int32, metric: Int32, time: Int64, value: Float64) -> Part:
 
 
 def to_values(column: Sequence[Any]) -> Float64:
-    """Numbers as float64; NULL, and text that is no number, as NaN."""
+    """A column as float64, (N,); NULL, and text that is no number, as NaN."""
     try:
         return np.array(column, dtype=np.float64)
     except (TypeError, ValueError):
@@ -79,7 +80,7 @@ def _to_value(item: Any) -> float:
 
 
 def to_milliseconds(column: Sequence[Any], time_format: str, zone: ZoneInfo) -> Int64:
-    """Times as epoch milliseconds; `BAD_TIME` where there is none. `zone` is that of timestamps without one."""
+    """A column as epoch milliseconds, (N,); `BAD_TIME` where there is none. zone: of timestamps without one."""
     if time_format != "timestamp":
         factor = 1000.0 if time_format == "epoch_seconds" else 1.0
         numbers = to_values(column) * factor

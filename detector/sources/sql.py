@@ -18,14 +18,14 @@ from detector.core.series import Samples
 from detector.errors import SourceError, SourceUnavailable
 from detector.sources import rows
 
-_CHUNK = 10_000  # rows; more at a time only give the garbage collector more to look through
+_CHUNK = 10_000  # rows at a time; with more, only the garbage collector has more to look through
 _WIDEST_DST_CHANGE = timedelta(hours=1)
 _WIDEST_OFFSET = timedelta(hours=26)  # from UTC−12 to UTC+14
 
 
 @dataclass(frozen=True)
 class TableSpec:
-    """Which columns of which table or query hold what; `metric` and `value` empty = one column per metric."""
+    """A table or query and the roles of its columns; with `metric` and `value` empty there is one column per metric."""
 
     metrics: tuple[str, ...]
     table: str = ""
@@ -54,7 +54,7 @@ class SqlSource:
     def read(self, start: int, end: int) -> Samples:
         """All samples with start ≤ time < end, both in epoch milliseconds.
 
-        Raises: SourceUnavailable if the database does not answer in time, SourceError if it refuses the question.
+        Raises: SourceUnavailable if the database does not answer in time, SourceError if it refuses the query.
         """
         names = rows.Names()
         try:
@@ -69,7 +69,7 @@ class SqlSource:
         return _between(rows.samples(names.entities, parts), start, end)
 
     def extent(self) -> tuple[int, int] | None:
-        """Times of the oldest and the newest sample, None if there is none; a query is asked for its last 30 days."""
+        """Times of the oldest and the newest sample, None if there is none; of a query only its last 30 days count."""
         spec = self._spec
         if spec.query:
             now = datetime.now(UTC)
@@ -98,8 +98,8 @@ class SqlSource:
     def _bound(self, connection: Any, time: int, outward: int) -> Any:
         """A bound in the column's own type.
 
-        Local times repeat when clocks go back, so bounds in a zone with such changes reach an hour outward; what is
-        too much is dropped after conversion.
+        Local times repeat when clocks go back, so bounds in a zone with such changes reach an hour outward; rows
+        outside are dropped after conversion.
         """
         spec = self._spec
         if spec.time_format == "epoch_milliseconds":
@@ -117,7 +117,7 @@ class SqlSource:
         if dialect == "postgresql" and spec.time_zone == "UTC":
             return moment
         if dialect == "postgresql" and spec.table:
-            # untyped, it takes the column's type: one with a zone heeds the zone written here, one without ignores it
+            # untyped, it takes the column's type: one with a zone uses the zone written here, one without ignores it
             return moment.isoformat()
         return _naive(moment)
 
@@ -157,9 +157,9 @@ class SqlSource:
 
 @dataclass(frozen=True)
 class _TimeText:
-    """How a SQLite table writes its timestamps; comparing them as text needs bounds written alike.
+    """Spelling of a SQLite table's timestamps; comparing them as text needs bounds spelled alike.
 
-    Where it is not known, the widest bounds; what is too much is dropped after conversion.
+    Where it is not known, the bounds are the widest; rows outside are dropped after conversion.
     """
 
     start_separator: str = " "  # sorts before T
@@ -168,7 +168,7 @@ class _TimeText:
 
     @staticmethod
     def of(connection: Any, time: ColumnElement[Any], zone: ZoneInfo) -> _TimeText | None:
-        """What the first row shows, None if there is none; text with another offset than the zone's needs slack."""
+        """The spelling of the first row, None if there is none; another offset than the zone's needs slack."""
         first = connection.scalar(select(time).where(time.is_not(None)).limit(1))
         if first is None:
             return None
@@ -188,7 +188,7 @@ class _TimeText:
 
 
 def _table(name: str, columns: Sequence[str]) -> TableClause:
-    """A table whose columns are written with its name: alone, SQLite would take a missing "Column" for a text."""
+    """A table whose columns are written with its name: SQLite takes a missing "Column" without it for a string."""
     schema, _, name = name.rpartition(".")
     return table(name, *map(column, dict.fromkeys(columns)), schema=schema or None)
 

@@ -81,14 +81,16 @@ def test_no_times_have_no_local_time() -> None:
 
 
 def test_the_time_of_day_is_a_circle() -> None:
-    read = calendar.before(np.array([MONDAY + 12 * HOUR]), 4, 3 * HOUR, "UTC", 2)
+    read = calendar.before(np.array([MONDAY + 12 * HOUR]), 4, step=3 * HOUR, time_zone="UTC", channels=2)
 
     half = np.sqrt(0.5)
     np.testing.assert_allclose(read, [[[0, 1], [half, half], [1, 0], [half, -half]]], atol=1e-6)
 
 
 def test_the_time_of_the_week_is_a_second_circle() -> None:
-    read = calendar.before(np.array([MONDAY + WEEK]), 4, 42 * HOUR, "UTC", 4)  # 42 hours are a quarter of a week
+    read = calendar.before(
+        np.array([MONDAY + WEEK]), 4, step=42 * HOUR, time_zone="UTC", channels=4
+    )  # 42 hours are a quarter of a week
 
     np.testing.assert_allclose(read[0, :, 2:], [[0, 1], [1, 0], [0, -1], [-1, 0]], atol=1e-6)
     day = 2 * np.pi * np.array([0, 42, 84, 126]) / 24
@@ -98,18 +100,18 @@ def test_the_time_of_the_week_is_a_second_circle() -> None:
 def test_each_window_has_the_calendar_of_the_slots_before_its_newest() -> None:
     slots = np.array([MONDAY + 9 * HOUR, MONDAY, MONDAY + 9 * HOUR])
 
-    read = calendar.before(slots, 5, 60_000, "Europe/Berlin", 4)
+    read = calendar.before(slots, 5, step=60_000, time_zone="Europe/Berlin", channels=4)
 
     assert read.shape == (3, 5, 4)
     assert read.dtype == np.float32
     np.testing.assert_array_equal(read[0], read[2])
-    one_slot_later = calendar.before(slots + 60_000, 5, 60_000, "Europe/Berlin", 4)
+    one_slot_later = calendar.before(slots + 60_000, 5, step=60_000, time_zone="Europe/Berlin", channels=4)
     np.testing.assert_array_equal(read[:, 1:], one_slot_later[:, :-1])
 
 
 def test_the_same_local_time_reads_the_same_before_and_after_clocks_are_changed() -> None:
     slots = _slots("2024-03-29T08:00+01:00", "2024-04-05T08:00+02:00")
 
-    winter, summer = calendar.before(slots, 3, HOUR, "Europe/Berlin", 4)
+    winter, summer = calendar.before(slots, 3, step=HOUR, time_zone="Europe/Berlin", channels=4)
 
     np.testing.assert_allclose(winter, summer, atol=1e-6)
