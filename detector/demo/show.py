@@ -131,7 +131,7 @@ def run(folder: Path, *, listen: str, once: bool, as_json: bool) -> None:
     clock = Clock()
     worker = serve.worker(parts, path, exporter, clock=clock)
     moments = range(normal_until + monitor.step_ms, imported.last + monitor.step_ms + 1, monitor.step_ms)
-    _replay(worker, clock, monitor.name, moments)
+    _replay(worker, clock, monitor=monitor.name, moments=moments)
     say(f"replayed  the rest, {len(moments)} ticks of the daemon, in {time.monotonic() - replayed:.0f} s\n")
 
     faults = _faults(json.loads((recording / "faults.json").read_text()))
@@ -188,7 +188,7 @@ def _spinning(what: str) -> Iterator[None]:
         yield
 
 
-def _replay(worker: Worker, clock: Clock, monitor: str, moments: Sequence[int]) -> None:
+def _replay(worker: Worker, clock: Clock, *, monitor: str, moments: Sequence[int]) -> None:
     """One tick at each moment, epoch milliseconds, as if it were now."""
     for now in moments:
         clock.now = now / 1000

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class History(Protocol):
-    """What is stored of one monitor: alerts, scores, model versions. Times in epoch milliseconds."""
+    """Stored rows of one monitor: alerts, scores, model versions. Times in epoch milliseconds."""
 
     def alerts(self, *, since: int | None = None, until: int | None = None, only_open: bool = False) -> list[AlertRow]:
         """All alerts that opened in [since, until), newest first."""
