@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import Any
@@ -91,7 +91,7 @@ class Episode:
         return all(begins <= end for end in (self.closed_slot, other.closed_slot) if end is not None)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class AlertStates:
     """The open alert of each entity, if any, or its last one, as read-only columns. Slots in epoch milliseconds."""
 
@@ -107,8 +107,8 @@ class AlertStates:
     closed_slot: Int64  # (E,) the slot that closed the last alert; LONG_AGO if there was none
 
     def __post_init__(self) -> None:
-        for column in fields(self):
-            read_only(getattr(self, column.name))
+        for name in self.__slots__:
+            read_only(getattr(self, name))
 
     @staticmethod
     def none_open(entities: int) -> AlertStates:
@@ -222,73 +222,63 @@ def _decide_slot(
 ) -> tuple[AlertStates, list[Event]]:
     """States and events after one more slot; scores: (E, n), the newest last."""
     newest = scores[:, -1]
-    reaches = scores[:, -rules.open_of :] >= THRESHOLD  # (E, n); NaN compares False
-    enough = (reaches.sum(axis=1) >= rules.open_slots) | (newest >= rules.open_at_once)
-    begins = ~states.is_open & reaches[:, -1] & enough & ~is_recovered
+    is_known = ~np.isnan(newest)
+    begins, first = _beginnings(states, scores, is_recovered, rules=rules)
     reopens = begins & (states.closed_slot >= slot - step * rules.reopen_slots)
     opens = begins & ~reopens
-    first = slot - step * (reaches.shape[1] - 1 - reaches.argmax(axis=1))  # (E,) of the slots that reach it
-    states = replace(
-        states,
-        is_open=states.is_open | begins,
-        is_critical=states.is_critical & ~opens,
-        opened_slot=np.where(opens, first, states.opened_slot),
-        decided_slot=np.where(opens, slot, states.decided_slot),
-        peak_score=np.where(opens, np.float32(0.0), states.peak_score),
-        reopenings=np.where(opens, 0, states.reopenings + reopens),
-    )
-    states, escalates = _raised(states, newest, slot=slot, rules=rules, step=step)
-    is_active = ~np.isnan(newest) & ~((newest < rules.close_below) | is_recovered)
-    states = _dated(states, newest, is_active | begins, begins=begins, slot=slot, step=step)
-    return _closed(states, slot=slot, rules=rules, step=step, begun=(opens, reopens, escalates & ~opens))
+    is_open = states.is_open | begins
+    opened_slot = np.where(opens, slot - step * first, states.opened_slot)
+    reopenings = np.where(opens, 0, states.reopenings + reopens)
 
+    peak = np.where(opens, np.float32(0.0), states.peak_score)
+    is_peak = is_open & (newest > peak)
+    peak = np.where(is_peak, newest, peak)
+    was_critical = states.is_critical & ~opens
+    is_bad = (peak >= rules.critical_at) | (slot - opened_slot >= step * rules.critical_slots)
+    escalates = is_open & ~was_critical & is_bad
 
-def _raised(states: AlertStates, newest: Float32, *, slot: int, rules: Rules, step: int) -> tuple[AlertStates, Bool]:
-    """Peaks and severities after one more slot, and who escalates, (E,)."""
-    is_peak = states.is_open & (newest > states.peak_score)
-    peak = np.where(is_peak, newest, states.peak_score)
-    is_bad = (peak >= rules.critical_at) | (slot - states.opened_slot >= step * rules.critical_slots)
-    escalates = states.is_open & ~states.is_critical & is_bad
-    peak_slot = np.where(is_peak, slot, states.peak_slot)
-    is_critical = states.is_critical | escalates
-    return replace(states, peak_score=peak, peak_slot=peak_slot, is_critical=is_critical), escalates
-
-
-def _dated(states: AlertStates, newest: Float32, is_active: Bool, *, begins: Bool, slot: int, step: int) -> AlertStates:
-    """When each alert was last active and last known, after one more slot; all (E,)."""
-    is_known = ~np.isnan(newest)
+    is_active = is_known & ~((newest < rules.close_below) | is_recovered)
     unknown_for = np.where(is_known, 0, step)  # an unknown slot is neither calm nor active
-    return replace(
-        states,
-        active_slot=np.where(is_active, slot, states.active_slot + unknown_for),
-        known_slot=np.where(is_known | begins, slot, states.known_slot),
-    )
-
-
-def _closed(
-    states: AlertStates, *, slot: int, rules: Rules, step: int, begun: tuple[Bool, Bool, Bool]
-) -> tuple[AlertStates, list[Event]]:
-    """States without the alerts that this slot closes, and all of the slot's events.
-
-    begun: (E,) each: who opens, reopens, escalates
-    """
-    is_flapping = states.reopenings >= rules.flapping_reopenings
+    active_slot = np.where(is_active | begins, slot, states.active_slot + unknown_for)
+    known_slot = np.where(is_known | begins, slot, states.known_slot)
+    is_flapping = reopenings >= rules.flapping_reopenings
     needed = np.where(is_flapping, max(rules.flapping_slots, rules.close_slots), rules.close_slots)
-    is_over = states.is_open & (slot - states.active_slot >= step * needed)
-    is_lost = states.is_open & ~is_over & (slot - states.known_slot >= step * rules.close_unknown_slots)
-    opens, reopens, escalates = begun
+    is_over = is_open & (slot - active_slot >= step * needed)
+    is_lost = is_open & ~is_over & (slot - known_slot >= step * rules.close_unknown_slots)
+
+    after = AlertStates(
+        is_open=is_open & ~is_over & ~is_lost,
+        opened_slot=opened_slot,
+        decided_slot=np.where(opens, slot, states.decided_slot),
+        is_critical=was_critical | escalates,
+        peak_score=peak,
+        peak_slot=np.where(is_peak, slot, states.peak_slot),
+        reopenings=reopenings,
+        active_slot=active_slot,
+        known_slot=known_slot,
+        closed_slot=np.where(is_over | is_lost, slot, states.closed_slot),
+    )
     kinds = (
         (Change.OPENED, opens, None),
         (Change.REOPENED, reopens, None),
-        (Change.ESCALATED, escalates, None),
+        (Change.ESCALATED, escalates & ~opens, None),
         (Change.CLOSED, is_over, Ended.NORMAL),
         (Change.CLOSED, is_lost, Ended.UNKNOWN),
     )
-    closes = is_over | is_lost
-    closed = replace(states, is_open=states.is_open & ~closes, closed_slot=np.where(closes, slot, states.closed_slot))
-    events = [
-        Event(change, row, slot, (closed if change is Change.CLOSED else states).episode(row), ended)
-        for change, rows, ended in kinds
-        for row in np.flatnonzero(rows).tolist()
-    ]
-    return closed, events
+    return after, [event for kind in kinds for event in _events(after, slot, kind)]
+
+
+def _beginnings(states: AlertStates, scores: Float32, is_recovered: Bool, *, rules: Rules) -> tuple[Bool, Int64]:
+    """Entities whose alert opens or reopens with the newest score, and the slots since their first high one, (E,)."""
+    newest = scores[:, -1]
+    reaches = scores[:, -rules.open_of :] >= THRESHOLD  # (E, n); NaN compares False
+    enough = (reaches.sum(axis=1) >= rules.open_slots) | (newest >= rules.open_at_once)
+    return ~states.is_open & reaches[:, -1] & enough & ~is_recovered, reaches.shape[1] - 1 - reaches.argmax(axis=1)
+
+
+def _events(after: AlertStates, slot: int, kind: tuple[Change, Bool, Ended | None]) -> Iterator[Event]:
+    """Events of one kind; one that opens or escalates shows its episode as not closed, even if it closes at once."""
+    change, rows, ended = kind
+    for row in np.flatnonzero(rows).tolist():
+        episode = after.episode(row)
+        yield Event(change, row, slot, episode if ended else replace(episode, closed_slot=None), ended)
