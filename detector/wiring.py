@@ -90,12 +90,6 @@ def embedded(monitor: MonitorSection, engine: Engine) -> EmbeddedSource:
     return EmbeddedSource(engine, monitor.name, monitor.metrics)
 
 
-def live_model(engine: Engine, monitor: MonitorSection) -> tuple[ModelVersion, int] | None:
-    """The monitor's live model version and its creation time; None if no live version fits the configuration."""
-    live = StoredVersions(engine, monitor).live()
-    return None if live is None else (live, int(live.artifact.provenance["created_at"]))
-
-
 class StoredVersions:
     """The port `Versions`: artifacts of one monitor in the detector's own database."""
 

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import typer
 
-if TYPE_CHECKING:
-    pass
-from detector.commands.shared import ConfigOption, JsonOption, load, print_rows
+from detector.commands.shared import ConfigOption, JsonOption, load, now_ms, print_rows
 
 
 def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Dry run: validates, connects, counts, measures, and says what the daemon would do."""
     path, settings = load(config)
+    from detector import database, wiring
+    from detector.config import loading
     from detector.operate import check as checking
 
-    rows, too_much = checking.check(settings)
+    engine = database.connect(loading.secret(settings.database))
+    parts = checking.Parts(
+        engine=engine,
+        source=lambda monitor: wiring.source(settings, monitor, engine),
+        live=lambda monitor: wiring.StoredVersions(engine, monitor).live(),
+        notifier=wiring.notifier,
+    )
+    rows, too_much = checking.check(settings, parts, now_ms())
     if not as_json:
         print(f"{path}: valid, {len(settings.monitors)} monitors; /metrics on http://{settings.export.listen}/metrics")
-    print_rows(rows, as_json=as_json, empty="", vertical=True)
+    print_rows(rows, as_json=as_json, vertical=True)
     if too_much is not None:
         raise too_much
     if any(row.get("problem") for row in rows):

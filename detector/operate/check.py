@@ -4,90 +4,123 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from detector import database, wiring
-from detector.config import loading
-from detector.config.sections import Config, MonitorSection
+from sqlalchemy import Engine
+
+from detector import database
+from detector.config.sections import AlertmanagerNotifier, Config, MonitorSection, WebhookNotifier
 from detector.core import grid
 from detector.detect.horizon import Horizon
 from detector.errors import ConfigError, DetectorError
-from detector.operate import cost as capacity
-from detector.ports import Source
+from detector.operate import cost
+from detector.ports import ModelVersion, Notifier, Source
 from detector.store import schema
+from detector.times import milliseconds
 from detector.train.division import Plan
 
 _NAMED = 8  # metrics listed by name
+_STALE_STEPS = 5  # steps after which, beyond `delay`, a newest sample counts as old
 
 
-def check(config: Config) -> tuple[list[dict[str, Any]], ConfigError | None]:
+@dataclass(frozen=True)
+class Parts:
+    """The parts of the daemon that a check asks."""
+
+    engine: Engine  # of the detector's own database
+    source: Callable[[MonitorSection], Source]
+    live: Callable[[MonitorSection], ModelVersion | None]
+    notifier: Callable[[AlertmanagerNotifier | WebhookNotifier], Notifier]
+
+
+def check(config: Config, parts: Parts, now: int) -> tuple[list[dict[str, Any]], ConfigError | None]:
     """One row for the database and one per monitor and notifier; a row has a `problem` where the daemon would fail.
 
     The error is that of a configuration which is valid, but more than this machine can carry.
+    now: epoch milliseconds
     """
-    engine = database.connect(loading.secret(config.database))
-    rows: list[dict[str, Any]] = [{"database": database.redacted(engine.url), "schema": None}]
+    first: dict[str, Any] = {"database": database.redacted(parts.engine.url), "schema": None}
     try:
-        found = schema.current(engine)
-        rows[0]["schema"] = found or "empty; the daemon will create its tables"
+        found = schema.current(parts.engine)
+        first["schema"] = found or "empty; the daemon will create its tables"
         if found is not None:
-            schema.check(engine)
+            schema.check(parts.engine)
     except DetectorError as exc:
-        return [rows[0] | {"problem": str(exc)}], None
-    loads: list[Load] = []
+        return [first | {"problem": str(exc)}], None
+    rows, loads = [first], []
     for monitor in config.monitors:
-        try:
-            row, load = _monitor(config, monitor, engine, has_schema=found is not None)
-        except DetectorError as exc:
-            row, load = {"monitor": monitor.name, "problem": str(exc)}, None
+        row, load = _monitor(monitor, parts, now, has_schema=found is not None)
         rows.append(row)
         loads += [] if load is None else [load]
-    for notifier in config.notifiers:
-        row = {"notifier": notifier.name, "type": notifier.type}
-        try:
-            row["url"] = wiring.notifier(notifier).check()
-        except DetectorError as exc:
-            rows.append(row | {"problem": str(exc)})
-        else:
-            told = notifier.monitors or [monitor.name for monitor in config.monitors]
-            rows.append(row | {"daemon": f"would tell it of the alerts of {', '.join(told)}"})
+    rows += [_notifier(section, parts, config) for section in config.notifiers]
     return rows, too_much(loads)
 
 
+def _notifier(section: AlertmanagerNotifier | WebhookNotifier, parts: Parts, config: Config) -> dict[str, Any]:
+    row = {"notifier": section.name, "type": section.type}
+    try:
+        row["url"] = parts.notifier(section).check()
+    except DetectorError as exc:
+        return row | {"problem": str(exc)}
+    monitors = section.monitors or [monitor.name for monitor in config.monitors]
+    return row | {"daemon": f"would notify it of the alerts of {', '.join(monitors)}"}
+
+
 def _monitor(
-    config: Config, monitor: MonitorSection, engine: Any, *, has_schema: bool
+    monitor: MonitorSection, parts: Parts, now: int, *, has_schema: bool
 ) -> tuple[dict[str, Any], Load | None]:
+    """The row of a monitor, and the load of its ticks if its source has samples."""
+    if not has_schema and monitor.source.type != "sql":
+        will = "record and " if monitor.source.type == "host" else "wait for `detector import` and "
+        return _configured(monitor) | {"daemon": f"would {will}train after {Plan.of(monitor).needed_slots} slots"}, None
+    try:
+        source = parts.source(monitor)
+        extent = source.extent()
+        if extent is None:
+            waits = {"newest_sample": None, "daemon": "would wait: the source has no samples"}
+            return _configured(monitor) | waits, None
+        row, load = _measured(monitor, source, extent, now=now)
+        live = parts.live(monitor) if has_schema else None
+    except DetectorError as exc:
+        return {"monitor": monitor.name, "problem": str(exc)}, None
+    return _configured(monitor) | row | {"daemon": _plan(monitor, live, extent, now=now)}, load
+
+
+def _configured(monitor: MonitorSection) -> dict[str, Any]:
+    """What the configuration says of a monitor."""
     named = ", ".join(monitor.metrics[:_NAMED])
-    row: dict[str, Any] = {
+    return {
         "monitor": monitor.name,
         "source": monitor.source.type,
         "metrics": f"{len(monitor.metrics)}: {named}{', …' if len(monitor.metrics) > _NAMED else ''}",
         "schedule": f"a tick every {monitor.score_interval.total_seconds():g} s, window"
         f" {monitor.timesteps} × {monitor.step.total_seconds():g} s, retrain {monitor.retrain}",
     }
-    if not has_schema and monitor.source.type != "sql":
-        will = "record and " if monitor.source.type == "host" else "wait for `detector import` and "
-        return row | {"daemon": f"would {will}train after {Plan.of(monitor).needed_slots} slots"}, None
-    source = wiring.source(config, monitor, engine)
-    extent = source.extent()
-    if extent is None:
-        return row | {"newest_sample": None, "daemon": "would wait: the source has no samples"}, None
-    step = monitor.step_ms
-    end = grid.floor(extent[1], step) + step
-    recent = source.read(end - monitor.timesteps * step, end)
-    age = datetime.now(UTC).timestamp() - extent[1] / 1000
+
+
+def _measured(
+    monitor: MonitorSection, source: Source, extent: tuple[int, int], *, now: int
+) -> tuple[dict[str, Any], Load]:
+    """What the source holds, and what a tick over it takes. now: epoch milliseconds"""
+    oldest, newest = extent
+    end = grid.floor(newest, monitor.step_ms) + monitor.step_ms
+    recent = source.read(end - monitor.timesteps * monitor.step_ms, end)
+    age = (now - newest) / 1000
     when = f"{age:.0f} s ago" if age >= 0 else f"{-age:.0f} s in the future: is `time_zone` right?"
-    row |= {
-        "newest_sample": f"{datetime.fromtimestamp(extent[1] / 1000, UTC):%F %T} UTC, {when}",
-        "oldest_sample": f"{datetime.fromtimestamp(extent[0] / 1000, UTC):%F %T} UTC",
+    load = _load(monitor, source, end=end, entities=len(recent.entities))
+    return {
+        "newest_sample": f"{_moment(newest)}, {when}",
+        "oldest_sample": _moment(oldest),
         "newest_window": f"{len(recent)} samples of {len(recent.entities)} entities",
-    }
-    load = _load(monitor, source, end, len(recent.entities))
-    row["capacity"] = f"a tick takes about {_seconds(load.seconds)} of {capacity.interval(monitor):g} s on this machine"
-    return row | {"daemon": _plan(monitor, engine, extent, age, has_schema=has_schema)}, load
+        "capacity": f"a tick takes about {_seconds(load.seconds)} of {cost.interval(monitor):g} s on this machine",
+    }, load
+
+
+def _moment(at: int) -> str:
+    return f"{datetime.fromtimestamp(at / 1000, UTC):%F %T} UTC"
 
 
 @dataclass(frozen=True)
@@ -100,17 +133,17 @@ class Load:
 
     @property
     def share(self) -> float:
-        """Of the time there is."""
-        return self.seconds / capacity.interval(self.monitor)
+        """Share of the time between two ticks."""
+        return self.seconds / cost.interval(self.monitor)
 
 
-def _load(monitor: MonitorSection, source: Source, end: int, entities: int) -> Load:
+def _load(monitor: MonitorSection, source: Source, *, end: int, entities: int) -> Load:
     """Measured: the source with what a tick reads of it, all else with synthetic entities. end: epoch milliseconds."""
-    cost = capacity.tick_cost(monitor, min(entities, capacity.QUICK))
-    slots = Horizon.of(monitor).late + capacity.slots_per_tick(monitor)
+    synthetic = cost.tick_cost(monitor, min(entities, cost.QUICK))
+    slots = Horizon.of(monitor).late + cost.slots_per_tick(monitor)
     began = time.perf_counter()
     source.read(end - slots * monitor.step_ms, end)
-    return Load(monitor, entities, cost.of(entities, time.perf_counter() - began))
+    return Load(monitor, entities, synthetic.of(entities, time.perf_counter() - began))
 
 
 def too_much(loads: Sequence[Load]) -> ConfigError | None:
@@ -118,7 +151,7 @@ def too_much(loads: Sequence[Load]) -> ConfigError | None:
     lines = []
     for load in loads:
         if load.share > 1.0:
-            every, monitor = capacity.interval(load.monitor), load.monitor
+            every, monitor = cost.interval(load.monitor), load.monitor
             smaller = "" if monitor.model.kind == "baseline" else ", lower model.units or timesteps"
             lines.append(
                 f"monitor {monitor.name!r}: {load.entities:,} entities take about {_seconds(load.seconds)} a tick on"
@@ -140,19 +173,20 @@ def _seconds(seconds: float) -> str:
 
 
 def _round_up(seconds: float) -> int:
-    """With the head-room a fleet should have, and two digits."""
-    needed = seconds / (1.0 - capacity.HEADROOM)
+    """Seconds with the head-room a fleet should have, rounded up to two digits."""
+    needed = seconds / (1.0 - cost.HEADROOM)
     unit: int = 10 ** max(0, math.floor(math.log10(needed)) - 1)
     return math.ceil(needed / unit) * unit
 
 
-def _plan(monitor: MonitorSection, engine: Any, extent: tuple[int, int], age: float, *, has_schema: bool) -> str:
-    live = wiring.live_model(engine, monitor) if has_schema else None
+def _plan(monitor: MonitorSection, live: ModelVersion | None, extent: tuple[int, int], *, now: int) -> str:
+    """The daemon's next step."""
+    oldest, newest = extent
     if live is not None:
-        stale = age > (monitor.delay + 5 * monitor.step).total_seconds()
-        unknown = "; entities would be unknown (stale_data): the newest sample is old" if stale else ""
-        return f"would score with model version {live[0].version}{unknown}"
-    have, needed = (extent[1] - extent[0]) // monitor.step_ms + 1, Plan.of(monitor).needed_slots
+        is_stale = now - newest > milliseconds(monitor.delay + _STALE_STEPS * monitor.step)
+        unknown = "; entities would be unknown (stale_data): the newest sample is old" if is_stale else ""
+        return f"would score with model version {live.version}{unknown}"
+    have, needed = (newest - oldest) // monitor.step_ms + 1, Plan.of(monitor).needed_slots
     if have < needed:
         return f"would warm up: {have} of {needed} slots of history so far"
     return "would not train (retrain = off)" if monitor.retrain == "off" else "would train a model at once, then score"

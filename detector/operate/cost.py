@@ -1,4 +1,4 @@
-"""What a monitor costs on this machine, measured with the daemon's own code on synthetic entities."""
+"""Costs of a monitor on this machine, measured with the daemon's own code on synthetic entities."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ import numpy as np
 import psutil
 from sqlalchemy import Engine
 
-from detector import database, wiring
-from detector.config.sections import Config, DatabaseSection, MonitorSection, SqlSource
+from detector import database
+from detector.config.sections import MonitorSection
 from detector.core import frozen, score
 from detector.core.scaling import Scaling
 from detector.core.series import Float32, Samples, Windows
@@ -29,11 +29,12 @@ from detector.detect import tick
 from detector.detect.horizon import Horizon
 from detector.detect.recall import recall, stored_state
 from detector.models import artifact as artifacts
-from detector.models import fitting
+from detector.models import fitting, versions
 from detector.models.artifact import BaselineSpec, NetworkSpec
 from detector.models.inference import Autoencoder, cores, weight_shapes
-from detector.ports import Artifact, Source
+from detector.ports import Artifact, ModelVersion, Source
 from detector.progress import Progress
+from detector.sources.sql import SqlSource, TableSpec
 from detector.store import models as model_store
 from detector.store import schema
 from detector.store.state import StateStore
@@ -46,11 +47,12 @@ QUICK = 2_000
 """Entities that `detector check` measures with at most: about a second."""
 
 _BEGIN = 1_767_225_600_000  # epoch ms; any time would do
-_TICKS = 3  # after one that warms up
+_TICKS = 3  # measured, after one that warms up
 _LEAST_PER_CORE = 8  # entities measured with: one for each core would take as long as one in all
-_CELLS_PER_ENTITY = 500  # values of the synthetic table, and
-_FLOPS_PER_ENTITY = 10_000_000  # operations of a tick, that one entity may take before fewer are measured with
-_PEAK_SIZE = 4096
+# what one entity may cost before fewer entities are measured with
+_CELLS_PER_ENTITY = 500  # values of the synthetic table
+_FLOPS_PER_ENTITY = 10_000_000  # operations of a tick
+_PEAK_SIZE = 4096  # rows and columns of the matrices multiplied
 _WINDOWS = 8192  # scored at a time
 _TRAINED_WINDOWS = 4096
 _EPOCHS = 3  # the first makes the graph and is not counted
@@ -65,31 +67,31 @@ _UNREACHED = 10.0  # level of a calibration that random values do not come near
 
 @dataclass(frozen=True)
 class TickCost:
-    """Medians of some ticks; `of` tells what other fleets cost."""
+    """Medians of some ticks; `of` estimates other fleets."""
 
     entities: int
     seconds: float
     cpu_seconds: float
     read_seconds: float  # the part of `seconds` that the source takes
     least_seconds: float  # a tick with a single entity, without reading
-    bytes_per_entity: int  # of memory, at the most
+    bytes_per_entity: int  # of memory, at most
     model_bytes: int
 
     def of(self, entities: int, read_seconds: float | None = None) -> float:
-        """Seconds of a tick with so many entities, reading as here unless told what it takes."""
+        """Seconds of a tick with so many entities; read_seconds: of its reading, if known, else as long as here."""
         own = (self.seconds - self.read_seconds - self.least_seconds) / max(1, self.entities - 1)
         read = self.read_seconds * entities / self.entities if read_seconds is None else read_seconds
         return self.least_seconds + max(0.0, own) * (entities - 1) + read
 
     def fleet(self, seconds: float) -> int:
-        """Entities that a tick of so many seconds carries."""
+        """Number of entities that a tick of so many seconds can score."""
         each = (self.of(self.entities) - self.of(1)) / max(1, self.entities - 1)
         return max(0, int((seconds - self.of(0)) / max(each, 1e-9)))
 
 
 @dataclass
 class _Timed:
-    """A source that adds up the seconds it takes."""
+    """A source that adds up the seconds its reads take."""
 
     source: Source
     seconds: float = field(default=0.0)
@@ -116,7 +118,7 @@ def slots_per_tick(monitor: MonitorSection) -> int:
 
 
 def tick_cost(monitor: MonitorSection, most: int, progress: Progress = lambda _done, _what: None) -> TickCost:
-    """Ticks with at most so many synthetic entities in a SQLite file, with fewer if the monitor's network is large."""
+    """Cost of ticks over at most `most` synthetic entities in a SQLite file; a large network is measured with fewer."""
     slots = monitor.timesteps + (_TICKS + 1) * slots_per_tick(monitor)
     cells, flops = slots * len(monitor.metrics), slots_per_tick(monitor) * _flops(monitor)
     share = min(1.0, _CELLS_PER_ENTITY / cells, _FLOPS_PER_ENTITY / max(1, flops))
@@ -125,10 +127,10 @@ def tick_cost(monitor: MonitorSection, most: int, progress: Progress = lambda _d
         engine = database.connect(f"sqlite:///{folder}/detector.db")
         try:
             schema.upgrade(engine)
-            one = _ticks(engine, _synthetic(monitor, "one"), 1, lambda done, what: progress(0.1 * done, what))
+            one = _ticks(_Fleet(engine, _synthetic(monitor, "one"), 1), lambda done, what: progress(0.1 * done, what))
             before = psutil.Process().memory_info().rss
-            many = _synthetic(monitor, "many")
-            ticks = _ticks(engine, many, entities, lambda done, what: progress(0.1 + 0.9 * done, what))
+            many = _Fleet(engine, _synthetic(monitor, "many"), entities)
+            ticks = _ticks(many, lambda done, what: progress(0.1 + 0.9 * done, what))
         finally:
             engine.dispose()
     return TickCost(
@@ -154,80 +156,93 @@ def _spec(monitor: MonitorSection) -> NetworkSpec:
 
 def _synthetic(monitor: MonitorSection, table: str) -> MonitorSection:
     """The same monitor over a wide table of random values, which no rule of its own would alert on."""
-    source = SqlSource(
-        type="sql",
-        table=table,
-        entity=("entity",),
-        time="ts",
-        time_format="epoch_milliseconds",
-        timeout=timedelta(minutes=10),
-    )
     metrics = tuple(f"m{n}" for n in range(len(monitor.metrics)))
-    return monitor.model_copy(update={"name": table, "source": source, "metrics": metrics, "rules": ()})
+    return monitor.model_copy(update={"name": table, "metrics": metrics, "rules": ()})
+
+
+@dataclass(frozen=True)
+class _Fleet:
+    """Synthetic entities of a monitor, in a table with the monitor's name."""
+
+    engine: Engine
+    monitor: MonitorSection
+    entities: int
+
+    @property
+    def slots(self) -> int:
+        """Slots of the table: a window, and what the ticks score."""
+        return self.monitor.timesteps + (_TICKS + 1) * slots_per_tick(self.monitor)
+
+    def source(self) -> SqlSource:
+        """The table as a source."""
+        table = TableSpec(
+            metrics=self.monitor.metrics,
+            table=self.monitor.name,
+            entity=("entity",),
+            time="ts",
+            time_format="epoch_milliseconds",
+            timeout=timedelta(minutes=10),
+        )
+        return SqlSource(self.engine, table)
 
 
 @dataclass(frozen=True)
 class _Tick:
+    """What a tick took."""
+
     seconds: float
     cpu_seconds: float
     read_seconds: float
     model_bytes: int
 
 
-def _ticks(engine: Engine, monitor: MonitorSection, entities: int, progress: Progress) -> _Tick:
+def _ticks(fleet: _Fleet, progress: Progress) -> _Tick:
     """Medians of some ticks, after one that warms up."""
-    step, delay, move = monitor.step_ms, milliseconds(monitor.delay), slots_per_tick(monitor)
+    monitor, entities = fleet.monitor, fleet.entities
+    step, delay = monitor.step_ms, milliseconds(monitor.delay)
     recalled = _BEGIN + monitor.timesteps * step
     progress(0.0, f"writing samples of {entities} entities")
-    _fill(engine, monitor, entities, monitor.timesteps + (_TICKS + 1) * move)
-    model_bytes = _save_model(engine, monitor, entities, recalled)
-    live = wiring.live_model(engine, monitor)
-    assert live is not None
-    config = Config(database=DatabaseSection(url="sqlite://"), monitors=(monitor,))
-    source, store = _Timed(wiring.source(config, monitor, engine)), StateStore(engine)
+    _fill(fleet)
+    live, model_bytes = _save_model(fleet, until=recalled)
+    source, store = _Timed(fleet.source()), StateStore(fleet.engine)
     progress(0.2, f"recalling {entities} entities")
     horizon = Horizon.of(monitor)
-    memory = recall(horizon, source, live[0], stored=stored_state(horizon, store), now=recalled + delay)
+    memory = recall(horizon, source, live, stored=stored_state(horizon, store), now=recalled + delay)
     ticking = tick.Monitor(horizon, source, store)
     took = []
     for n in range(1, _TICKS + 2):
         progress(0.5 + 0.5 * n / (_TICKS + 2), f"a tick with {entities} entities")
         source.seconds = 0.0
         began, began_cpu = time.perf_counter(), time.process_time()
-        memory, _ = tick.tick(ticking, memory, recalled + n * move * step + delay)
+        memory, _ = tick.tick(ticking, memory, recalled + n * slots_per_tick(monitor) * step + delay)
         took.append((time.perf_counter() - began, time.process_time() - began_cpu, source.seconds))
     seconds, cpu_seconds, read_seconds = (statistics.median(column) for column in zip(*took[1:], strict=True))
     return _Tick(seconds, cpu_seconds, read_seconds, model_bytes)
 
 
-def _fill(engine: Engine, monitor: MonitorSection, entities: int, slots: int) -> None:
-    """The monitor's table: a row for each entity and slot, made by the database itself."""
-    assert isinstance(monitor.source, SqlSource)
-    table = monitor.source.table
-    columns = ", ".join(f"{name} double precision" for name in monitor.metrics)
-    values = ", ".join("random() / 9.3e18" for _ in monitor.metrics)
+def _fill(fleet: _Fleet) -> None:
+    """Makes the fleet's table: a row for each entity and slot, made by the database itself."""
+    table, names = fleet.monitor.name, fleet.monitor.metrics
+    columns = ", ".join(f"{name} double precision" for name in names)
+    values = ", ".join("random() / 9.3e18" for _ in names)
     rows = f"""
-        WITH RECURSIVE slot(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM slot WHERE n < {slots} - 1),
-                       entity(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM entity WHERE n < {entities} - 1)
-        INSERT INTO {table} SELECT {_BEGIN} + {monitor.step_ms} * slot.n, printf('entity-%06d', entity.n), {values}
+        WITH RECURSIVE
+            slot(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM slot WHERE n < {fleet.slots} - 1),
+            entity(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM entity WHERE n < {fleet.entities} - 1)
+        INSERT INTO {table}
+        SELECT {_BEGIN} + {fleet.monitor.step_ms} * slot.n, printf('entity-%06d', entity.n), {values}
         FROM slot, entity"""  # noqa: S608 - own names
-    with engine.begin() as connection:
+    with fleet.engine.begin() as connection:
         connection.exec_driver_sql(f"CREATE TABLE {table} (ts bigint, entity text, {columns})")
         connection.exec_driver_sql(rows)
         connection.exec_driver_sql(f"CREATE INDEX {table}_ts ON {table} (ts)")
 
 
-def _save_model(engine: Engine, monitor: MonitorSection, entities: int, until: int) -> int:
-    """Makes a model live that knows every entity and finds all of them normal; its bytes."""
-    metrics, spans = len(monitor.metrics), len(score.SPANS)
-    spec: NetworkSpec | BaselineSpec
-    if monitor.model.kind == "baseline":
-        spec = BaselineSpec(metrics, _PHASES, monitor.time_zone)
-        profile = np.zeros((entities, _PHASES, metrics), dtype=np.float32)
-        weights = {"profile": profile, "fleet_profile": profile[0]}
-    else:
-        spec = _spec(monitor)
-        weights = _weights(spec)
+def _save_model(fleet: _Fleet, *, until: int) -> tuple[ModelVersion, int]:
+    """Makes a model live that knows every entity and finds all of them normal; its size in bytes."""
+    monitor, entities = fleet.monitor, fleet.entities
+    metrics = len(monitor.metrics)
+    spec, weights = _untrained(monitor, entities)
     provenance = {
         "kind": monitor.model.kind,
         "fingerprint": monitor.fingerprint,
@@ -236,7 +251,7 @@ def _save_model(engine: Engine, monitor: MonitorSection, entities: int, until: i
         "created_at": until,
         "detectability": {},
     }
-    start = _ones(entities, spans)
+    start = _ones(entities, len(score.SPANS))
     artifact = Artifact(
         spec=spec,
         weights=weights,
@@ -249,8 +264,18 @@ def _save_model(engine: Engine, monitor: MonitorSection, entities: int, until: i
         provenance=provenance,
     )
     stored = artifacts.dump(artifact)
-    model_store.save(engine, monitor=monitor.name, artifact=stored, header=provenance, now=until)
-    return len(stored)
+    number = model_store.save(fleet.engine, monitor=monitor.name, artifact=stored, header=provenance, now=until)
+    return versions.load(stored, number), len(stored)
+
+
+def _untrained(monitor: MonitorSection, entities: int) -> tuple[NetworkSpec | BaselineSpec, dict[str, Float32]]:
+    """A model of the monitor's kind, with random weights; a baseline expects zeros."""
+    if monitor.model.kind != "baseline":
+        spec = _spec(monitor)
+        return spec, _weights(spec)
+    profile = np.zeros((entities, _PHASES, len(monitor.metrics)), dtype=np.float32)
+    weights = {"profile": profile, "fleet_profile": profile[0]}
+    return BaselineSpec(len(monitor.metrics), _PHASES, monitor.time_zone), weights
 
 
 def _weights(spec: NetworkSpec) -> dict[str, Float32]:
@@ -263,7 +288,7 @@ def _ones(*shape: int) -> Float32:
 
 
 def _peak_memory() -> int:
-    """Bytes of memory this process had at the most."""
+    """Peak memory of this process, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
@@ -336,7 +361,7 @@ def _train(monitor: MonitorSection) -> float:
 
 
 def card(monitor: MonitorSection, entities: int, progress: Progress) -> dict[str, Any]:
-    """What a monitor costs; each figure is named with its unit."""
+    """Costs of a monitor; each figure is named with its unit."""
     cost = tick_cost(monitor, entities, lambda done, what: progress(0.6 * done, what))
     every, count = interval(monitor), cores()
     by_time = cost.fleet((1.0 - HEADROOM) * every)

@@ -354,7 +354,7 @@ def test_a_check_says_whether_a_notifier_is_there(
     assert "hush" not in done.stdout + done.stderr
     assert receiver.taken == []  # a check alarms nobody
     if problem is None:
-        assert (done.returncode, row["daemon"]) == (0, "would tell it of the alerts of disks")
+        assert (done.returncode, row["daemon"]) == (0, "would notify it of the alerts of disks")
     else:
         assert done.returncode == 1
         assert re.search(problem, row["problem"])
