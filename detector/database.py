@@ -1,7 +1,8 @@
-"""Engines from URLs, with each database's own settings; and the time limit of a read."""
+"""Engines from URLs, with each database's own settings; the time limit of a read; fast inserts."""
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -51,8 +52,18 @@ def redacted(url: str | URL) -> str:
     return parsed.difference_update_query(secrets).render_as_string(hide_password=True)
 
 
-def connect(url: str, *, timeout: timedelta = timedelta(minutes=5)) -> Engine:
+def missing_file(url: URL) -> Path | None:
+    """The file of a SQLite database, absolute, if this user sees none there; None for any other database."""
+    name = str(url.database or "")
+    if url.get_backend_name() != "sqlite" or name in {"", ":memory:"} or name.startswith("file:"):
+        return None
+    return None if os.path.exists(name) else Path(name).absolute()  # Path.exists would raise if a folder is closed
+
+
+def connect(url: str, *, timeout: timedelta = timedelta(minutes=5), creates: bool = True) -> Engine:
     """An engine whose connections are checked before use and never wait longer than `timeout` for an answer.
+
+    creates: whether connecting creates a SQLite file that does not exist; else it fails
 
     Raises: ConfigError if the URL is none, its driver is not installed, or SQLite's folder does not exist.
     """
@@ -76,7 +87,16 @@ def connect(url: str, *, timeout: timedelta = timedelta(minutes=5)) -> Engine:
         raise ConfigError(msg) from exc
     if backend == "sqlite":
         event.listen(engine, "connect", _prepare_sqlite)
+        if not creates:
+            event.listen(engine, "do_connect", _refuse_missing)
     return engine
+
+
+def _refuse_missing(dialect: Any, _record: object, arguments: Sequence[Any], _options: object) -> None:
+    """Fails as SQLite does for a file that it may not create."""
+    if missing_file(URL.create("sqlite", database=str(arguments[0]))) is not None:
+        msg = "unable to open database file: it does not exist"
+        raise dialect.loaded_dbapi.OperationalError(msg)
 
 
 def _connect_args(backend: str, timeout: timedelta) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class Parts:
 
 def assemble(config: Config, *, upgrade: bool = False) -> Parts:
     """The parts of a configuration. An outdated schema is refused, or with `upgrade` brought up to date."""
-    engine = database.connect(loading.secret(config.database))
+    engine = database.connect(loading.secret(config.database), creates=upgrade)
     if upgrade:
         schema.upgrade(engine)
     else:
@@ -77,7 +77,7 @@ def source(config: Config, monitor: MonitorSection, engine: Engine) -> Source:
         from detector.sources.sql import SqlSource, TableSpec
 
         url = loading.secret(section)
-        own = database.connect(url, timeout=section.timeout) if url else engine
+        own = database.connect(url, timeout=section.timeout, creates=False) if url else engine
         settings = section.model_dump(exclude={"type", "url", "url_file"})
         return SqlSource(own, TableSpec(metrics=monitor.metrics, only_entity=monitor.name, **settings))
     return embedded(monitor, engine)

@@ -14,7 +14,7 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     from detector.config import loading
     from detector.operate import check as checking
 
-    engine = database.connect(loading.secret(settings.database))
+    engine = database.connect(loading.secret(settings.database), creates=False)
     parts = checking.Parts(
         engine=engine,
         source=lambda monitor: wiring.source(settings, monitor, engine),

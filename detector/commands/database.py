@@ -33,7 +33,7 @@ def check_schema(config: ConfigOption = None) -> None:
     from detector.config import loading
     from detector.store import schema
 
-    engine = database.connect(loading.secret(settings.database))
+    engine = database.connect(loading.secret(settings.database), creates=False)
     schema.check(engine)
     print(f"{database.redacted(engine.url)}: at schema {schema.HEAD}, as this version needs")
 
@@ -45,7 +45,7 @@ def prune(config: ConfigOption = None) -> None:
     from detector.config import loading
     from detector.store import schema, scores
 
-    engine = database.connect(loading.secret(settings.database))
+    engine = database.connect(loading.secret(settings.database), creates=False)
     schema.check(engine)
     for monitor in settings.monitors:
         before, removed = now_ms() - milliseconds(monitor.keep_scores), 0

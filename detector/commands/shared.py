@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from detector.config.sections import Config
     from detector.wiring import Parts
 
+_GUESSED = "the service's folder /var/lib/detector is missing or closed to this user, and $STATE_DIRECTORY is not set."
+
 ConfigOption = Annotated[
     Path | None,
     typer.Option(
@@ -58,6 +60,11 @@ def load(path: Path | None) -> tuple[Path, Config]:
     found = loading.find(path)
     settings = loading.load(found)
     log_to_stderr(settings.log_level)
+    if loading.is_guessed(found):
+        from detector import database
+
+        url = database.redacted(loading.secret(settings.database))
+        print(f"detector: {_GUESSED} Using {url}, in {Path.cwd()}", file=sys.stderr)
     return found.resolve(), settings
 
 

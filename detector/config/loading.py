@@ -1,4 +1,4 @@
-"""`config.toml` read, expanded and validated; every mistake is reported at once, with the nearest known key."""
+"""`config.toml` read, expanded and validated; all errors are reported at once, with the nearest known key."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,19 @@ from detector.config.sections import (
 )
 from detector.errors import ConfigError
 
-DEFAULT_PATHS = (Path("config.toml"), Path("/etc/detector/config.toml"))
+
+@dataclass(frozen=True)
+class Service:
+    """Where the installed service keeps its configuration and its state."""
+
+    config: Path
+    folders: tuple[Path, ...]  # of its state, the first that this user sees is the one
+
+
+# systemd's StateDirectory=detector; with DynamicUser=yes it is in private/, with a link from the usual place
+SERVICE = Service(Path("/etc/detector/config.toml"), (Path("/var/lib/detector"), Path("/var/lib/private/detector")))
+
+DEFAULT_PATHS = (Path("config.toml"), SERVICE.config)
 
 
 def find(path: Path | None) -> Path:
@@ -49,19 +62,25 @@ def find(path: Path | None) -> Path:
     raise ConfigError(msg)
 
 
-def load(path: Path, environment: Mapping[str, str] | None = None) -> Config:
+def load(path: Path, environment: Mapping[str, str] | None = None, *, service: Service = SERVICE) -> Config:
     """Reads and validates a configuration file.
 
-    Raises: ConfigError listing every mistake, one a line.
+    A command run by hand reads the service's configuration without the $STATE_DIRECTORY that systemd gives the service:
+    then it is the folder of the service's state, so that the command finds the service's database.
+
+    Raises: ConfigError listing all errors, one per line.
     """
     environment = os.environ if environment is None else environment
+    folder = _state_folder(path, environment, service)
+    if folder is not None:
+        environment = {**environment, "STATE_DIRECTORY": str(folder)}
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
         msg = f"{path}: cannot be read as TOML: {exc}"
         raise ConfigError(msg) from exc
     missing: list[str] = []
-    data = _expand(data, environment, missing, "")
+    data = _expand(data, environment, missing)
     try:
         config = Config.model_validate(data)
     except ValidationError as exc:
@@ -71,12 +90,32 @@ def load(path: Path, environment: Mapping[str, str] | None = None) -> Config:
     return config
 
 
+def _is_by_hand(path: Path, environment: Mapping[str, str], service: Service) -> bool:
+    """Whether the service's configuration is read by a command that systemd did not start."""
+    return not environment.get("STATE_DIRECTORY") and path.resolve() == service.config.resolve()
+
+
+def _state_folder(path: Path, environment: Mapping[str, str], service: Service) -> Path | None:
+    """The folder of the service's state for a command run by hand; None if it is not needed or not seen."""
+    if not _is_by_hand(path, environment, service):
+        return None
+    return next((folder for folder in service.folders if os.path.isdir(folder)), None)
+
+
+def is_guessed(path: Path, environment: Mapping[str, str] | None = None, *, service: Service = SERVICE) -> bool:
+    """Whether a configuration names its files by $STATE_DIRECTORY, but this user does not see the service's folder."""
+    environment = os.environ if environment is None else environment
+    if not _is_by_hand(path, environment, service) or _state_folder(path, environment, service) is not None:
+        return False
+    return "${STATE_DIRECTORY" in path.read_text(encoding="utf-8")
+
+
 def monitor(table: Mapping[str, Any], assignments: Sequence[str] = ()) -> MonitorSection:
     """The monitor of a table, with values replaced by assignments such as `training.epochs=5`, as `--set` takes them.
 
-    What stands behind the = is TOML, or text if it is none.
+    The value after the = is TOML, or plain text if it is not valid TOML.
 
-    Raises: ConfigError listing every mistake, one a line.
+    Raises: ConfigError listing all errors, one per line.
     """
     changed = dict(table)
     for assignment in assignments:
@@ -110,9 +149,10 @@ def _toml_or_text(written: str) -> Any:
 def secret(
     section: DatabaseSection | SqlSource | NotifierSection,
     environment: Mapping[str, str] | None = None,
+    *,
     key: str = "url",
 ) -> str:
-    """The URL (or another key) of a section, read from its `url_file` if that is set ("" if neither is).
+    """The URL (or another key) of a section, read from its `url_file` if that is set; "" if neither is set.
 
     A relative file is looked up in $CREDENTIALS_DIRECTORY (systemd's LoadCredential) first.
     """
@@ -131,12 +171,14 @@ def secret(
 _PLACEHOLDER = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 
 
-def _expand(value: Any, environment: Mapping[str, str], missing: list[str], where: str) -> Any:
+def _expand(value: Any, environment: Mapping[str, str], missing: list[str], *, where: str = "") -> Any:
     """Replaces ${NAME} and ${NAME:-default} in every string; names that are not set are collected in `missing`."""
     if isinstance(value, dict):
-        return {key: _expand(item, environment, missing, f"{where}.{key}".lstrip(".")) for key, item in value.items()}
+        return {
+            key: _expand(item, environment, missing, where=f"{where}.{key}".lstrip(".")) for key, item in value.items()
+        }
     if isinstance(value, list):
-        return [_expand(item, environment, missing, f"{where}[{i}]") for i, item in enumerate(value)]
+        return [_expand(item, environment, missing, where=f"{where}[{i}]") for i, item in enumerate(value)]
     if not isinstance(value, str):
         return value
 
@@ -154,7 +196,7 @@ _TAGS = {"host", "embedded", "sql", "alertmanager", "webhook"}
 
 
 def _lines(exc: ValidationError, data: Any) -> Iterator[str]:
-    """One line per mistake: key path, what is wrong, what was received."""
+    """One line per error: key path, what is wrong, what was received."""
     errors = exc.errors()
     refused = {error["loc"][0] for error in errors if len(error["loc"]) > 1}
     for error in errors:

@@ -45,7 +45,7 @@ def check(config: Config, parts: Parts, now: int) -> tuple[list[dict[str, Any]],
     first: dict[str, Any] = {"database": database.redacted(parts.engine.url), "schema": None}
     try:
         found = schema.current(parts.engine)
-        first["schema"] = found or "empty; the daemon will create its tables"
+        first["schema"] = found or _to_create(parts.engine)
         if found is not None:
             schema.check(parts.engine)
     except DetectorError as exc:
@@ -60,6 +60,12 @@ def check(config: Config, parts: Parts, now: int) -> tuple[list[dict[str, Any]],
 
 
 def _notifier(section: AlertmanagerNotifier | WebhookNotifier, parts: Parts, config: Config) -> dict[str, Any]:
+def _to_create(engine: Engine) -> str:
+    if database.missing_file(engine.url) is not None:
+        return "no such file; the daemon will create it and its tables"
+    return "empty; the daemon will create its tables"
+
+
     row = {"notifier": section.name, "type": section.type}
     try:
         row["url"] = parts.notifier(section).check()

@@ -1,4 +1,4 @@
-"""Migrations: brings the database to this version's tables, and tells whether it is there."""
+"""Migrations: brings the database to this version's tables, and checks that it has them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Engine, column, inspect, select, table
 from sqlalchemy.exc import DBAPIError
 
-from detector.database import reason, redacted
+from detector.database import missing_file, reason, redacted
 from detector.errors import SchemaOutdated, StoreError
 
 if TYPE_CHECKING:
@@ -37,10 +37,12 @@ def _config() -> Config:
 
 
 def current(engine: Engine) -> str | None:
-    """The revision the database is at, None for an empty one.
+    """The revision of the database, None for an empty or missing one; never creates its file.
 
     Raises: StoreError if the database does not answer.
     """
+    if missing_file(engine.url) is not None:
+        return None
     try:
         with engine.connect() as connection:
             if not inspect(connection).has_table(VERSION_TABLE):
@@ -70,6 +72,12 @@ def check(engine: Engine) -> None:
 
     Raises: SchemaOutdated saying what to do.
     """
+    missing = missing_file(engine.url)
+    if missing is not None:
+        received = f"Received: {redacted(engine.url)}, but this user sees no file {missing}"
+        todo = "name the configuration of the running detector with --config, or create it: detector db upgrade"
+        msg = f"the detector's database must exist. {received}; {todo}"
+        raise SchemaOutdated(msg)
     found = current(engine)
     if found != HEAD:
         at = f"{redacted(engine.url)} is at schema {found or 'none'}"

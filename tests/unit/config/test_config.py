@@ -443,6 +443,55 @@ def test_a_cron_line_fires_between_two_times_in_utc() -> None:
     assert fires("0 0 30 2 *", 0, 1000) == []
 
 
+# the service's own files
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> loading.Service:
+    """An installed service whose state folder does not exist yet."""
+    path = tmp_path / "etc/config.toml"
+    path.parent.mkdir()
+    path.write_text(SMALLEST.replace("sqlite:///", "sqlite:///${STATE_DIRECTORY:-.}/"))
+    return loading.Service(path, (tmp_path / "lib/detector", tmp_path / "lib/private/detector"))
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_service_s_configuration_finds_its_database_when_read_by_hand(
+    service: loading.Service, number: int
+) -> None:
+    folder = service.folders[number]
+    folder.mkdir(parents=True)
+
+    read = loading.load(service.config, {}, service=service)
+
+    assert read.database.url == f"sqlite:///{folder}/detector.db"
+    assert not loading.is_guessed(service.config, {}, service=service)
+
+
+def test_the_service_itself_takes_the_folder_that_systemd_names(service: loading.Service) -> None:
+    service.folders[0].mkdir(parents=True)
+    environment = {"STATE_DIRECTORY": "/run/elsewhere"}
+
+    read = loading.load(service.config, environment, service=service)
+
+    assert read.database.url == "sqlite:////run/elsewhere/detector.db"
+    assert not loading.is_guessed(service.config, environment, service=service)
+
+
+def test_without_the_service_s_folder_the_database_is_guessed(service: loading.Service) -> None:
+    assert loading.load(service.config, {}, service=service).database.url == "sqlite:///./detector.db"
+    assert loading.is_guessed(service.config, {}, service=service)
+
+
+def test_another_file_does_not_take_the_service_s_folder(service: loading.Service, tmp_path: Path) -> None:
+    service.folders[0].mkdir(parents=True)
+    other = tmp_path / "config.toml"
+    other.write_text(service.config.read_text())
+
+    assert loading.load(other, {}, service=service).database.url == "sqlite:///./detector.db"
+    assert not loading.is_guessed(other, {}, service=service)
+
+
 def test_the_file_named_is_used(tmp_path: Path) -> None:
     path = tmp_path / "other.toml"
     path.write_text("")
@@ -497,4 +546,4 @@ def test_a_secret_may_come_from_a_file_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("hush\n")
     notifier = _load(tmp_path, SMALLEST + PAGER + f"url = 'http://x'\nsecret_file = '{tmp_path}/key'").notifiers[0]
 
-    assert loading.secret(notifier, {}, "secret") == "hush"
+    assert loading.secret(notifier, {}, key="secret") == "hush"
