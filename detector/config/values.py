@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Annotated
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
@@ -56,7 +57,7 @@ Duration = Annotated[timedelta, BeforeValidator(parse_duration), BeforeValidator
 def http_url(value: str) -> str:
     """The URL of a notifier.
 
-    Raises: ValueError if it is none, without showing it.
+    Raises: ValueError if it is not a URL, without showing it.
     """
     try:
         parts = urlsplit(value)
@@ -69,8 +70,13 @@ def http_url(value: str) -> str:
     return value
 
 
+def next_firings(cron: str, now: int, count: int) -> list[int]:
+    """The next times a cron line (not "off") fires after now; fewer if it fires less often. Epoch milliseconds."""
+    return list(islice(firing_times(cron, now, now + _LONGEST_MS), count))
+
+
 def firing_times(cron: str, start: int, end: int) -> Iterator[int]:
-    """When a cron line (not "off") fires between two times, both exclusive; all epoch milliseconds."""
+    """Times between two others, both exclusive, when a cron line (not "off") fires; all epoch milliseconds."""
     from apscheduler.triggers.cron import CronTrigger
 
     trigger = CronTrigger.from_crontab(cron, timezone=UTC)

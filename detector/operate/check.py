@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import Engine
 
 from detector import database
+from detector.config import values
 from detector.config.sections import AlertmanagerNotifier, Config, MonitorSection, WebhookNotifier
 from detector.core import grid
 from detector.detect.horizon import Horizon
@@ -59,13 +60,13 @@ def check(config: Config, parts: Parts, now: int) -> tuple[list[dict[str, Any]],
     return rows, too_much(loads)
 
 
-def _notifier(section: AlertmanagerNotifier | WebhookNotifier, parts: Parts, config: Config) -> dict[str, Any]:
 def _to_create(engine: Engine) -> str:
     if database.missing_file(engine.url) is not None:
         return "no such file; the daemon will create it and its tables"
     return "empty; the daemon will create its tables"
 
 
+def _notifier(section: AlertmanagerNotifier | WebhookNotifier, parts: Parts, config: Config) -> dict[str, Any]:
     row = {"notifier": section.name, "type": section.type}
     try:
         row["url"] = parts.notifier(section).check()
@@ -81,22 +82,23 @@ def _monitor(
     """The row of a monitor, and the load of its ticks if its source has samples."""
     if not has_schema and monitor.source.type != "sql":
         will = "record and " if monitor.source.type == "host" else "wait for `detector import` and "
-        return _configured(monitor) | {"daemon": f"would {will}train after {Plan.of(monitor).needed_slots} slots"}, None
+        plan = {"daemon": f"would {will}train after {Plan.of(monitor).needed_slots} slots"}
+        return _configured(monitor, now) | plan, None
     try:
         source = parts.source(monitor)
         extent = source.extent()
         if extent is None:
             waits = {"newest_sample": None, "daemon": "would wait: the source has no samples"}
-            return _configured(monitor) | waits, None
+            return _configured(monitor, now) | waits, None
         row, load = _measured(monitor, source, extent, now=now)
         live = parts.live(monitor) if has_schema else None
     except DetectorError as exc:
         return {"monitor": monitor.name, "problem": str(exc)}, None
-    return _configured(monitor) | row | {"daemon": _plan(monitor, live, extent, now=now)}, load
+    return _configured(monitor, now) | row | {"daemon": _plan(monitor, live, extent, now=now)}, load
 
 
-def _configured(monitor: MonitorSection) -> dict[str, Any]:
-    """What the configuration says of a monitor."""
+def _configured(monitor: MonitorSection, now: int) -> dict[str, Any]:
+    """The settings of a monitor, and its next trainings. now: epoch milliseconds"""
     named = ", ".join(monitor.metrics[:_NAMED])
     return {
         "monitor": monitor.name,
@@ -104,7 +106,17 @@ def _configured(monitor: MonitorSection) -> dict[str, Any]:
         "metrics": f"{len(monitor.metrics)}: {named}{', …' if len(monitor.metrics) > _NAMED else ''}",
         "schedule": f"a tick every {monitor.score_interval.total_seconds():g} s, window"
         f" {monitor.timesteps} × {monitor.step.total_seconds():g} s, retrain {monitor.retrain}",
+        "next_retrain": next_runs(monitor.retrain, now),
+        "next_recalibrate": next_runs(monitor.recalibrate, now),
     }
+
+
+def next_runs(cron: str, now: int) -> str | list[str]:
+    """The next two times of a schedule, with weekday and zone; or "off", or "never". now: epoch milliseconds"""
+    if cron == "off":
+        return "off"
+    times = values.next_firings(cron, now, 2)
+    return [f"{datetime.fromtimestamp(at / 1000, UTC):%a %F %H:%M} UTC" for at in times] or "never"
 
 
 def _measured(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from detector.config import loading, values
 from detector.config import sections as config
 from detector.config.sections import Config, DatabaseSection, EmbeddedSource, HostSource, SqlSource
 from detector.errors import ConfigError
+from detector.times import utc
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -441,6 +442,20 @@ def test_a_cron_line_fires_between_two_times_in_utc() -> None:
     assert fires("0 12 * * sun", 0, 15) == [6.5, 13.5]
     assert fires("0 0 * * *", 0, 3) == [1.0, 2.0]  # neither at the first moment nor at the last
     assert fires("0 0 30 2 *", 0, 1000) == []
+
+
+@pytest.mark.parametrize(
+    ("cron", "expected"),
+    [
+        ("0 3 * * sun", ["2026-11-29T03:00:00Z", "2026-12-06T03:00:00Z"]),
+        ("0 3 27 11 *", ["2027-11-27T03:00:00Z", "2028-11-27T03:00:00Z"]),  # now itself does not count
+        ("0 0 30 2 *", []),
+    ],
+)
+def test_next_times_of_a_cron_line_come_after_now(cron: str, expected: list[str]) -> None:
+    now = round(datetime(2026, 11, 27, 3, 0, tzinfo=UTC).timestamp() * 1000)
+
+    assert [utc(at) for at in values.next_firings(cron, now, 2)] == expected
 
 
 # the service's own files

@@ -1,18 +1,86 @@
-"""What `detector check` says of monitors that one machine cannot keep up with."""
+"""The dry run: what the daemon would do, and monitors that one machine cannot keep up with."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
 import pytest
 
-from detector.config.sections import EmbeddedSource, MonitorSection
+from detector import database
+from detector.config.sections import Config, EmbeddedSource, MonitorSection
+from detector.errors import SourceUnavailable
 from detector.operate import check as checking
-from detector.operate.check import Load
+from detector.operate.check import Load, Parts
+from detector.ports import Notifier, Source
+from detector.sources.embedded import EmbeddedSource as EmptySource
+from detector.store import schema
+
+NOW = round(datetime(2026, 11, 27, 20, 48, tzinfo=UTC).timestamp() * 1000)  # a Friday
+
+
+def _monitor(name: str = "web", **settings: object) -> MonitorSection:
+    source = EmbeddedSource(type="embedded")
+    return MonitorSection.model_validate({"name": name, "source": source, "metrics": ("load",), **settings})
 
 
 def _load(name: str, seconds: float, kind: str = "auto") -> Load:
-    source = EmbeddedSource(type="embedded")
-    table = {"name": name, "source": source, "metrics": ("load",), "model": {"kind": kind}}
-    return Load(MonitorSection.model_validate(table), 90_000, seconds)
+    return Load(_monitor(name, model={"kind": kind}), 90_000, seconds)
+
+
+def _checked(tmp_path: Path, monitor: MonitorSection, *, answers: bool) -> list[dict[str, Any]]:
+    """Rows of a check of one monitor whose source is empty, or does not answer."""
+    url = f"sqlite:///{tmp_path}/detector.db"
+    engine = database.connect(url)
+    schema.upgrade(engine)
+
+    def opened(_monitor: object) -> Source:
+        if not answers:
+            msg = "cannot reach the source"
+            raise SourceUnavailable(msg)
+        return EmptySource(engine, monitor.name, monitor.metrics)
+
+    def notifier(_section: object) -> Notifier:
+        raise AssertionError("there is none")
+
+    config = Config.model_validate({"database": {"url": url}, "monitors": [monitor]})
+    rows, _ = checking.check(config, Parts(engine, opened, lambda _monitor: None, notifier), NOW)
+    engine.dispose()
+    return rows
+
+
+def test_next_runs_show_weekday_and_zone() -> None:
+    expected = ["Sun 2026-11-29 03:00 UTC", "Sun 2026-12-06 03:00 UTC"]
+
+    assert checking.next_runs("0 3 * * sun", NOW) == expected
+
+
+def test_numbered_weekday_is_shown_as_the_scheduler_reads_it() -> None:
+    """The scheduler counts from Monday, cron from Sunday: a line written for cron would run a day late."""
+    assert checking.next_runs("0 3 * * 0", NOW) == ["Mon 2026-11-30 03:00 UTC", "Mon 2026-12-07 03:00 UTC"]
+
+
+@pytest.mark.parametrize(("cron", "expected"), [("off", "off"), ("0 0 30 2 *", "never")])
+def test_schedule_that_never_runs_says_so(cron: str, expected: str) -> None:
+    assert checking.next_runs(cron, NOW) == expected
+
+
+def test_monitor_is_shown_with_the_next_runs_of_both_schedules(tmp_path: Path) -> None:
+    monitor = _monitor(retrain="off", recalibrate="30 2 * * *")
+
+    own, row = _checked(tmp_path, monitor, answers=True)
+
+    assert own["schema"] == schema.HEAD
+    assert row["next_retrain"] == "off"
+    assert row["next_recalibrate"] == ["Sat 2026-11-28 02:30 UTC", "Sun 2026-11-29 02:30 UTC"]
+    assert row["daemon"] == "would wait: the source has no samples"
+
+
+def test_source_that_does_not_answer_is_a_problem_of_its_monitor(tmp_path: Path) -> None:
+    _, row = _checked(tmp_path, _monitor(), answers=False)
+
+    assert row == {"monitor": "web", "problem": "cannot reach the source"}
 
 
 def test_monitors_that_leave_time_are_fine() -> None:
