@@ -48,7 +48,7 @@ class Names:
 
 def samples(entities: tuple[str, ...], parts: Sequence[Part]) -> Samples:
     """All parts of a read together; rows without entity, metric or time are left out."""
-    kept = [_known(*part) for part in parts]
+    kept = [_known(part) for part in parts]
     if not kept:
         return Samples((), np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, np.float64))
     entity, metric, time, value = zip(*kept, strict=True)
@@ -57,10 +57,11 @@ def samples(entities: tuple[str, ...], parts: Sequence[Part]) -> Samples:
     )
 
 
-def _known(entity: Int32, metric: Int32, time: Int64, value: Float64) -> Part:
+def _known(part: Part) -> Part:
+    entity, metric, time, value = part
     keep = (entity >= 0) & (metric >= 0) & (time != BAD_TIME)
     if keep.all():
-        return entity, metric, time, value
+        return part
     return entity[keep], metric[keep], time[keep], value[keep]
 
 
