@@ -139,7 +139,7 @@ class AlertStates:
         return AlertStates(**columns)
 
     def columns(self) -> dict[str, NDArray[Any]]:
-        """Copies of all columns, to write into and make other states of."""
+        """Copies of all columns, (E,) each, to write into and make other states of."""
         return {column.name: getattr(self, column.name).copy() for column in fields(self)}
 
     def episode(self, row: int) -> Episode:

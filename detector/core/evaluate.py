@@ -96,7 +96,7 @@ def _nearby(label: Bool, reach: int) -> tuple[Int64, Int64, Int64]:
 
 
 def _credit(nearest: Int64, second: Int64, width: int) -> Float64:
-    """What flagging a row earns: √(1 − distance/width) of every event within width/2, together no more than 1.
+    """Credit for flagging a row: √(1 − distance/width) of every event within width/2, together no more than 1.
 
     One event in reach gives at least √½, so two always give 1.
     """
@@ -146,7 +146,7 @@ class Alerts:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What the alerts of one entity were worth."""
+    """Verdict on the alerts of one entity."""
 
     events: int
     events_found: int

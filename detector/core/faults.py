@@ -10,7 +10,7 @@ from detector.core.series import Float32
 
 
 class Fault(StrEnum):
-    """What happens to a metric, from some slot on."""
+    """A fault of one metric, from some slot on."""
 
     SPIKE = "spike"
     LEVEL_SHIFT = "level_shift"
@@ -61,6 +61,6 @@ def _median(values: Float32) -> float:
 
 
 def _differences(values: Float32) -> Float32:
-    """What a metric does from slot to slot, its rhythm taken out: (L,)."""
+    """Changes of a metric from slot to slot without its rhythm: (L,)."""
     differences = np.diff(values, prepend=values[:1])
     return np.asarray(np.nan_to_num(differences), dtype=np.float32)

@@ -61,7 +61,7 @@ def grid(
 
 
 def positions(names: Sequence[str], among: Sequence[str]) -> Int64:
-    """Where each name stands in the other sequence, −1 for one that does not."""
+    """Index of each name in the other sequence, (len(names),); −1 for one that is not there."""
     index = dict(zip(among, range(len(among)), strict=True))
     return np.fromiter(map(index.get, names, repeat(-1)), np.int64, len(names))
 

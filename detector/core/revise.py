@@ -72,7 +72,7 @@ def match(stored: Sequence[Episode], rightful: Sequence[Episode]) -> list[tuple[
 
 
 def change(stored: Episode, rightful: Episode) -> Change | None:
-    """What happened to a stored alert that should be another one; None if it is the same."""
+    """The change that makes a stored episode the rightful one; None if they are the same."""
     if stored.closed_slot is None and rightful.closed_slot is not None:
         return Change.CLOSED
     if stored.closed_slot is not None and rightful.closed_slot is None:

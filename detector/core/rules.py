@@ -1,4 +1,4 @@
-"""What an operator knows of the metrics: which deviations count, and which values are never valid."""
+"""Rules that an operator sets for metrics: which deviations count, and which values are never valid."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ Spans = Mapping[str, Sequence[tuple[int, int]]]
 
 
 def read_only(array: NDArray[Any]) -> None:
-    """Makes a frozen value's array refuse to be written into; an array that shares its memory still may be."""
+    """Makes an array (…) of a frozen value refuse to be written into; one that shares its memory still may be."""
     array.flags.writeable = False
 
 

@@ -61,7 +61,7 @@ INPUT_CLIP = 10.0
 
 
 def network_input(windows: Float32, calendar: Float32 | None = None) -> Float32:
-    """What the network reads of scaled windows (B, T, F) with NaN: (B, T − 1, F + 1 + C) without NaN.
+    """The network's input from scaled windows (B, T, F) with NaN: (B, T − 1, F + 1 + C) without NaN.
 
     The newest slot is withheld: the network has to rebuild it from the slots before it. A missing value repeats the
     metric's last value in the window (0, its median, if there is none); channel F is the share of metrics missing in

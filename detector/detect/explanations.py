@@ -137,7 +137,7 @@ def shares(explanation: str | None) -> dict[str, float]:
 
 
 def pack(values: Float32) -> str:
-    """Values as text: float32, little-endian, compressed."""
+    """Values of any shape, such as (K, F), as text: float32, little-endian, compressed."""
     return base64.b64encode(zlib.compress(values.astype("<f4").tobytes(), 9)).decode()
 
 

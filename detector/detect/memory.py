@@ -260,5 +260,5 @@ def _errors(
 
 
 def blocks(count: int) -> list[Int64]:
-    """Row indices 0 … count − 1 in blocks of some thousand."""
+    """Row indices 0 … count − 1 in blocks of some thousand, (B,) each."""
     return [np.arange(begin, min(begin + _BLOCK, count)) for begin in range(0, count, _BLOCK)]
