@@ -11,7 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from detector.config.sections import Config, MonitorSection
+from detector.config.sections import MonitorSection
 from detector.core import grid
 from detector.daemon.systemd import notify_systemd
 from detector.daemon.training_child import TrainingChildren, TrainingTimeout
@@ -80,7 +80,6 @@ class Tasks:
 
     def __init__(
         self,
-        config: Config,
         services: Services,
         exporter: Exporter,
         *,
@@ -94,7 +93,6 @@ class Tasks:
         on_tick: called when a tick has committed
         train_now: queues a training of a monitor that has no network yet
         """
-        self._config = config
         self._services = services
         self._exporter = exporter
         self._clock = clock

@@ -49,7 +49,6 @@ class Worker:
         self._scheduler: BackgroundScheduler | None = None
         self._messengers = [Messenger(sender, exporter, clock=clock, stop=self._stop) for sender in services.senders]
         self._tasks = Tasks(
-            config,
             services,
             exporter,
             clock=clock,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detector.config.sections import Config, DatabaseSection, EmbeddedSource, MonitorSection
+from detector.config.sections import EmbeddedSource, MonitorSection
 from detector.daemon.tasks import MonitorRun, Services, Tasks
 from detector.daemon.training_child import TrainingTimeout
 from detector.detect.tick import Monitor
@@ -57,9 +57,7 @@ class Stage:
             ping=lambda: None,
             config_path=Path("config.toml"),
         )
-        config = Config(database=DatabaseSection(url="sqlite://"), monitors=(run.section,))
         self.tasks = Tasks(
-            config,
             services,
             self.exporter,
             clock=lambda: NOW,
