@@ -7,7 +7,7 @@ import gzip
 import io
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
@@ -16,15 +16,18 @@ from detector.errors import DetectorError, SourceError
 
 TIME_NAMES = ("timestamp", "time", "ts", "datetime")
 _BATCH = 200_000
-_LISTED = 20  # bad lines named in the report; all are counted
+_LISTED = 20  # bad lines; all are counted
 _MILLISECONDS_FROM = 1e11  # as seconds this would be the year 5138
 
 UNREADABLE = (OSError, EOFError, zlib.error, csv.Error)
-"""What reading a CSV file, gzipped or not, may raise."""
+"""Errors of reading a CSV file, gzipped or not."""
+
+Sample = tuple[str, str, int, float]
+"""Entity, metric, time in epoch milliseconds, value."""
 
 
 class Sink(Protocol):
-    """Where samples go."""
+    """Destination of samples."""
 
     def write(
         self, entity: Sequence[str], metric: Sequence[str], *, time: Sequence[int], value: Sequence[float]
@@ -34,7 +37,7 @@ class Sink(Protocol):
 
 @dataclass
 class Outcome:
-    """What one file brought."""
+    """Result of importing one file."""
 
     file: str
     rows: int = 0
@@ -46,7 +49,7 @@ class Outcome:
     bad_lines: list[str] = field(default_factory=list)
 
     def refuse(self, line: int, why: str) -> None:
-        """Counts a line that could not be used, and names the first few."""
+        """Counts a line that cannot be used; the first few are listed."""
         self.bad += 1
         if len(self.bad_lines) < _LISTED:
             self.bad_lines.append(f"line {line}: {why}")
@@ -54,12 +57,15 @@ class Outcome:
 
 @dataclass(frozen=True)
 class _Layout:
-    """Which column holds what."""
+    """Places of a file's columns, and what its lines may hold."""
 
+    width: int  # fields of a line
     time: int
     entity: int | None
     metrics: tuple[tuple[int, str], ...]  # wide: position and metric
     long: tuple[int, int] | None  # positions of metric and value
+    known: frozenset[str]  # the monitor's metrics
+    file_entity: str  # of lines without one
 
 
 def files(path: Path) -> list[Path]:
@@ -79,8 +85,10 @@ def entity_name(path: Path) -> str:
     return path.name.removesuffix(".gz").removesuffix(".csv")
 
 
-def load(path: Path, metrics: Sequence[str], sink: Sink, progress: Callable[[float], None]) -> Outcome:
-    """Reads one file into the sink; lines that cannot be used are counted and named in the outcome.
+def load(
+    path: Path, metrics: Sequence[str], sink: Sink, *, progress: Callable[[float], None] = lambda _share: None
+) -> Outcome:
+    """Reads one file into the sink; lines that cannot be used are counted and listed in the outcome.
 
     The header decides: `timestamp,entity,metric,value` is long, `timestamp[,entity],<metrics…>` wide; columns that are
     no metric of the monitor are left out. Times are ISO 8601 (UTC unless they say otherwise) or epoch (milli)seconds.
@@ -92,11 +100,14 @@ def load(path: Path, metrics: Sequence[str], sink: Sink, progress: Callable[[flo
     try:
         with path.open("rb") as raw, unpacked(raw, path) as stream:
             lines = csv.reader(io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline=""))
-            header = next(lines, [])
-            layout = _layout(path, header, metrics)
-            batch: list[tuple[str, str, int, float]] = []
-            for line in lines:
-                _read_line(outcome, layout, line, lines.line_num, len(header), set(metrics), entity_name(path), batch)
+            layout = _layout(path, next(lines, []), metrics)
+            batch: list[Sample] = []
+            for line in filter(None, lines):
+                outcome.rows += 1
+                samples, problem = _samples(layout, line)
+                batch += samples
+                if problem:
+                    outcome.refuse(lines.line_num, problem)
                 if len(batch) >= _BATCH:
                     _flush(sink, batch, outcome)
                     progress(raw.tell() / size)
@@ -118,6 +129,7 @@ def _is_csv(path: Path) -> bool:
 
 
 def _layout(path: Path, header: list[str], metrics: Sequence[str]) -> _Layout:
+    """The layout that a header describes."""
     names = [name.strip() for name in header]
     time = next((names.index(name) for name in TIME_NAMES if name in names), None)
     if time is None:
@@ -125,57 +137,45 @@ def _layout(path: Path, header: list[str], metrics: Sequence[str]) -> _Layout:
         msg = f"{expected}; received {','.join(names)[:200]}"
         raise SourceError(msg)
     entity = names.index("entity") if "entity" in names else None
+    layout = _Layout(len(header), time, entity, (), None, frozenset(metrics), entity_name(path))
     if "metric" in names and "value" in names and entity is not None:
-        return _Layout(time, entity, (), (names.index("metric"), names.index("value")))
-    found = tuple((position, name) for position, name in enumerate(names) if name in set(metrics))
+        return replace(layout, long=(names.index("metric"), names.index("value")))
+    found = tuple((position, name) for position, name in enumerate(names) if name in layout.known)
     if not found:
         msg = (
             f"{path}: the header has none of the monitor's metrics ({', '.join(metrics)[:200]});"
             f" received {','.join(names)[:200]}"
         )
         raise SourceError(msg)
-    return _Layout(time, entity, found, None)
+    return replace(layout, metrics=found)
 
 
-def _read_line(
-    outcome: Outcome,
-    layout: _Layout,
-    line: list[str],
-    number: int,
-    width: int,
-    metrics: set[str],
-    file_entity: str,
-    batch: list[tuple[str, str, int, float]],
-) -> None:
-    if not line:
-        return
-    outcome.rows += 1
-    if len(line) != width:
-        outcome.refuse(number, f"{width} fields expected, {len(line)} received")
-        return
+def _samples(layout: _Layout, line: list[str]) -> tuple[list[Sample], str | None]:
+    """The samples of a line, and why the line, or a part of it, cannot be used."""
+    if len(line) != layout.width:
+        return [], f"{layout.width} fields expected, {len(line)} received"
     try:
         time = parse_time(line[layout.time])
     except ValueError:
-        outcome.refuse(number, f"time expected, {line[layout.time][:40]!r} received")
-        return
-    entity = line[layout.entity] if layout.entity is not None else file_entity
+        return [], f"time expected, {line[layout.time][:40]!r} received"
+    entity = line[layout.entity] if layout.entity is not None else layout.file_entity
     if not entity:
-        outcome.refuse(number, "entity is empty")
-        return
-    problems = []
+        return [], "entity is empty"
+    samples: list[Sample] = []
+    problem = None
     for name, written in _cells(layout, line):
-        if name not in metrics:
-            problems.append(f"{name[:40]!r} is no metric of the monitor")
+        if name not in layout.known:
+            problem = problem or f"{name[:40]!r} is no metric of the monitor"
             continue
         try:
-            batch.append((entity, name, time, float(written) if written.strip() else float("nan")))
+            samples.append((entity, name, time, float(written) if written.strip() else float("nan")))
         except ValueError:
-            problems.append(f"number expected for {name}, {written[:40]!r} received")
-    if problems:
-        outcome.refuse(number, problems[0])
+            problem = problem or f"number expected for {name}, {written[:40]!r} received"
+    return samples, problem
 
 
 def _cells(layout: _Layout, line: list[str]) -> Iterator[tuple[str, str]]:
+    """Metric and written value of each sample of a line."""
     if layout.long is not None:
         yield line[layout.long[0]], line[layout.long[1]]
     else:
@@ -183,7 +183,7 @@ def _cells(layout: _Layout, line: list[str]) -> Iterator[tuple[str, str]]:
 
 
 def parse_time(written: str) -> int:
-    """Epoch milliseconds from ISO 8601 (UTC unless it says otherwise), epoch seconds or epoch milliseconds.
+    """Epoch milliseconds of a time in ISO 8601 (UTC unless it says otherwise), epoch seconds or epoch milliseconds.
 
     Raises: ValueError if it is none of these.
     """
@@ -199,7 +199,7 @@ def parse_time(written: str) -> int:
     return round(number if abs(number) >= _MILLISECONDS_FROM else number * 1000)
 
 
-def _flush(sink: Sink, batch: list[tuple[str, str, int, float]], outcome: Outcome) -> None:
+def _flush(sink: Sink, batch: list[Sample], outcome: Outcome) -> None:
     if not batch:
         return
     entity, metric, time, value = zip(*batch, strict=True)

@@ -16,7 +16,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModu
 from detector.errors import ConfigError
 
 BUSY_TIMEOUT = timedelta(seconds=10)
-"""How long a writer waits for another one, and how long a connection may take."""
+"""Time that a writer waits for another one, and that connecting may take."""
 
 DRIVERS = {"postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg", "mysql": "mysql+pymysql"}
 """Drivers this program ships as extras, used where a URL names none."""
@@ -35,7 +35,7 @@ _DRIVERS = {"psycopg": "psycopg[binary]", "pymysql": "pymysql"}
 def parse(url: str) -> URL:
     """A URL with this program's default driver.
 
-    Raises: ConfigError if it is none.
+    Raises: ConfigError if it is not a URL.
     """
     try:
         parsed = make_url(url)
@@ -65,7 +65,7 @@ def connect(url: str, *, timeout: timedelta = timedelta(minutes=5), creates: boo
 
     creates: whether connecting creates a SQLite file that does not exist; else it fails
 
-    Raises: ConfigError if the URL is none, its driver is not installed, or SQLite's folder does not exist.
+    Raises: ConfigError if it is not a URL, its driver is not installed, or SQLite's folder does not exist.
     """
     parsed = parse(url)
     backend = parsed.get_backend_name()
@@ -132,7 +132,7 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
 
 @contextmanager
 def reading(engine: Engine, timeout: timedelta) -> Iterator[Connection]:
-    """A connection for one read; SQLite is interrupted when the time is over, servers see to that themselves."""
+    """A connection for one read; SQLite is interrupted when the time is over, servers do that by themselves."""
     with engine.connect() as connection:
         if engine.dialect.name != "sqlite":
             yield connection
@@ -147,11 +147,13 @@ def reading(engine: Engine, timeout: timedelta) -> Iterator[Connection]:
 
 
 def streaming(connection: Connection) -> Connection:
-    """The connection, whose results come row by row; SQLite's always do, and faster without being told to."""
+    """The connection, with results that come row by row; SQLite's always do, and faster without the option."""
     return connection.execution_options(stream_results=connection.dialect.name != "sqlite")
 
 
-def insert_rows(connection: Connection, table: Table, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> None:
+def insert_rows(
+    connection: Connection, table: Table, *, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]
+) -> None:
     """Inserts many rows, within the connection's transaction, the way that is fastest on each database.
 
     Raises: DBAPIError.
@@ -159,17 +161,18 @@ def insert_rows(connection: Connection, table: Table, columns: Sequence[str], ro
     if not rows:
         return
     match connection.dialect.name:
-        case "sqlite":  # what Core does for each row takes longer than storing it
+        case "sqlite":  # the work of SQLAlchemy's Core for each row takes longer than storing it
             marks = ", ".join("?" * len(columns))
             statement = f"INSERT INTO {table.name} ({', '.join(columns)}) VALUES ({marks})"  # noqa: S608 - own names
             connection.exec_driver_sql(statement, list(rows))
         case "postgresql" if connection.dialect.driver == "psycopg":
-            _copy(connection, table.name, columns, rows)
+            _copy(connection, table.name, columns=columns, rows=rows)
         case _:
             connection.execute(insert(table), [dict(zip(columns, row, strict=True)) for row in rows])
 
 
-def _copy(connection: Connection, table: str, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> None:
+def _copy(connection: Connection, table: str, *, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> None:
+    """Inserts rows by PostgreSQL's COPY."""
     statement = f"COPY {table} ({', '.join(columns)}) FROM STDIN"
     driver: Any = connection.connection.driver_connection
     try:
@@ -177,12 +180,12 @@ def _copy(connection: Connection, table: str, columns: Sequence[str], rows: Sequ
             for row in rows:
                 copy.write_row(row)
     except connection.dialect.loaded_dbapi.Error as exc:
-        # as SQLAlchemy wraps what its own statements raise
+        # wrapped as SQLAlchemy wraps the errors of its own statements
         raise DBAPIError.instance(statement, None, exc, connection.dialect.loaded_dbapi.Error) from exc
 
 
 def is_unavailable(exc: DBAPIError) -> bool:
-    """Whether an error is the database's absence, not a wrong question: it may pass, so the caller may try again."""
+    """Whether the database is away, rather than the question wrong: the caller may try again."""
     if exc.connection_invalidated or isinstance(exc, InterfaceError):
         return True
     if not isinstance(exc, OperationalError):
@@ -196,6 +199,9 @@ def reason(exc: DBAPIError) -> str:
 
 
 def ping(engine: Engine) -> None:
-    """Asks the database for a 1; raises what SQLAlchemy raises."""
+    """Asks the database for a 1.
+
+    Raises: an error of SQLAlchemy if it does not answer.
+    """
     with engine.connect() as connection:
         connection.execute(text("SELECT 1"))

@@ -5,8 +5,8 @@ Two questions shape the tree: whose fault is it, and may it be retried?
     exit status
     0   done
     1   failed for a reason of the outside world (a database is down, training failed)
-    2   the operator's mistake: command line or configuration
-    3   `detector alerts list --open` found open alerts, or the schema is outdated
+    2   the command line or the configuration is wrong
+    3   `detector alerts list --open` found open alerts, or the database is missing or has an outdated schema
     130 interrupted by Ctrl-C
 
 A message says what was expected, what was received, and what to do.
@@ -14,7 +14,7 @@ A message says what was expected, what was received, and what to do.
 
 
 class DetectorError(Exception):
-    """Base of all errors a user is meant to read; printed as one line, without traceback."""
+    """Base of all errors that a user is meant to read; printed as one line, without a traceback."""
 
     exit_status = 1
 
@@ -46,18 +46,18 @@ class StoreError(DetectorError):
 
 
 class StaleState(StoreError):
-    """Another process has moved this monitor's cursor; reload and go on from there."""
+    """Another process has changed the stored state in the meantime; read it again and go on from there."""
 
 
 class SchemaOutdated(StoreError):
-    """The database's tables are not those of this version; run: detector db upgrade."""
+    """The database is missing, or its tables are not those of this version; run: detector db upgrade."""
 
     exit_status = 3
 
 
 class NotifyError(DetectorError):
-    """The target of a notification answered, but did not take it; it stays in the outbox."""
+    """The target of a notification answered, but refused it; the notification stays in the outbox."""
 
 
 class NotifyUnavailable(NotifyError):
-    """The target did not answer, or not now; all that waits for it is tried again later."""
+    """The target did not answer, or asked to try later; everything that waits for it is sent later."""

@@ -78,7 +78,7 @@ alert = Table(
     Column("opened_slot", BigInteger, nullable=False),
     Column("decided_slot", BigInteger, nullable=False),
     Column("detected_at", BigInteger, nullable=False),
-    Column("closed_slot", BigInteger, nullable=True),  # NULL while its episode goes on, even if somebody closed it
+    Column("closed_slot", BigInteger, nullable=True),  # NULL while its episode goes on, even if a person closed it
     Column("state", String(16), nullable=False),  # open, acknowledged, closed, withdrawn
     Column("severity", String(16), nullable=False),
     Column("peak_score", Double, nullable=False),
@@ -119,7 +119,7 @@ alert_event = Table(
     mysql_collate="utf8mb4_bin",
 )
 
-delivery = Table(  # the outbox: an event to be told to a notifier, stored with the event
+delivery = Table(  # the outbox: events for notifiers, stored with the events
     "detector_delivery",
     metadata,
     Column("event_id", Key, ForeignKey("detector_alert_event.id"), primary_key=True, autoincrement=False),

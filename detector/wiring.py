@@ -240,7 +240,7 @@ class StoredHistory:
         """An entity's scores at some slots, (len(slots),); NaN where none is stored."""
         from detector.store import scores
 
-        return scores.of_entity(self.engine, self.monitor, entity, slots)
+        return scores.of_entity(self.engine, monitor=self.monitor, entity=entity, slots=slots)
 
     def first_score(self) -> int | None:
         """The oldest slot with a stored score, epoch milliseconds."""
@@ -291,5 +291,5 @@ def senders(config: Config, engine: Engine) -> list[Sender]:
             span = times.milliseconds(section.rate_span)
             limits = Limits(**common, max_messages=section.max_messages, rate_span=span)
         monitors = section.monitors or [monitor.name for monitor in config.monitors]
-        found.append(Sender(section.name, notifier(section), outbox, monitors, limits))
+        found.append(Sender(section.name, notifier(section), outbox, monitors=monitors, limits=limits))
     return found

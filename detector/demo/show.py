@@ -113,7 +113,7 @@ def run(folder: Path, *, listen: str, once: bool, as_json: bool) -> None:
     endpoint = None if once else Endpoint(config.export.address, exporter.registry, lambda: None)
     parts = wiring.assemble(config, upgrade=True)
     with resources.as_file(recording / _RECORDING) as file:
-        imported = importing.load(file, monitor.metrics, wiring.embedded(monitor, parts.engine), lambda *_: None)
+        imported = importing.load(file, monitor.metrics, wiring.embedded(monitor, parts.engine))
     if imported.first is None or imported.last is None:
         msg = f"{_RECORDING} holds no samples: the installation is damaged"
         raise SourceError(msg)

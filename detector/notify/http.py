@@ -31,9 +31,9 @@ def redacted(url: str) -> str:
 def request(url: str, *, timeout: float, body: bytes | None = None, headers: Mapping[str, str] | None = None) -> bytes:
     """Posts a body, or gets without one; the beginning of the answer.
 
-    timeout: seconds for all of it, once each address of the host's name had as long to take the connection
+    timeout: seconds for the whole request, after each address of the host's name had as long to take the connection
 
-    Raises: NotifyUnavailable if there is no answer or one that says later, NotifyError for any other but 2xx.
+    Raises: NotifyUnavailable if there is no answer or one that means "later", NotifyError for any other than 2xx.
     """
     address, credentials = _split(url)
     known = {"User-Agent": f"detector/{__version__}", **credentials, **(headers or {})}
@@ -43,7 +43,7 @@ def request(url: str, *, timeout: float, body: bytes | None = None, headers: Map
             with _opener(started).open(asked, timeout=timeout) as answer:
                 status = answer.status
                 is_taken = 200 <= status < 300
-                # a message that was taken stays so if the rest of the answer does not come
+                # a message that was taken stays taken, even if the remainder of the answer does not come
                 said = b"" if is_taken and body is not None else answer.read(_ANSWER_BYTES)
         except (OSError, http.client.HTTPException, ValueError) as exc:
             reason = getattr(exc, "reason", None) or exc
@@ -79,7 +79,7 @@ def reach(url: str, timeout: float) -> None:
 
 
 def _split(url: str) -> tuple[str, dict[str, str]]:
-    """The URL without user and password, and the header they belong into."""
+    """The URL without user and password, and the header that carries them."""
     parts = urlsplit(url)
     if parts.username is None:
         return url, {}
@@ -90,7 +90,7 @@ def _split(url: str) -> tuple[str, dict[str, str]]:
 
 
 class _Deadline:
-    """Ends connections when the time is over: a socket's own timeout begins anew with every byte."""
+    """Ends connections when the time is over: a socket's own timeout starts again with every byte."""
 
     def __init__(self) -> None:
         self._sockets: list[socket.socket] = []
@@ -128,11 +128,11 @@ def _opener(deadline: _Deadline) -> urllib.request.OpenerDirector:
 
     class Plain(urllib.request.HTTPHandler):
         def http_open(self, req: urllib.request.Request) -> Any:
-            return self.do_open(partial(_watched, http.client.HTTPConnection, deadline), req)
+            return self.do_open(partial(_limited, http.client.HTTPConnection, deadline), req)
 
     class Secure(urllib.request.HTTPSHandler):
         def https_open(self, req: urllib.request.Request) -> Any:
-            return self.do_open(partial(_watched, http.client.HTTPSConnection, deadline), req)
+            return self.do_open(partial(_limited, http.client.HTTPSConnection, deadline), req)
 
     opener = urllib.request.OpenerDirector()
     for handler in (urllib.request.ProxyHandler(), Plain(), Secure()):
@@ -140,16 +140,16 @@ def _opener(deadline: _Deadline) -> urllib.request.OpenerDirector:
     return opener
 
 
-def _watched(
+def _limited(
     kind: type[http.client.HTTPConnection], deadline: _Deadline, host: str, **options: Any
 ) -> http.client.HTTPConnection:
     """A connection whose socket is ended at the deadline."""
     connection = kind(host, **options)
     connect = connection.connect
 
-    def watched() -> None:
+    def connect_until_deadline() -> None:
         connect()
         deadline.watch(connection.sock)
 
-    connection.connect = watched  # type: ignore[method-assign]
+    connection.connect = connect_until_deadline  # type: ignore[method-assign]
     return connection

@@ -1,4 +1,4 @@
-"""Tells notifiers what happened to alerts: which events are due, in how many messages, and what if that fails."""
+"""Sends events of alerts to notifiers: those that are due, in how many messages, and again after a failure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from detector.errors import NotifyError, NotifyUnavailable
 from detector.ports import Message, Notice, NotifiedAlert, Notifier, Outbox
@@ -15,8 +15,8 @@ logger = logging.getLogger(__name__)
 
 _FIRST_RETRY = 5_000  # milliseconds
 _LAST_RETRY = 180_000
-_LEASE_MARGIN = 15_000  # a lease outlives the timeout of a message by so much
-_TOP = 10  # alerts a summary tells of one by one
+_LEASE_MARGIN = 15_000  # by which a lease outlives the timeout of a message
+_TOP = 10  # alerts that a summary names one by one
 
 Clock = Callable[[], int]
 """The present, epoch milliseconds."""
@@ -24,19 +24,21 @@ Clock = Callable[[], int]
 
 @dataclass(frozen=True)
 class Limits:
-    """How a notifier is told. Times in milliseconds."""
+    """Limits of a notifier. Times in milliseconds."""
 
     timeout: int  # of one message
-    give_up_after: int  # age of an event that is told no more when it fails once again
-    max_messages: int = 0  # to tell of one monitor within `rate_span`
+    give_up_after: int  # an event older than this is given up after its next failure
+    max_messages: int = 0  # about one monitor within `rate_span`
     rate_span: int = 0
-    repeat: int = 0  # for a target that wants to know what is open: how often it is told; 0: it wants to know events
-    max_alerts: int = 0  # told one by one to such a target, the rest is summed up
+    repeat: int = 0  # time after which a target that keeps track of open alerts is sent them again; 0: it takes events
+    max_alerts: int = 0  # sent to such a target one by one; the others are summed up
 
 
 def back_off(attempts: int, rng: random.Random) -> int:
-    """Milliseconds to wait after the n-th failed attempt: twice as long each time, up to three minutes, less up to half
-    so that not all come at once."""
+    """Milliseconds to wait after the n-th failed attempt: twice as long each time, up to three minutes.
+
+    Up to half of it is taken off at random, so that not all come at once.
+    """
     longest = min(_LAST_RETRY, _FIRST_RETRY * (1 << min(attempts - 1, 16)))
     return round(longest * rng.uniform(0.5, 1.0))
 
@@ -53,23 +55,35 @@ def messages(monitor: str, notices: Sequence[Notice], allowed: int) -> list[Mess
 
 
 def standing_message(
-    monitor: str, notices: Sequence[Notice], standing: Sequence[NotifiedAlert], max_alerts: int
+    monitor: str, notices: Sequence[Notice], standing: Sequence[NotifiedAlert], *, max_alerts: int
 ) -> Message:
-    """All open alerts of a monitor and those events tell of: the first ones one by one, the open ones beyond summed up.
+    """A message of a monitor's open alerts and of those with events: some one by one, other open ones summed up.
 
-    The first to be stored come first, so an alert that is told of stays so until it closes.
+    standing: alerts that are open
+    max_alerts: named one by one; the first to be stored come first, so a named alert stays named until it closes
     """
     known = {notice.alert.id: notice.alert for notice in notices} | {alert.id: alert for alert in standing}
     ordered = [known[identity] for identity in sorted(known)]
     is_open = {alert.id for alert in standing}
-    rest = tuple(alert for alert in ordered[max_alerts:] if alert.id in is_open)
-    return Message(monitor, tuple(notices), tuple(ordered[:max_alerts]), rest, is_summary=bool(rest))
+    others = tuple(alert for alert in ordered[max_alerts:] if alert.id in is_open)
+    return Message(monitor, tuple(notices), tuple(ordered[:max_alerts]), others, is_summary=bool(others))
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One run of a sender."""
+
+    clock: Clock
+    rng: random.Random
+    outcomes: Counter[str] = field(default_factory=Counter)  # messages
 
 
 class Sender:
-    """Tells one notifier of the alerts of its monitors; used by one thread at a time."""
+    """Notifies one notifier of the alerts of its monitors; used by one thread at a time."""
 
-    def __init__(self, name: str, notifier: Notifier, outbox: Outbox, monitors: Sequence[str], limits: Limits) -> None:
+    def __init__(
+        self, name: str, notifier: Notifier, outbox: Outbox, *, monitors: Sequence[str], limits: Limits
+    ) -> None:
         self.name = name
         self._notifier = notifier
         self._outbox = outbox
@@ -77,18 +91,19 @@ class Sender:
         self._repeat_at = dict.fromkeys(monitors, 0) if limits.repeat else {}
         self._failures = 0  # in a row
         self._last_sent = 0
-        self._unmarked: list[tuple[Sequence[Notice], int]] = []  # sent, but the store does not know it yet
+        self._unmarked: list[tuple[Sequence[Notice], int]] = []  # sent, but not yet marked so in the store
 
     def run(self, clock: Clock, rng: random.Random, should_stop: Callable[[], bool] = lambda: False) -> Counter[str]:
-        """Tells all that is due and may be told now; messages by outcome. A failure ends it, later runs try again.
+        """Sends everything that is due and allowed now; returns messages by outcome.
+
+        If the target does not answer, the run ends; later runs try again.
 
         Raises: StoreError; what was sent is not sent again as long as this process lives.
         """
-        outcomes: Counter[str] = Counter()
-        now = clock()
+        run, now = _Run(clock, rng), clock()
         repeats = [monitor for monitor, at in self._repeat_at.items() if now >= at]
         if not (repeats or self._outbox.due(self.name, now)) or not self._claim(now):
-            return outcomes
+            return run.outcomes
         try:
             self._mark_sent()
             notices = self._outbox.due(self.name, now)
@@ -99,22 +114,21 @@ class Sender:
                 try:
                     self._notifier.send(replace(message, alerts=self._outbox.detailed(message.alerts)), clock())
                 except NotifyUnavailable as exc:
-                    # all the others would wait for the same target in vain
-                    monitors = {message.monitor, *repeats}
-                    self._note_failure(monitors, list(waiting.values()), str(exc), clock(), rng, outcomes)
+                    # all others would wait in vain for the same target
+                    self._note_failure(run, exc, list(waiting.values()), monitors={message.monitor, *repeats})
                     break
                 except NotifyError as exc:
-                    self._note_failure({message.monitor}, message.notices, str(exc), clock(), rng, outcomes)
+                    self._note_failure(run, exc, message.notices, monitors={message.monitor})
                 else:
-                    self._note_success(message, clock(), outcomes)
+                    self._note_success(run, message)
                 for notice in message.notices:
                     del waiting[notice.event]
         finally:
             self._outbox.release(self.name)
-        return outcomes
+        return run.outcomes
 
     def unsent(self) -> tuple[int | None, int]:
-        """When the oldest event happened that is still to be told, None if all were; and how many never will be."""
+        """Time of the oldest event not sent yet, None if there is none; and the number of events given up."""
         return self._outbox.unsent(self.name)
 
     def _claim(self, now: int) -> bool:
@@ -126,19 +140,20 @@ class Sender:
             mine = [notice for notice in notices if notice.alert.monitor == monitor]
             if self._limits.repeat:
                 standing = self._outbox.standing(monitor)
-                found.append(standing_message(monitor, mine, standing, self._limits.max_alerts))
+                found.append(standing_message(monitor, mine, standing, max_alerts=self._limits.max_alerts))
             else:
-                told = self._outbox.messages_since(self.name, monitor, now - self._limits.rate_span)
-                found.extend(messages(monitor, mine, self._limits.max_messages - told))
+                recent = self._outbox.messages_since(self.name, monitor, now - self._limits.rate_span)
+                found.extend(messages(monitor, mine, self._limits.max_messages - recent))
         return found
 
-    def _note_success(self, message: Message, now: int, outcomes: Counter[str]) -> None:
+    def _note_success(self, run: _Run, message: Message) -> None:
+        now = run.clock()
         self._failures = 0
         if self._limits.repeat:
             self._repeat_at[message.monitor] = now + self._limits.repeat
-        self._last_sent = max(now, self._last_sent + 1)  # tells messages apart
+        self._last_sent = max(now, self._last_sent + 1)  # distinguishes messages
         self._unmarked.append((message.notices, self._last_sent))
-        outcomes["sent"] += 1
+        run.outcomes["sent"] += 1
         self._mark_sent()
         if message.notices:
             logger.info(
@@ -155,24 +170,20 @@ class Sender:
             del self._unmarked[0]
 
     def _note_failure(
-        self,
-        monitors: Collection[str],
-        failed: Sequence[Notice],
-        error: str,
-        now: int,
-        rng: random.Random,
-        outcomes: Counter[str],
+        self, run: _Run, error: NotifyError, failed: Sequence[Notice], *, monitors: Collection[str]
     ) -> None:
+        """Puts events off, or gives them up when they are too old. monitors: whose open alerts are repeated later"""
+        now, reason = run.clock(), str(error)
         self._failures += 1
-        outcomes["failed"] += 1
-        wait = back_off(max([1, *(notice.attempts + 1 for notice in failed)]), rng)
+        run.outcomes["failed"] += 1
+        wait = back_off(max([1, *(notice.attempts + 1 for notice in failed)]), run.rng)
         old = [notice for notice in failed if now - notice.created_at >= self._limits.give_up_after]
         young = [notice for notice in failed if now - notice.created_at < self._limits.give_up_after]
-        self._outbox.failed(self.name, young, error=error, next_at=now + wait)
-        self._outbox.failed(self.name, old, error=error, next_at=None)
+        self._outbox.failed(self.name, young, error=reason, next_at=now + wait)
+        self._outbox.failed(self.name, old, error=reason, next_at=None)
         if self._limits.repeat:
-            self._repeat_at |= dict.fromkeys(monitors, now + back_off(self._failures, rng))
-        outcomes["dead"] += len(old)
+            self._repeat_at |= dict.fromkeys(monitors, now + back_off(self._failures, run.rng))
+        run.outcomes["dead"] += len(old)
         logger.warning(
             "event=notify_failed notifier=%s monitors=%s events=%d given_up=%d failures=%d reason=%r",
             self.name,
@@ -180,5 +191,5 @@ class Sender:
             len(failed),
             len(old),
             self._failures,
-            error,
+            reason,
         )

@@ -1,4 +1,4 @@
-"""Tells an HTTP endpoint of events as JSON, signed if there is a secret."""
+"""Sends events to an HTTP endpoint as JSON, signed if there is a secret."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class Webhook:
         self._timeout = timeout
 
     def send(self, message: Message, now: int) -> None:
-        """Posts a message; only an answer of 2xx means it has arrived. now: epoch milliseconds."""
-        told = body(message)
+        """Posts a message; only a 2xx answer means that it has arrived. now: epoch milliseconds."""
+        posted = body(message)
         headers = {"Content-Type": "application/json", KEY: key(self._name, message)}
         if self._secret:
             stamp = str(now // 1000)
-            headers |= {TIMESTAMP: stamp, SIGNATURE: f"sha256={signature(self._secret, stamp, told)}"}
-        http.request(self._url, body=told, headers=headers, timeout=self._timeout)
+            headers |= {TIMESTAMP: stamp, SIGNATURE: f"sha256={signature(self._secret, stamp, posted)}"}
+        http.request(self._url, body=posted, headers=headers, timeout=self._timeout)
 
     def check(self) -> str:
         """Connects only: a message would alarm somebody."""
@@ -41,13 +41,13 @@ class Webhook:
         return http.redacted(self._url)
 
 
-def signature(secret: str, timestamp: str, told: bytes) -> str:
+def signature(secret: str, timestamp: str, posted: bytes) -> str:
     """HMAC-SHA256 of timestamp, a dot and the body, in hexadecimal."""
-    return hmac.new(secret.encode(), timestamp.encode() + b"." + told, hashlib.sha256).hexdigest()
+    return hmac.new(secret.encode(), timestamp.encode() + b"." + posted, hashlib.sha256).hexdigest()
 
 
 def key(notifier: str, message: Message) -> str:
-    """The same for the same events, so that a target knows what it has been told before."""
+    """A key that is the same for the same events, by which a target recognises a repeated message."""
     events = ",".join(str(notice.event) for notice in message.notices)
     return hashlib.sha256(f"{notifier}:{message.monitor}:{events}".encode()).hexdigest()[:32]
 
@@ -59,11 +59,11 @@ def body(message: Message) -> bytes:
 
 
 def _event(notice: Notice, alert: NotifiedAlert) -> dict[str, Any]:
-    said = f"{notice.severity} alert {notice.change}: {alert.entity} ({alert.monitor})"
+    head = f"{notice.severity} alert {notice.change}: {alert.entity} ({alert.monitor})"
     return {
         "kind": "event",
         "monitor": alert.monitor,
-        "text": f"{said}. {words.sentence(alert.explanation)}".strip(),
+        "text": f"{head}. {words.sentence(alert.explanation)}".strip(),
         "event": {
             "id": notice.event,
             "change": notice.change,

@@ -1,4 +1,4 @@
-"""Stored rows to what a report says: plain text, numbers and lists, fit for JSON and for the page's template."""
+"""Content of a report, from stored rows: plain text, numbers and lists, fit for JSON and the page's template."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from detector.times import WEEK_MS
 if TYPE_CHECKING:
     from detector.store.alerts import AlertRow
 
-_POINTS = 2000  # of a score plot; of a longer alert each point is the highest score of several slots
+_POINTS = 2000  # of a score plot; in a longer alert each point is the highest score of several slots
 _RANKED = 20  # entities
-_TOP_SHARE = 0.01  # of the score, that a metric named first has at least
-TOLD = 500
-"""Alerts, the newest, that are told one by one; of a period with more the others are only counted."""
+_TOP_SHARE = 0.01  # smallest share of the score that a top metric may have
+SHOWN = 500
+"""Alerts shown one by one, the newest first; of a period with more, the others are only counted."""
 
 _UNITS = (("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1000))
 _EFFECTS = {"mute": "muted", "mask": "kept out of training", "both": "muted and kept out of training"}
@@ -35,18 +35,18 @@ _EFFECTS = {"mute": "muted", "mask": "kept out of training", "both": "muted and 
 
 @dataclass(frozen=True)
 class Rows:
-    """What a report needs of one monitor, as stored. Times in epoch milliseconds."""
+    """Stored rows of one monitor for a report. Times in epoch milliseconds."""
 
     monitor: MonitorSection
     alerts: Sequence[AlertRow]  # newest first
-    scores: Mapping[int, Float64]  # of an alert's entity at its `plotted` slots, by the alert's id
+    scores: Mapping[int, Float64]  # of each alert's entity at its `plotted` slots, by the alert's id
     exclusions: Sequence[Exclusion]
-    first: int  # it has been watched since, as far as is known and told of
+    first: int  # start of what the report covers
     until: int  # end of what is scored
 
 
 def plotted(monitor: MonitorSection, alert: AlertRow, until: int) -> range:
-    """The slots whose scores are shown with an alert: its own and some before and after."""
+    """The slots whose scores are plotted with an alert: its own, and some before and after."""
     step = monitor.step_ms
     end = _end(alert, until)
     context = max(monitor.timesteps * step, (end - alert.episode.opened_slot) // 4 // step * step)
@@ -58,28 +58,28 @@ def _end(alert: AlertRow, until: int) -> int:
 
 
 def build(rows: Sequence[Rows], *, now: int, is_whole: bool = True) -> dict[str, Any]:
-    """All of a report; without an overview if it is not the whole of a period. now: epoch milliseconds"""
+    """The content of a report; without an overview if it is not of a whole period. now: epoch milliseconds"""
     zones = {of.monitor.time_zone for of in rows}
     zone = zones.pop() if len(zones) == 1 else "UTC"
     clock = _Clock(zone, has_seconds=any(of.monitor.step_ms % 60_000 for of in rows))
-    told = sorted(
+    newest = sorted(
         (alert for of in rows for alert in of.alerts),
         key=lambda alert: (alert.episode.opened_slot, alert.id),
         reverse=True,
     )
     by_name = {of.monitor.name: of for of in rows}
     incidents: dict[int, list[int]] = {}
-    for alert in told[:TOLD]:
+    for alert in newest[:SHOWN]:
         if alert.incident is not None:
             incidents.setdefault(alert.incident, []).append(alert.id)
     return {
-        "title": "Anomaly report" if is_whole else f"Alert {told[0].id}",
+        "title": "Anomaly report" if is_whole else f"Alert {newest[0].id}",
         "monitors": [of.monitor.name for of in rows],
         "zone": zone,
         "made": clock.time(now),
-        "overview": _overview(rows, told, clock) if is_whole else None,
-        "untold": max(0, len(told) - TOLD),
-        "alerts": [_alert(by_name[alert.monitor], alert, clock, incidents) for alert in told[:TOLD]],
+        "overview": _overview(rows, newest, clock) if is_whole else None,
+        "untold": max(0, len(newest) - SHOWN),
+        "alerts": [_alert(by_name[alert.monitor], alert, clock, incidents=incidents) for alert in newest[:SHOWN]],
     }
 
 
@@ -97,7 +97,7 @@ class _Clock:
         return self.local(milliseconds).strftime(self._format)
 
     def span(self, start: int, end: int) -> str:
-        """From … to …, the date once if both are of one day."""
+        """From … to …, with the date once if both are of the same day."""
         begun, ended = self.time(start), self.time(end)
         return f"{begun} to {ended[11:] if begun[:10] == ended[:10] else ended}"
 
@@ -109,20 +109,20 @@ def _counts(alert: AlertRow) -> bool:
     return not alert.is_muted and alert.state != "withdrawn"
 
 
-def _overview(rows: Sequence[Rows], told: Sequence[AlertRow], clock: _Clock) -> dict[str, Any]:
+def _overview(rows: Sequence[Rows], alerts: Sequence[AlertRow], clock: _Clock) -> dict[str, Any]:
     first, until = min(of.first for of in rows), max(of.until for of in rows)
-    within = [alert for alert in told if alert.episode.opened_slot >= first]
+    within = [alert for alert in alerts if alert.episode.opened_slot >= first]
     return {
         "span": clock.span(first, until),
-        "earlier": len(told) - len(within),
+        "earlier": len(alerts) - len(within),
         "budgets": [_budget(of) for of in rows],
-        "days": _days([alert for alert in within if _counts(alert)], first, until, clock),
+        "days": _days([alert for alert in within if _counts(alert)], clock, first=first, until=until),
         "entities": _ranking([alert for alert in within if _counts(alert)]),
     }
 
 
 def _budget(of: Rows) -> dict[str, Any]:
-    """Alerts of one monitor that opened in the period against those it may open."""
+    """Alerts of one monitor that opened in the period, against its budget."""
     opened = [alert for alert in of.alerts if alert.episode.opened_slot >= of.first]
     counted = [alert for alert in opened if _counts(alert)]
     verdicts = Counter(alert.verdict for alert in counted)
@@ -144,8 +144,8 @@ def _budget(of: Rows) -> dict[str, Any]:
     }
 
 
-def _days(alerts: Sequence[AlertRow], first: int, until: int, clock: _Clock) -> dict[str, Any]:
-    """Alerts by day, every day of the period: `total` and of these `critical`."""
+def _days(alerts: Sequence[AlertRow], clock: _Clock, *, first: int, until: int) -> dict[str, Any]:
+    """Alerts on every day of the period: `total`, and `critical` among them."""
     begin, end = clock.local(first).date(), clock.local(max(until - 1, first)).date()
     days = [str(begin + timedelta(days=n)) for n in range((end - begin).days + 1)]
     total = Counter(str(clock.local(alert.episode.opened_slot).date()) for alert in alerts)
@@ -177,7 +177,8 @@ def _ranking(alerts: Sequence[AlertRow]) -> dict[str, Any]:
 # -- one alert --------------------------------------------------------------------------------------------------------
 
 
-def _alert(of: Rows, alert: AlertRow, clock: _Clock, incidents: Mapping[int, list[int]]) -> dict[str, Any]:
+def _alert(of: Rows, alert: AlertRow, clock: _Clock, *, incidents: Mapping[int, list[int]]) -> dict[str, Any]:
+    """One alert as the page shows it. incidents: alerts by incident"""
     metrics = alert.explanation.get("metrics", [])
     slots = plotted(of.monitor, alert, of.until)
     excluded = [
@@ -200,15 +201,15 @@ def _alert(of: Rows, alert: AlertRow, clock: _Clock, incidents: Mapping[int, lis
         "top": [metric["metric"] for metric in _top(alert)],
         "verdict": alert.verdict,
         "sentence": _sentence(alert, clock),
-        "facts": list(_facts(of, alert, clock)) + [_excluded(*which, clock) for which in excluded],
+        "facts": list(_facts(of, alert, clock)) + [_excluded(*which, clock=clock) for which in excluded],
         "peers": peers,
         "metrics": [_metric(metric) for metric in metrics],
-        "plots": _plots(of, alert, slots, excluded),
+        "plots": _plots(of, alert, slots=slots, excluded=excluded),
     }
 
 
 def _sentence(alert: AlertRow, clock: _Clock) -> str:
-    """What, since when, how bad."""
+    """The alert in a sentence: kind and metrics, time, peak."""
     kind = str(alert.explanation.get("part", {}).get("kind", "unusual behaviour"))
     what = words.sentence(alert.explanation) or f"{kind.replace('_', ' ').capitalize()}."
     if alert.episode.closed_slot is None:
@@ -228,7 +229,7 @@ def _lasted(alert: AlertRow) -> str:
 
 
 def _top(alert: AlertRow) -> list[dict[str, Any]]:
-    """The metrics that matter, at most three."""
+    """The metrics with the largest shares, at most three."""
     metrics: list[dict[str, Any]] = alert.explanation.get("metrics", [])[:3]
     return [metric for metric in metrics if metric["share"] >= _TOP_SHARE] or metrics[:1]
 
@@ -246,10 +247,12 @@ def _facts(of: Rows, alert: AlertRow, clock: _Clock) -> Iterable[tuple[str, str]
     if alert.acknowledged_at is not None:
         yield "Acknowledged", f"by {alert.acknowledged_by or 'somebody'}, {clock.time(alert.acknowledged_at)}"
     if alert.closed_at is not None:
-        on = "" if alert.episode.closed_slot is not None else "; it goes on, and opens no other alert meanwhile"
+        on = (
+            "" if alert.episode.closed_slot is not None else "; its episode goes on, and opens no other alert meanwhile"
+        )
         yield "Closed", f"by {alert.closed_by or 'somebody'}, {clock.time(alert.closed_at)}{on}"
     elif alert.episode.closed_slot is not None:
-        why = {"normal": "scores were ordinary again", "unknown": "nothing was known of the entity for too long"}
+        why = {"normal": "scores were normal again", "unknown": "the entity was unknown for too long"}
         yield "Closed", why.get(alert.closed_by or "", "by itself")
     if alert.episode.reopenings:
         times = "once" if alert.episode.reopenings == 1 else f"{alert.episode.reopenings} times"
@@ -261,7 +264,7 @@ def _facts(of: Rows, alert: AlertRow, clock: _Clock) -> Iterable[tuple[str, str]
     yield "Model version", str(alert.model_version)
 
 
-def _excluded(exclusion: Exclusion, start: int, end: int, clock: _Clock) -> tuple[str, str]:
+def _excluded(exclusion: Exclusion, start: int, end: int, *, clock: _Clock) -> tuple[str, str]:
     until = f"since {clock.time(start)}" if exclusion.end is None else clock.span(start, end)
     about = f" ({exclusion.metric})" if exclusion.metric else ""
     return (
@@ -273,59 +276,62 @@ def _excluded(exclusion: Exclusion, start: int, end: int, clock: _Clock) -> tupl
 def _metric(metric: Mapping[str, Any]) -> dict[str, str]:
     name = metric["metric"]
 
-    def told(*values: float | None) -> str:
+    def text(*values: float | None) -> str:
         known = [value for value in values if value is not None]
         return words.quantity(name, *known) if len(known) == len(values) else "–"
 
     return {
         "metric": name,
         "share": _share(metric["share"]),
-        "observed": told(metric.get("observed")),
-        "expected": told(metric.get("expected")),
-        "usual": told(metric.get("low"), metric.get("high")),
+        "observed": text(metric.get("observed")),
+        "expected": text(metric.get("expected")),
+        "usual": text(metric.get("low"), metric.get("high")),
     }
 
 
 def _plots(
-    of: Rows, alert: AlertRow, slots: range, excluded: Sequence[tuple[Exclusion, int, int]]
+    of: Rows, alert: AlertRow, *, slots: range, excluded: Sequence[tuple[Exclusion, int, int]]
 ) -> dict[str, Any] | None:
-    """Lines to draw, None if nothing is stored; values that are missing are None."""
+    """Lines to draw, None if nothing is stored; missing values are None."""
     window = alert.explanation.get("window")
     score = of.scores.get(alert.id, np.full(len(slots), np.nan))
-    metrics = []
+    metrics = [] if window is None else _metric_lines(window)
     if window is not None:
         score = _filled(slots, score, window)
-        observed = unpack(window["values"], len(window["metrics"]))
-        expected, band = (unpack(window[name], len(window["named"])) for name in ("expected", "band"))
-        metrics = [
-            {
-                "metric": name,
-                "start": window["start"],
-                "step": window["step"],
-                "observed": _values(observed[:, window["metrics"].index(name)]),
-                "expected": _values(expected[:, k]),
-                "low": _values(expected[:, k] - band[:, k]),
-                "high": _values(expected[:, k] + band[:, k]),
-            }
-            for k, name in enumerate(window["named"])
-        ]
     if not metrics and np.isnan(score).all():
         return None
-    points = _thinned(score)
     return {
         "alert": [alert.episode.opened_slot, _end(alert, of.until)],
         "excluded": [[start, end] for _, start, end in excluded],
         "score": {
             "start": slots.start,
             "step": slots.step * math.ceil(len(slots) / _POINTS),
-            "values": _values(points),
+            "values": _values(_thinned(score)),
         },
         "metrics": metrics,
     }
 
 
+def _metric_lines(window: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Observed and expected values, and the band around them, of the metrics named in a stored window."""
+    observed = unpack(window["values"], len(window["metrics"]))
+    expected, band = (unpack(window[name], len(window["named"])) for name in ("expected", "band"))
+    return [
+        {
+            "metric": name,
+            "start": window["start"],
+            "step": window["step"],
+            "observed": _values(observed[:, window["metrics"].index(name)]),
+            "expected": _values(expected[:, k]),
+            "low": _values(expected[:, k] - band[:, k]),
+            "high": _values(expected[:, k] + band[:, k]),
+        }
+        for k, name in enumerate(window["named"])
+    ]
+
+
 def _filled(slots: range, score: Float64, window: Mapping[str, Any]) -> Float64:
-    """Scores (K,) at slots, those that are not stored taken from an alert's own window."""
+    """Scores (K,) at slots; those that are not stored are taken from the alert's own window."""
     known = dict(
         zip(range(window["start"], slots.stop, window["step"]), unpack(window["scores"]).tolist(), strict=False)
     )
@@ -334,7 +340,7 @@ def _filled(slots: range, score: Float64, window: Mapping[str, Any]) -> Float64:
 
 
 def _thinned(score: Float64) -> Float64:
-    """At most `_POINTS` scores, each the highest of as many."""
+    """At most `_POINTS` scores, each the highest of equally many slots."""
     size = math.ceil(len(score) / _POINTS)
     padded = np.pad(score, (0, -len(score) % size), constant_values=np.nan).reshape(-1, size)
     highest: Float64 = np.fmax.reduce(padded, axis=1)
@@ -346,7 +352,7 @@ def _values(values: Iterable[float]) -> list[float | None]:
 
 
 def duration(milliseconds: int) -> str:
-    """The two largest units of a duration."""
+    """A duration in its two largest units."""
     parts = []
     for unit, size in _UNITS:
         count, milliseconds = divmod(milliseconds, size)

@@ -10,7 +10,7 @@
 
   // -- what all plots share ---------------------------------------------------------------------------------------
 
-  /** Numbers with one unit and as many digits as tell neighbouring ticks apart. */
+  /** Numbers with one unit and enough digits to distinguish neighbouring ticks. */
   function ticks(_, splits, axis, space, step) {
     const most = Math.max(...splits.map(Math.abs));
     const [size, unit] = [[1e12, "T"], [1e9, "G"], [1e6, "M"], [1e4, "k"]].find(([least]) => most >= least) ?? [1, ""];
@@ -20,7 +20,7 @@
   }
 
   /** What the legend says of a value: nothing unless it is pointed at, – where it is missing. */
-  const told = (_, value, series, index) =>
+  const text = (_, value, series, index) =>
     index == null ? "" : value == null ? "–" : Number(value.toPrecision(5)).toLocaleString("en");
 
   /** Wide enough for its longest label. */
@@ -60,7 +60,7 @@
     class: name,
     stroke: stroke(name),
     width: 1.5,
-    value: told,
+    value: text,
     points: { show: true, size: 4, fill: stroke(name), filter: lonely },
     ...more,
   });
@@ -117,7 +117,7 @@
   function drawMetric(element, alert, metric) {
     const edge = (label, more) => line(label, "edge", { stroke: "transparent", width: 0, points: { show: false }, ...more });
     const usual = (plot, high, series, index) =>
-      index == null || high == null ? told(plot, high, series, index) : `${told(plot, plot.data[4][index], 4, index)} to ${told(plot, high, 3, index)}`;
+      index == null || high == null ? text(plot, high, series, index) : `${text(plot, plot.data[4][index], 4, index)} to ${text(plot, high, 3, index)}`;
     return new uPlot(
       base(element, {
         axes: [timeAxis(), axis({ values: ticks, size: widthOf, space: 22 })],
@@ -145,7 +145,7 @@
     const bars = uPlot.paths.bars({ size: [0.7, 40] });
     const count = days.days.length;
     const bar = (label, name) => ({
-      label, class: name, stroke: stroke(name), fill: stroke(name), width: 0, paths: bars, points: { show: false }, value: told,
+      label, class: name, stroke: stroke(name), fill: stroke(name), width: 0, paths: bars, points: { show: false }, value: text,
     });
     return new uPlot(
       base(element, {

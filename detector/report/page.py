@@ -1,4 +1,4 @@
-"""What a report says to one HTML file that needs nothing else: no server, no network, no other file."""
+"""A report as one HTML file that needs nothing else: no server, no network, no other file."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _HERE = resources.files("detector.report")
 
 
 def render(report: dict[str, Any]) -> str:
-    """The page of what `content.build` tells.
+    """The page of a report that `content.build` made.
 
-    Names, comments and the like are escaped by the template engine; its Content-Security-Policy lets only the page's
-    own script and style run, and nothing reach out.
+    The template engine escapes names, comments and the like. The page's Content-Security-Policy lets only its own
+    script and style run, and lets nothing reach out.
     """
     scripts = [_text("vendor/uPlot.iife.min.js"), _text("page.js")]
     styles = [_text("vendor/uPlot.min.css"), _text("page.css")]
-    # what is not escaped is this package's own files, marked as such in the template
+    # only this package's own files are not escaped; the template marks them
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(_text("page.html")).render(
         **report,

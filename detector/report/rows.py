@@ -33,7 +33,7 @@ class History(Protocol):
 def read(
     monitor: MonitorSection, history: History, store: Store, *, since: int, now: int, only: AlertRow | None = None
 ) -> Rows:
-    """Rows of the alerts that opened since a time or are still open, or of `only` one alert.
+    """Rows of the alerts that opened since a time or are still open; with `only`, of that alert.
 
     since, now: epoch milliseconds
     """
@@ -47,7 +47,7 @@ def read(
         monitor=monitor,
         alerts=alerts,
         scores={
-            row.id: history.scores(row.entity, content.plotted(monitor, row, until)) for row in alerts[: content.TOLD]
+            row.id: history.scores(row.entity, content.plotted(monitor, row, until)) for row in alerts[: content.SHOWN]
         },
         exclusions=store.exclusions(monitor.name),
         first=min(max(first, since), until),

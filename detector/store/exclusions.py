@@ -12,7 +12,7 @@ from detector.tables import exclusion
 
 
 def add(engine: Engine, new: Exclusion) -> int:
-    """Stores an exclusion and returns its number; the `id` it comes with does not count."""
+    """Stores an exclusion and returns its number; the `id` of `new` is ignored."""
     values = asdict(new)
     values |= {"start_at": values.pop("start"), "end_at": values.pop("end")}
     del values["id"]
@@ -27,6 +27,6 @@ def listing(engine: Engine, monitors: list[str]) -> list[Exclusion]:
 
 
 def remove(engine: Engine, identity: int) -> bool:
-    """Removes an exclusion; False if there is none of that number."""
+    """Removes an exclusion; False if there is none with that number."""
     with translated(engine), engine.begin() as connection:
         return connection.execute(delete(exclusion).where(exclusion.c.id == identity)).rowcount == 1

@@ -90,11 +90,11 @@ def listing(engine: Engine, monitor: str | None = None) -> list[ModelRow]:
 
 
 def acquire_lease(engine: Engine, name: str, holder: str, *, now: int, expires_at: int) -> bool:
-    """Takes a lease if it is free, expired or already the holder's; tells whether it did. Times: epoch milliseconds."""
+    """Takes a lease if it is free, expired or already the holder's; whether it did. Times: epoch milliseconds."""
     is_free = and_(lease.c.name == name, or_(lease.c.expires_at <= now, lease.c.holder == holder))
     known = select(lease.c.holder, lease.c.expires_at).where(lease.c.name == name)
     with translated(engine):
-        # who can only be refused does not write: on SQLite, the holder itself would have to wait for that
+        # one that will be refused does not write: on SQLite the holder itself would have to wait for that write
         with engine.connect() as connection:
             row = connection.execute(known).first()
         if row is not None and row.holder != holder and row.expires_at > now:

@@ -1,4 +1,4 @@
-"""Events that notifiers are still to be told of: written with the events by `store.state`, read and marked here."""
+"""The outbox: events for notifiers, written with the alerts by `store.state`, read and marked here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Engine, RowMapping, and_, bindparam, func, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, RowMapping, and_, bindparam, func, select, update
 
 from detector.ports import AlertState, DeliveryState, Notice, NotifiedAlert
 from detector.store.alerts import WAITING
@@ -35,7 +35,7 @@ class OutboxStore:
         self._holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 
     def claim(self, notifier: str, now: int, until: int) -> bool:
-        """Takes or prolongs the right to tell a notifier; False if another process has it."""
+        """Takes or prolongs the right to notify a notifier; False if another process holds it."""
         return acquire_lease(self._engine, f"notify:{notifier}", self._holder, now=now, expires_at=until)
 
     def release(self, notifier: str) -> None:
@@ -43,50 +43,29 @@ class OutboxStore:
         release_lease(self._engine, f"notify:{notifier}", self._holder)
 
     def due(self, notifier: str, now: int) -> list[Notice]:
-        """Events to tell now, in order; none of an alert that has an earlier one whose time has not come."""
+        """Events due now, in order. While an event of an alert waits for a retry, later ones of it wait too."""
         waits = and_(delivery.c.state == DeliveryState.PENDING, delivery.c.notifier == notifier)
-        keys = (
-            select(delivery.c.event_id, alert_event.c.alert_id, delivery.c.next_at)
-            .join(alert_event, alert_event.c.id == delivery.c.event_id)
-            .where(waits)
-            .order_by(delivery.c.event_id)
-        )
-        columns: list[Any] = [delivery.c.event_id, delivery.c.attempts]
-        columns += [alert_event.c[name].label(f"event_{name}") for name in _EVENT]
-        columns += _ALERT
-        query = (
-            select(*columns)
-            .join(alert_event, alert_event.c.id == delivery.c.event_id)
-            .join(alert, alert.c.id == alert_event.c.alert_id)
-            .where(waits, delivery.c.next_at <= now)
-            .order_by(delivery.c.event_id)
-        )
         is_any = select(delivery.c.event_id).where(waits, delivery.c.next_at <= now).limit(1)
         with translated(self._engine), self._engine.connect() as connection:
             if connection.scalar(is_any) is None:  # the usual answer, and the cheapest
                 return []
-            waiting: set[int] = set()
-            chosen: set[int] = set()
-            for event, of, next_at in connection.execute(keys):
-                if next_at > now or of in waiting:
-                    waiting.add(of)
-                else:
-                    chosen.add(event)
+            chosen = _in_order(connection, waits, now)
             if not chosen:
                 return []
+            columns: list[Any] = [delivery.c.event_id, delivery.c.attempts]
+            columns += [alert_event.c[name].label(f"event_{name}") for name in _EVENT]
+            query = (
+                select(*columns, *_ALERT)
+                .join(alert_event, alert_event.c.id == delivery.c.event_id)
+                .join(alert, alert.c.id == alert_event.c.alert_id)
+                .where(waits, delivery.c.next_at <= now)
+                .order_by(delivery.c.event_id)
+            )
             rows = [row for row in connection.execute(query).mappings() if row["event_id"] in chosen]
         alerts: dict[int, NotifiedAlert] = {}  # one object for all events of an alert
         for row in rows:
             alerts.setdefault(row["id"], _alert(row))
-        return [
-            Notice(
-                event=row["event_id"],
-                attempts=row["attempts"],
-                alert=alerts[row["id"]],
-                **{name: row[f"event_{name}"] for name in _EVENT},
-            )
-            for row in rows
-        ]
+        return [_notice(row, alerts[row["id"]]) for row in rows]
 
     def standing(self, monitor: str) -> list[NotifiedAlert]:
         """Open alerts that are not muted, in the order they were stored in."""
@@ -118,7 +97,7 @@ class OutboxStore:
         )
 
     def messages_since(self, notifier: str, monitor: str, since: int) -> int:
-        """Messages a notifier was sent after a time."""
+        """Number of messages that were sent to a notifier after a time."""
         # next_at of a sent event is when it was sent: the index begins with state and next_at
         recent = and_(delivery.c.state == DeliveryState.SENT, delivery.c.next_at > since)
         mine = and_(delivery.c.notifier == notifier, delivery.c.monitor == monitor)
@@ -127,16 +106,16 @@ class OutboxStore:
             return connection.scalar(query) or 0
 
     def sent(self, notifier: str, notices: Sequence[Notice], at: int) -> None:
-        """Notes that one message, at a time of its own, told of events."""
+        """Notes that events were sent with one message; no two messages have the same time."""
         self._mark(notifier, notices, {"state": DeliveryState.SENT, "sent_at": at, "next_at": at, "error": None})
 
     def failed(self, notifier: str, notices: Sequence[Notice], *, error: str, next_at: int | None) -> None:
-        """Notes that an attempt failed, and when the next one is due; None: there will be none."""
+        """Notes that an attempt failed, and when the next one is due; None: there will be no other."""
         values = {"state": DeliveryState.DEAD} if next_at is None else {"next_at": next_at}
         self._mark(notifier, notices, values | {"error": error[:_ERROR_LENGTH]})
 
     def _mark(self, notifier: str, notices: Sequence[Notice], values: dict[str, Any]) -> None:
-        """Changes deliveries that are still pending, so that what was sent is never pending again."""
+        """Changes deliveries that are still pending, so that one that was sent never becomes pending again."""
         if not notices:
             return
         is_it = and_(
@@ -149,7 +128,7 @@ class OutboxStore:
             connection.execute(statement, [{"key": notice.event} for notice in notices])
 
     def unsent(self, notifier: str) -> tuple[int | None, int]:
-        """When the oldest event happened that is still to be told, None if all were; and how many never will be."""
+        """Time of the oldest event not sent yet, None if there is none; and the number of events given up."""
         mine = delivery.c.notifier == notifier
         oldest = (
             select(func.min(alert_event.c.created_at))
@@ -162,8 +141,10 @@ class OutboxStore:
 
 
 def summary(engine: Engine, alert_ids: Sequence[int]) -> dict[int, str]:
-    """Whether all was told of each alert: dead if something never will be, else pending if something is still to be,
-    else sent; none if there was nobody to tell."""
+    """State of each alert's notifications: dead if one was given up, else pending if one waits, else sent.
+
+    "none" if there are no notifications.
+    """
     states: dict[int, set[str]] = defaultdict(set)
     with translated(engine), engine.connect() as connection:
         for ids in _chunks(alert_ids):
@@ -191,6 +172,29 @@ def summary(engine: Engine, alert_ids: Sequence[int]) -> dict[int, str]:
 def _alert(row: RowMapping) -> NotifiedAlert:
     own = {name: row[name] for name in _OWN} | {"state": AlertState(row["state"])}
     return NotifiedAlert(episode=episode_of(row), **own)
+
+
+def _in_order(connection: Connection, waits: ColumnElement[bool], now: int) -> set[int]:
+    """Pending events that are due, without those of an alert that has an earlier one that is not due."""
+    query = (
+        select(delivery.c.event_id, alert_event.c.alert_id, delivery.c.next_at)
+        .join(alert_event, alert_event.c.id == delivery.c.event_id)
+        .where(waits)
+        .order_by(delivery.c.event_id)
+    )
+    blocked: set[int] = set()
+    due: set[int] = set()
+    for event, of, next_at in connection.execute(query):
+        if next_at > now or of in blocked:
+            blocked.add(of)
+        else:
+            due.add(event)
+    return due
+
+
+def _notice(row: RowMapping, of: NotifiedAlert) -> Notice:
+    values = {name: row[f"event_{name}"] for name in _EVENT}
+    return Notice(event=row["event_id"], attempts=row["attempts"], alert=of, **values)
 
 
 def _chunks(keys: Sequence[int]) -> Iterator[Sequence[int]]:

@@ -54,7 +54,7 @@ def current(engine: Engine) -> str | None:
 
 
 def upgrade(engine: Engine) -> None:
-    """Runs every migration the database has not seen; does nothing on a current one."""
+    """Runs the migrations that the database has not seen yet."""
     from alembic import command
 
     config = _config()

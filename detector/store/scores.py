@@ -12,7 +12,7 @@ from detector.store.state import translated
 from detector.tables import score
 
 PRUNED = 10_000
-"""Rows removed in one transaction: what waits for it waits for some hundredths of a second."""
+"""Rows removed in one transaction, which takes some hundredths of a second: others wait no longer for it."""
 
 _SLOTS_AT_ONCE = 500
 
@@ -32,12 +32,12 @@ def by_entity(engine: Engine, monitor: str) -> dict[str, tuple[Int64, Float64]]:
     }
 
 
-def of_entity(engine: Engine, monitor: str, entity: str, slots: Sequence[int]) -> Float64:
+def of_entity(engine: Engine, *, monitor: str, entity: str, slots: Sequence[int]) -> Float64:
     """An entity's scores (K,) at K slots, epoch milliseconds; NaN where none is stored."""
     found: dict[int, float] = {}
     with translated(engine), engine.connect() as connection:
         for begin in range(0, len(slots), _SLOTS_AT_ONCE):
-            # slots by name, not from … to: so the primary key finds each row, however large the fleet
+            # slots one by one, not a range: so the primary key finds each row, however large the fleet
             is_wanted = and_(
                 score.c.monitor == monitor,
                 score.c.slot.in_(slots[begin : begin + _SLOTS_AT_ONCE]),
@@ -56,15 +56,15 @@ def first_slot(engine: Engine, monitor: str) -> int | None:
 
 
 def prune(engine: Engine, monitor: str, before: int) -> int:
-    """Removes some of a monitor's scores of slots before a time, epoch milliseconds; how many: 0 once none is left.
+    """Removes the oldest scores of a monitor of slots before a time, epoch milliseconds; returns how many it removed.
 
-    Oldest first, some thousand at a time, so that no one waits long for the database; call it until it returns 0.
+    At most `PRUNED` at a time, so that nobody waits long for the database; call it until it returns 0.
     """
     is_old = and_(score.c.monitor == monitor, score.c.slot < before)
     key = (score.c.slot, score.c.entity)
     with translated(engine), engine.begin() as connection:
         end = connection.execute(select(*key).where(is_old).order_by(*key).offset(PRUNED).limit(1)).first()
-        if end is not None:  # the first row that stays; said so that the primary key finds what comes before it
+        if end is not None:  # the first row that stays; written so that the primary key finds the rows before it
             slot, entity = end
             is_old = and_(is_old, score.c.slot <= slot, or_(score.c.slot < slot, score.c.entity < entity))
         return connection.execute(delete(score).where(is_old)).rowcount

@@ -123,7 +123,7 @@ def _insert_scores(connection: Connection, commit: Commit, rows: ScoreRows) -> N
     columns = ("monitor", "slot", "entity", "score", "model_version")
     known = zip(rows.slot, rows.entity, rows.score, strict=True)
     values = [(commit.monitor, *row, commit.model_version) for row in known if not math.isnan(row[2])]
-    insert_rows(connection, score, columns, values)
+    insert_rows(connection, score, columns=columns, rows=values)
 
 
 def _replace_scores(connection: Connection, commit: Commit) -> None:

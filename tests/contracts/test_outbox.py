@@ -125,7 +125,7 @@ def fleet(migrated: Engine) -> Fleet:
 
 
 def _sender(engine: Engine, target: Target, limits: Limits = EVENTS) -> Sender:
-    return Sender("chat", target, OutboxStore(engine), ["web"], limits)
+    return Sender("chat", target, OutboxStore(engine), monitors=["web"], limits=limits)
 
 
 def _run(sender: Sender, now: int) -> dict[str, int]:
@@ -421,7 +421,7 @@ def test_open_alerts_are_told_again_every_minute_until_they_close(migrated: Engi
 def test_an_absent_target_is_not_asked_again_for_each_monitor(migrated: Engine, fleet: Fleet) -> None:
     target = Target()
     target.failure = ABSENT
-    sender = Sender("chat", target, OutboxStore(migrated), ["web", "db", "mail"], STANDING)
+    sender = Sender("chat", target, OutboxStore(migrated), monitors=["web", "db", "mail"], limits=STANDING)
 
     for seconds in (0, 1, 2):
         _run(sender, fleet.now + seconds * 1000)

@@ -100,6 +100,8 @@ def test_the_revision_needed_is_the_newest_migration() -> None:
 
 
 def test_an_empty_database_has_no_revision_and_is_refused(engine: Engine) -> None:
+    database.ping(engine)  # creates the file of SQLite
+
     assert schema.current(engine) is None
     with pytest.raises(SchemaOutdated, match=r"is at schema none, this version needs .*; run: detector db upgrade"):
         schema.check(engine)
@@ -222,11 +224,11 @@ def test_scores_of_an_entity_are_read_at_given_slots(store: StateStore, migrated
     entities, stored = ["a", "b", "a"], [slots[0], slots[0], slots[1200]]
     store.commit(_commit(scores=ScoreRows(entity=entities, slot=stored, score=[0.5, 7.0, 1.5])))
 
-    found = scores.of_entity(migrated, "web", "a", slots)
+    found = scores.of_entity(migrated, monitor="web", entity="a", slots=slots)
 
     assert (len(found), found[0], found[1200]) == (1201, 0.5, 1.5)
     assert np.isnan(found[1:1200]).all()
-    assert np.isnan(scores.of_entity(migrated, "other", "a", slots[:2])).all()
+    assert np.isnan(scores.of_entity(migrated, monitor="other", entity="a", slots=slots[:2])).all()
 
 
 def test_the_oldest_score_is_known(store: StateStore, migrated: Engine) -> None:

@@ -37,13 +37,9 @@ class _Sink:
         self.samples += zip(entity, metric, time, value, strict=True)
 
 
-def _ignore(_share: float) -> None:
-    pass
-
-
 def _load(path: Path, *metrics: str) -> tuple[Outcome, list[Sample]]:
     sink = _Sink()
-    return importing.load(path, metrics, sink, _ignore), sink.samples
+    return importing.load(path, metrics, sink), sink.samples
 
 
 def _file(folder: Path, *lines: str, name: str = "web-1.csv") -> Path:
@@ -256,7 +252,7 @@ def test_a_store_that_refuses_tells_that_importing_again_is_safe(tmp_path: Path)
     path = _file(tmp_path, "time,cpu", "0,1")
 
     with pytest.raises(SourceError, match="stopped after 0 samples: disk full; importing it again is safe"):
-        importing.load(path, ["cpu"], _Sink(refuse_from=0), _ignore)
+        importing.load(path, ["cpu"], _Sink(refuse_from=0))
 
 
 def test_a_large_file_is_written_in_batches_and_shows_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,7 +260,7 @@ def test_a_large_file_is_written_in_batches_and_shows_progress(tmp_path: Path, m
     path = _file(tmp_path, "time,cpu", *(f"{second},1" for second in range(1000)))
     shown: list[float] = []
 
-    outcome = importing.load(path, ["cpu"], _Sink(), shown.append)
+    outcome = importing.load(path, ["cpu"], _Sink(), progress=shown.append)
 
     assert outcome.samples == 1000
     assert (outcome.first, outcome.last) == (0, 999_000)

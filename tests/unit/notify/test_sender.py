@@ -171,7 +171,7 @@ def test_the_summary_is_there_while_alerts_are_beyond_the_cap_and_ends_after() -
 
     assert posts[1]["labels"] == {"alertname": "DetectorManyAlerts", "monitor": "web", "severity": "critical"}
     assert posts[1]["annotations"]["description"] == (
-        "Beside those told one by one 2 alerts are open: 1 warning, 1 critical. Worst: web-3 (1.03), web-2 (1.02)."
+        "Beside those sent one by one, 2 alerts are open: 1 warning, 1 critical. Worst: web-3 (1.03), web-2 (1.02)."
     )
 
     posts, told = alertmanager.payload(Message("web", (), (_alert(1),)), told, now + STEP)

@@ -96,39 +96,42 @@ def _build(*alerts: AlertRow, **values: Any) -> dict[str, Any]:
 def test_an_alert_is_one_sentence_that_says_what_since_when_and_how_bad() -> None:
     explanation = _explanation([[1.0, 20.0]] * 4)
 
-    (told,) = _build(_alert(explanation=explanation))["alerts"]
+    (shown,) = _build(_alert(explanation=explanation))["alerts"]
 
-    assert told["sentence"] == (
+    assert shown["sentence"] == (
         "Drift over the last 10 slots: memory 20, expected 8–12, 100 % of the score; cpu 20, expected 8–12, <1 % of the"
         " score. From 2026-01-01 10:00 to 10:10 (10 min); peak score 2.5 at 2026-01-01 10:01, where 1 is the threshold."
     )
 
 
-def test_an_open_alert_without_an_explanation_is_told_as_well() -> None:
-    (told,) = _build(_alert(state="open", closed_slot=None, closed_by=None))["alerts"]
+def test_an_open_alert_without_an_explanation_is_shown_as_well() -> None:
+    (shown,) = _build(_alert(state="open", closed_slot=None, closed_by=None))["alerts"]
 
-    assert told["sentence"].startswith("Unusual behaviour. Since 2026-01-01 10:00; peak score 2.5 ")
-    assert told["lasted"] == "still open"
-    assert told["plots"] is None
+    assert shown["sentence"].startswith("Unusual behaviour. Since 2026-01-01 10:00; peak score 2.5 ")
+    assert shown["lasted"] == "still open"
+    assert shown["plots"] is None
 
 
 def test_silence_has_no_metrics_to_name() -> None:
     explanation = {"metrics": [], "part": {"kind": "no_data", "slots": 5, "scores": {}}}
 
-    (told,) = _build(_alert(explanation=explanation))["alerts"]
+    (shown,) = _build(_alert(explanation=explanation))["alerts"]
 
-    assert told["sentence"].startswith("No data for 5 slots. From ")
+    assert shown["sentence"].startswith("No data for 5 slots. From ")
 
 
 def test_an_alert_that_somebody_closed_may_go_on() -> None:
-    (told,) = _build(_alert(closed_slot=None, closed_at=T0 + STEP, closed_by="bob"))["alerts"]
+    (shown,) = _build(_alert(closed_slot=None, closed_at=T0 + STEP, closed_by="bob"))["alerts"]
 
-    assert told["lasted"] == "goes on"
-    assert dict(told["facts"])["Closed"] == "by bob, 2026-01-01 10:01; it goes on, and opens no other alert meanwhile"
+    assert shown["lasted"] == "goes on"
+    assert (
+        dict(shown["facts"])["Closed"]
+        == "by bob, 2026-01-01 10:01; its episode goes on, and opens no other alert meanwhile"
+    )
 
 
-def test_what_people_did_is_told() -> None:
-    (told,) = _build(
+def test_answers_of_people_are_shown() -> None:
+    (shown,) = _build(
         _alert(
             state="closed",
             acknowledged_at=T0 + 2 * STEP,
@@ -143,7 +146,7 @@ def test_what_people_did_is_told() -> None:
         )
     )["alerts"]
 
-    assert dict(told["facts"]) == {
+    assert dict(shown["facts"]) == {
         "Monitor": "web",
         "Detected": "2026-01-01 10:01",
         "Incident": "1, one of 2 alerts that opened together",
@@ -157,13 +160,13 @@ def test_what_people_did_is_told() -> None:
 
 
 def test_alerts_of_an_incident_name_each_other() -> None:
-    told = _build(_alert(3, incident=1), _alert(2), _alert(1, incident=1))["alerts"]
+    shown = _build(_alert(3, incident=1), _alert(2), _alert(1, incident=1))["alerts"]
 
-    assert {alert["id"]: alert["peers"] for alert in told} == {3: [1], 2: [], 1: [3]}
+    assert {alert["id"]: alert["peers"] for alert in shown} == {3: [1], 2: [], 1: [3]}
 
 
 def test_a_week_with_its_budget() -> None:
-    """Seven days watched: as many alerts a week as there are; muted, withdrawn and earlier ones apart."""
+    """Seven days: as many alerts a week as there are; muted, withdrawn and earlier ones apart."""
     (budget,) = _build(
         _alert(1, verdict="real"),
         _alert(2, verdict="false"),
@@ -194,17 +197,17 @@ def test_days_are_those_of_the_monitors_time_zone() -> None:
     monitor = _monitor(time_zone="Pacific/Auckland")
     alerts = (_alert(2, opened_slot=T0 + 2 * HOUR, severity="critical"), _alert(1))
 
-    told = content.build([_rows(*alerts, monitor=monitor, first=T0 - DAY, until=T0 + 3 * HOUR)], now=T0)
+    shown = content.build([_rows(*alerts, monitor=monitor, first=T0 - DAY, until=T0 + 3 * HOUR)], now=T0)
 
-    assert told["zone"] == "Pacific/Auckland"
-    assert told["overview"]["days"] == {
+    assert shown["zone"] == "Pacific/Auckland"
+    assert shown["overview"]["days"] == {
         "days": ["2025-12-31", "2026-01-01", "2026-01-02"],
         "total": [0, 1, 1],
         "critical": [0, 0, 1],
     }
 
 
-def test_monitors_of_several_time_zones_are_told_in_utc() -> None:
+def test_monitors_of_several_time_zones_are_shown_in_utc() -> None:
     rows = [_rows(monitor=_monitor("a", time_zone="Europe/Berlin")), _rows(monitor=_monitor("b"))]
 
     assert content.build(rows, now=T0)["zone"] == "UTC"
@@ -223,21 +226,21 @@ def test_entities_are_ranked_by_alerts_then_peak() -> None:
     assert ranking["others"] == 0
 
 
-def test_with_very_many_alerts_the_newest_are_told_and_all_are_counted() -> None:
-    alerts = [_alert(n, opened_slot=T0 + n) for n in range(content.TOLD + 3)]
+def test_with_very_many_alerts_the_newest_are_shown_and_all_are_counted() -> None:
+    alerts = [_alert(n, opened_slot=T0 + n) for n in range(content.SHOWN + 3)]
 
-    told = _build(*alerts)
+    shown = _build(*alerts)
 
-    assert [told["alerts"][0]["id"], told["alerts"][-1]["id"]] == [content.TOLD + 2, 3]
-    assert told["untold"] == 3
-    assert told["overview"]["budgets"][0]["alerts"] == content.TOLD + 3
+    assert [shown["alerts"][0]["id"], shown["alerts"][-1]["id"]] == [content.SHOWN + 2, 3]
+    assert shown["untold"] == 3
+    assert shown["overview"]["budgets"][0]["alerts"] == content.SHOWN + 3
 
 
 def test_a_report_of_one_alert_has_no_overview() -> None:
-    told = content.build([_rows(_alert(5))], now=T0, is_whole=False)
+    shown = content.build([_rows(_alert(5))], now=T0, is_whole=False)
 
-    assert (told["title"], told["overview"]) == ("Alert 5", None)
-    assert "Alerts by day" not in page.render(told)
+    assert (shown["title"], shown["overview"]) == ("Alert 5", None)
+    assert "Alerts by day" not in page.render(shown)
 
 
 # what it draws
@@ -246,9 +249,9 @@ def test_a_report_of_one_alert_has_no_overview() -> None:
 def test_metrics_are_drawn_with_what_was_expected_and_missing_values_are_gaps() -> None:
     explanation = _explanation([[1.0, 11.0], [2.0, np.nan], [3.0, 20.0]])
 
-    (told,) = _build(_alert(explanation=explanation))["alerts"]
+    (shown,) = _build(_alert(explanation=explanation))["alerts"]
 
-    assert told["plots"]["metrics"][0] == {
+    assert shown["plots"]["metrics"][0] == {
         "metric": "memory",
         "start": T0 - STEP,
         "step": STEP,
@@ -257,7 +260,7 @@ def test_metrics_are_drawn_with_what_was_expected_and_missing_values_are_gaps() 
         "low": [8.0, 8.0, 8.0],
         "high": [12.0, 12.0, 12.0],
     }
-    assert told["plots"]["metrics"][1]["observed"] == [1.0, 2.0, 3.0]
+    assert shown["plots"]["metrics"][1]["observed"] == [1.0, 2.0, 3.0]
 
 
 def test_scores_are_those_stored_and_where_there_are_none_those_of_the_window() -> None:
@@ -266,9 +269,9 @@ def test_scores_are_those_stored_and_where_there_are_none_those_of_the_window() 
     stored = np.full(len(slots), np.nan)
     stored[slots.index(T0)] = 7.0
 
-    (told,) = _build(alert, scores={1: stored})["alerts"]
+    (shown,) = _build(alert, scores={1: stored})["alerts"]
 
-    score = told["plots"]["score"]
+    score = shown["plots"]["score"]
     drawn = dict(zip(range(score["start"], slots.stop, score["step"]), score["values"], strict=True))
     assert {slot: value for slot, value in drawn.items() if value is not None} == {
         T0 - STEP: 0.0,
@@ -293,9 +296,9 @@ def test_a_long_alert_is_thinned_and_keeps_its_peak() -> None:
     scores = np.zeros(len(slots))
     scores[1234] = 9.0
 
-    (told,) = _build(alert, scores={1: scores})["alerts"]
+    (shown,) = _build(alert, scores={1: scores})["alerts"]
 
-    score = told["plots"]["score"]
+    score = shown["plots"]["score"]
     assert len(score["values"]) <= 2000
     assert score["step"] == 4 * STEP  # 7501 slots
     assert score["values"][1234 // 4] == 9.0
@@ -308,10 +311,10 @@ def test_exclusions_of_the_entity_are_shaded_and_named() -> None:
 
     alert = _alert(explanation=_explanation([[1.0, 11.0]] * 3))
 
-    (told,) = _build(alert, exclusions=[exclusion("a*", T0), exclusion("b", T0), exclusion("a", T0 + DAY)])["alerts"]
+    (shown,) = _build(alert, exclusions=[exclusion("a*", T0), exclusion("b", T0), exclusion("a", T0 + DAY)])["alerts"]
 
-    assert told["plots"]["excluded"] == [[T0, T0 + STEP]]
-    assert told["facts"][-1] == (
+    assert shown["plots"]["excluded"] == [[T0, T0 + STEP]]
+    assert shown["facts"][-1] == (
         "Excluded",
         "2026-01-01 10:00 to 10:01: muted and kept out of training, release",
     )
@@ -379,15 +382,15 @@ def test_data_for_the_plots_cannot_end_its_element_and_says_what_it_said() -> No
 
 
 def test_the_page_needs_no_network_and_may_not_use_it() -> None:
-    told = _page("x")
+    shown = _page("x")
 
-    (policy,) = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]*)"', told)
+    (policy,) = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]*)"', shown)
     rules = dict(rule.strip().split(" ", 1) for rule in unescape(policy).split("; "))
     assert rules.keys() == {"default-src", "script-src", "style-src", "base-uri", "form-action"}
     assert {rules["default-src"], rules["base-uri"], rules["form-action"]} == {"'none'"}
     assert len(re.findall(r"'sha256-[A-Za-z0-9+/]{43}='", rules["script-src"])) == 2
     assert "unsafe" not in policy
-    elements = _Elements(told)
+    elements = _Elements(shown)
     assert {"link", "img", "iframe", "object", "base"} & set(elements.tags) == set()
     assert [value for name, value in elements.attributes if name in {"src", "style"} or name.startswith("on")] == []
     links = [value for name, value in elements.attributes if name == "href"]
