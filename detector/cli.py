@@ -43,7 +43,7 @@ app.add_typer(db_app, name="db")
 
 
 def main() -> None:
-    """Runs the command line; an operator's mistake is one line on stderr, never a traceback."""
+    """Runs the command line; an error for the operator is one line on stderr, never a traceback."""
     try:
         app(standalone_mode=True)
     except DetectorError as exc:

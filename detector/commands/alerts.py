@@ -1,4 +1,4 @@
-"""`detector alerts`: what is stored of alerts, and what people say of them."""
+"""`detector alerts`: stored alerts, and people's answers to them."""
 
 from __future__ import annotations
 
@@ -7,51 +7,60 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from detector.errors import ConfigError
-from detector.times import utc
-
-if TYPE_CHECKING:
-    from detector.store.alerts import AlertRow
-    from detector.wiring import Parts
 from detector.commands.shared import (
     By,
     Comment,
     ConfigOption,
+    EntityOption,
     JsonOption,
     MonitorOption,
     assembled,
+    if_given,
     moment_of,
     now_ms,
     one_of,
     print_rows,
     user,
 )
+from detector.errors import ConfigError
+from detector.times import utc
+
+if TYPE_CHECKING:
+    from detector.store.alerts import AlertRow
+    from detector.wiring import Parts
 
 OPEN_ALERTS = 3
 """Exit status of `alerts list --open` when there are any, for scripts."""
+
+_IN_SECTIONS = {"metrics", "part", "window", "events", "top_metrics"}  # of an alert, not shown as a line of its table
 
 
 def list_alerts(
     config: ConfigOption = None,
     monitor: MonitorOption = None,
-    entity: Annotated[str | None, typer.Option(help="Only entities like this, with * and ?.")] = None,
+    entity: EntityOption = None,
     state: Annotated[
-        str | None, typer.Option(help="Only those that are open, acknowledged, closed or withdrawn.")
+        str | None, typer.Option(help="Only alerts in this state: open, acknowledged, closed or withdrawn.")
     ] = None,
-    severity: Annotated[str | None, typer.Option(help="Only those of this severity: warning, critical.")] = None,
+    severity: Annotated[str | None, typer.Option(help="Only alerts of this severity: warning, critical.")] = None,
     only_open: Annotated[
-        bool, typer.Option("--open", help="Only open or acknowledged ones; exit status 3 if there are any.")
+        bool, typer.Option("--open", help="Only open and acknowledged alerts; exit status 3 if there are any.")
     ] = False,
-    since: Annotated[str | None, typer.Option(help="Opened since a time, or this long ago (24h, 7d).")] = None,
-    until: Annotated[str | None, typer.Option(help="Opened before a time, or this long ago.")] = None,
-    most: Annotated[int, typer.Option("--limit", min=1, help="At most so many, the newest.")] = 1000,
+    since: Annotated[
+        str | None, typer.Option(help="Only alerts opened since a time, or since this long ago (24h, 7d).")
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option(help="Only alerts opened before a time, or before this long ago.")
+    ] = None,
+    most: Annotated[int, typer.Option("--limit", min=1, help="Show at most N, newest first.", metavar="N")] = 1000,
     as_json: JsonOption = False,
 ) -> None:
-    """Alerts, newest first."""
+    """Lists alerts, newest first."""
     parts = assembled(config, monitor)
+    from detector.ports import AlertState
     from detector.store import alerts, outbox
 
-    one_of("--state", state, ("open", "acknowledged", "closed", "withdrawn"))
+    one_of("--state", state, tuple(AlertState))
     one_of("--severity", severity, ("warning", "critical"))
     found = alerts.listing(
         parts.engine,
@@ -60,8 +69,8 @@ def list_alerts(
         state=state,
         severity=severity,
         only_open=only_open,
-        since=moment_of("--since", since),
-        until=moment_of("--until", until),
+        since=if_given(moment_of, "--since", since),
+        until=if_given(moment_of, "--until", until),
         most=most,
     )
     notified = outbox.summary(parts.engine, [row.id for row in found])
@@ -75,10 +84,9 @@ AlertId = Annotated[int, typer.Argument(metavar="ID", help="Number of the alert;
 
 
 def show_alert(identity: AlertId, config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """One alert in plain words: what, since when, how bad, why, and what became of it."""
+    """Shows one alert in plain words: what happened, when, how bad, why, and what became of it."""
     parts = assembled(config, None)
     row, events = find_alert(parts, identity)
-    from detector import wording as words
     from detector.store import outbox
 
     shown = _alert_row(row) | {
@@ -92,47 +100,57 @@ def show_alert(identity: AlertId, config: ConfigOption = None, as_json: JsonOpti
     }
     if as_json:
         print(json.dumps(shown, indent=2))
-        return
-    print(f"{row.entity} ({row.monitor}): {words.sentence(row.explanation)}\n")
-    hidden = {"metrics", "part", "window", "events", "top_metrics"}
-    print_rows([{k: v for k, v in shown.items() if k not in hidden and v not in (None, False, "")}], vertical=True)
+    else:
+        _print_alert(row, shown)
+
+
+def _print_alert(row: AlertRow, shown: dict[str, Any]) -> None:
+    from detector import wording
+
+    print(f"{row.entity} ({row.monitor}): {wording.sentence(row.explanation)}\n")
+    lines = {
+        name: value for name, value in shown.items() if name not in _IN_SECTIONS and value not in (None, False, "")
+    }
+    print_rows([lines], vertical=True)
     if shown["metrics"]:
-        print("\nwhat is strange")
+        print("\nmetrics by their share of the score")
         for metric in shown["metrics"]:
-            print(f"  {words.metric_line(metric)}")
+            print(f"  {wording.metric_line(metric)}")
     print("\nhistory")
     print_rows([{k: v for k, v in event.items() if k not in {"peak_score", "severity"}} for event in shown["events"]])
 
 
 def acknowledge(identity: AlertId, config: ConfigOption = None, by: By = None, comment: Comment = None) -> None:
-    """Says that somebody looks after an alert; it stays open."""
+    """Records that somebody is looking at an alert; it stays open."""
     parts = assembled(config, None)
     row, _ = find_alert(parts, identity)
-    if row.state != "open":
-        msg = f"alert {identity} is {row.state}; only an open one can be acknowledged"
-        raise ConfigError(msg)
+    from detector.ports import AlertState
     from detector.store import alerts
 
-    notifiers = parts.config.notified(row.monitor)
-    alerts.acknowledge(parts.engine, row, by=by or user(), comment=comment, now=now_ms(), notifiers=notifiers)
-    print(f"alert {identity} is acknowledged by {by or user()}")
+    if row.state is not AlertState.OPEN:
+        msg = f"alert {identity} is {row.state}; only an open one can be acknowledged"
+        raise ConfigError(msg)
+    who, notifiers = by or user(), parts.config.notified(row.monitor)
+    alerts.acknowledge(parts.engine, row, by=who, comment=comment, now=now_ms(), notifiers=notifiers)
+    print(f"alert {identity} is acknowledged by {who}")
 
 
 def close_alert(identity: AlertId, config: ConfigOption = None, by: By = None, comment: Comment = None) -> None:
-    """Closes an alert; while its entity stays strange no other one opens."""
+    """Closes an alert; no other one opens while its entity stays anomalous."""
     parts = assembled(config, None)
     row, _ = find_alert(parts, identity)
-    if row.state not in {"open", "acknowledged"}:
-        msg = f"alert {identity} is {row.state} already"
-        raise ConfigError(msg)
     from detector.store import alerts
 
-    notifiers = parts.config.notified(row.monitor)
-    alerts.close(parts.engine, row, by=by or user(), comment=comment, now=now_ms(), notifiers=notifiers)
-    print(f"alert {identity} is closed; a new one opens only after {row.entity} was normal again")
+    if not row.state.waits:
+        msg = f"alert {identity} is {row.state} already"
+        raise ConfigError(msg)
+    who, notifiers = by or user(), parts.config.notified(row.monitor)
+    alerts.close(parts.engine, row, by=who, comment=comment, now=now_ms(), notifiers=notifiers)
+    print(f"alert {identity} is closed; a new one opens only after {row.entity} has been normal again")
 
 
 def find_alert(parts: Parts, identity: int) -> tuple[AlertRow, list[dict[str, Any]]]:
+    """An alert and its events; refuses a number that no alert has."""
     from detector.store import alerts
 
     found = alerts.show(parts.engine, identity)
@@ -163,6 +181,6 @@ def _alert_row(row: AlertRow) -> dict[str, Any]:
 
 
 def _closed(row: AlertRow) -> str | None:
-    """When an alert closed, for people: by somebody's hand or by itself."""
+    """Time when an alert closed for people, by a person or by itself."""
     closed = row.episode.closed_slot if row.closed_at is None else row.closed_at
     return None if closed is None else utc(closed)

@@ -1,4 +1,4 @@
-"""`detector bench`: cost of a monitor on this machine."""
+"""`detector bench`: the cost of a monitor on this machine."""
 
 from __future__ import annotations
 
@@ -7,46 +7,48 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from detector.commands.shared import ConfigOption, JsonOption, load, log_to_stderr, print_rows
 from detector.errors import ConfigError
 
 if TYPE_CHECKING:
     from detector.config.sections import MonitorSection
-from detector.commands.shared import ConfigOption, JsonOption, load, log_to_stderr, print_rows
 
 
 def bench(
     config: ConfigOption = None,
-    monitor: Annotated[str | None, typer.Option("--monitor", help="Whose settings [the first monitor].")] = None,
-    entities: Annotated[int, typer.Option(min=1, help="Entities of the synthetic fleet, at most.")] = 10_000,
-    metrics: Annotated[int | None, typer.Option(min=1, help="Metrics of each [the monitor's, or 8].")] = None,
+    monitor: Annotated[
+        str | None, typer.Option("--monitor", help="The monitor whose settings are used [the first one].")
+    ] = None,
+    entities: Annotated[int, typer.Option(min=1, help="Most entities in the synthetic fleet.")] = 10_000,
+    metrics: Annotated[int | None, typer.Option(min=1, help="Metrics of each entity [the monitor's, or 8].")] = None,
     timesteps: Annotated[int | None, typer.Option(min=2, help="Slots in a window [the monitor's].")] = None,
     units: Annotated[int | None, typer.Option(min=1, help="Units of the network [the monitor's].")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Cost card: what a monitor takes on this machine, and how many entities it can watch here."""
+    """Cost card: the time and memory of a monitor on this machine, and the largest fleet that fits."""
     section = _monitor_to_measure(config, monitor)
     from detector.config import loading
 
     table = section.model_dump(exclude_unset=True)
     if metrics is not None:
-        # the fleet is synthetic, so its source need not have them
+        # the fleet is synthetic: its source need not have these metrics
         source = {"type": "embedded"}
         table |= {"metrics": tuple(f"m{n}" for n in range(metrics)), "rules": (), "source": source}
     asked = {"timesteps": timesteps, "model.units": units}
     changes = [f"{key}={value}" for key, value in asked.items() if value is not None]
     section = loading.monitor(table, changes)
-    from detector.operate import cost as capacity
+    from detector.operate import cost
     from detector.progress import shown
 
     with shown("bench") as progress:
-        found = capacity.card(section, entities, progress)
+        found = cost.card(section, entities, progress)
     if not as_json:
         found = {name: f"{value:,}" if isinstance(value, int | float) else value for name, value in found.items()}
     print_rows([found], as_json=as_json, vertical=True)
 
 
 def _monitor_to_measure(config: Path | None, monitor: str | None) -> MonitorSection:
-    """A monitor of the configuration; without one, a monitor of defaults with eight metrics."""
+    """A monitor of the configuration; without a configuration, one of defaults with eight metrics."""
     from detector.config import loading
 
     try:

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from detector.times import milliseconds, utc
-
-if TYPE_CHECKING:
-    pass
 from detector.commands.shared import ConfigOption, load, now_ms
+from detector.times import milliseconds, utc
 
 
 def upgrade(config: ConfigOption = None) -> None:
-    """Creates the tables or brings them to this version."""
+    """Creates the tables, or brings them to this version."""
     _, settings = load(config)
     from detector import database
     from detector.config import loading
@@ -27,7 +22,7 @@ def upgrade(config: ConfigOption = None) -> None:
 
 
 def check_schema(config: ConfigOption = None) -> None:
-    """Tells whether the tables are those of this version; exit status 3 if not."""
+    """Checks that the tables are those of this version; exit status 3 if not."""
     _, settings = load(config)
     from detector import database
     from detector.config import loading
@@ -39,7 +34,7 @@ def check_schema(config: ConfigOption = None) -> None:
 
 
 def prune(config: ConfigOption = None) -> None:
-    """Removes stored scores that are older than keep_scores, as the daemon does every hour; alerts stay."""
+    """Removes stored scores older than keep_scores, as the daemon does every hour; alerts stay."""
     _, settings = load(config)
     from detector import database
     from detector.config import loading

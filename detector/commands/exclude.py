@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from detector.errors import ConfigError
-from detector.times import utc
-
-if TYPE_CHECKING:
-    from detector.config.sections import MonitorSection
-    from detector.wiring import Parts
 from detector.commands.shared import (
     By,
     Comment,
     ConfigOption,
+    EntityOption,
     JsonOption,
     MonitorOption,
     assembled,
@@ -26,100 +20,99 @@ from detector.commands.shared import (
     time_of,
     user,
 )
+from detector.errors import ConfigError
+from detector.times import DAY_MS, milliseconds, utc
+
+if TYPE_CHECKING:
+    from detector.config.sections import MonitorSection
+    from detector.ports import Exclusion
+    from detector.wiring import Parts
+
+_LOOK_AHEAD = 400 * DAY_MS  # milliseconds in which the next time of a recurring exclusion is looked for
 
 
 def add(
-    monitor: Annotated[str, typer.Option("--monitor", help="Whose alerts or data.")],
+    monitor: Annotated[str, typer.Option("--monitor", help="The monitor.")],
     config: ConfigOption = None,
-    entity: Annotated[str | None, typer.Option(help="Only entities like this, with * and ?.")] = None,
+    entity: EntityOption = None,
     metric: Annotated[str | None, typer.Option(help="Only metrics like this, with * and ?.")] = None,
-    from_: Annotated[str | None, typer.Option("--from", help="From this time on [now].", show_default=False)] = None,
-    to: Annotated[str | None, typer.Option("--to", help="Up to this time [open-ended].", show_default=False)] = None,
-    duration: Annotated[str | None, typer.Option("--for", help="In place of --to: for so long (2h).")] = None,
+    from_: Annotated[str | None, typer.Option("--from", help="Start [now].", show_default=False)] = None,
+    to: Annotated[str | None, typer.Option("--to", help="End [open-ended].", show_default=False)] = None,
+    duration: Annotated[str | None, typer.Option("--for", help="Instead of --to: a duration (2h).")] = None,
     effect: Annotated[str, typer.Option(help="mute: no notifications; mask: kept out of training; both.")] = "mute",
     rule: Annotated[
-        str | None, typer.Option(help="How it recurs, RFC 5545: FREQ=WEEKLY;BYDAY=SU. Needs --to or --for.")
+        str | None, typer.Option(help="Recurrence by RFC 5545: FREQ=WEEKLY;BYDAY=SU. Needs --to or --for.")
     ] = None,
     time_zone: Annotated[
-        str | None, typer.Option(help="Whose clock the times and the rule follow [the monitor's].", show_default=False)
+        str | None, typer.Option(help="Time zone of the times and the rule [the monitor's].", show_default=False)
     ] = None,
     by: By = None,
     comment: Comment = None,
 ) -> None:
-    """Mutes alerts or keeps data out of training for a time, once or again and again."""
+    """Mutes alerts, or keeps data out of training, for a time: once or recurring."""
     parts = assembled(config, monitor)
-    from detector.config.values import parse_duration
-
-    section = parts.config.monitor(monitor)
-    one_of("--effect", effect, ("mute", "mask", "both"))
-    if to and duration:
-        msg = "--to and --for say the same; leave one out"
-        raise ConfigError(msg)
-    zone = time_zone or section.time_zone
-    start = now_ms() if from_ is None else time_of("--from", from_, zone)
-    end = time_of("--to", to, zone)
-    if duration is not None and start is not None:
-        try:
-            length = parse_duration(duration)
-        except ValueError as exc:
-            msg = f"--for {exc}. Received: {duration!r}"
-            raise ConfigError(msg) from exc
-        assert isinstance(length, timedelta)
-        end = start + int(length.total_seconds() * 1000)
-    number = add_exclusion(parts, section, entity, metric, start, end, effect, rule, comment, by or user(), zone)
-    print(f"exclusion {number} of monitor {monitor} is in force{_times(parts, section, number)}")
-
-
-def add_exclusion(
-    parts: Parts,
-    section: MonitorSection,
-    entity: str | None,
-    metric: str | None,
-    start: int | None,
-    end: int | None,
-    effect: str,
-    rule: str | None,
-    comment: str | None,
-    by: str,
-    zone: str | None = None,
-) -> int:
-    from detector.detect import exclusions
     from detector.ports import Exclusion
-    from detector.store import exclusions as stored
 
+    section, now = parts.config.monitor(monitor), now_ms()
+    one_of("--effect", effect, ("mute", "mask", "both"))
+    zone = time_zone or section.time_zone
+    start = now if from_ is None else time_of("--from", from_, zone)
     new = Exclusion(
         id=0,
         monitor=section.name,
         entity=entity,
         metric=metric,
-        start=start or 0,
-        end=end,
+        start=start,
+        end=_end(start, to, duration, zone),
         effect=effect,
         rule=rule,
-        time_zone=zone or section.time_zone,
+        time_zone=zone,
         comment=comment,
-        created_at=now_ms(),
-        created_by=by,
+        created_at=now,
+        created_by=by or user(),
     )
+    number = add_exclusion(parts, section, new)
+    print(f"exclusion {number} of monitor {monitor} is in force{_times(new, now)}")
+
+
+def _end(start: int, to: str | None, duration: str | None, zone: str) -> int | None:
+    """End of an exclusion in epoch milliseconds, None if it is open-ended."""
+    from detector.config import values
+
+    if to is not None and duration is not None:
+        msg = "--to and --for both give the end; leave one out"
+        raise ConfigError(msg)
+    if duration is None:
+        return None if to is None else time_of("--to", to, zone)
+    try:
+        return start + milliseconds(values.duration(duration))
+    except ValueError as exc:
+        msg = f"--for {exc}. Received: {duration!r}"
+        raise ConfigError(msg) from exc
+
+
+def add_exclusion(parts: Parts, section: MonitorSection, new: Exclusion) -> int:
+    """Stores an exclusion of a monitor once it is checked; returns its number."""
+    from detector.detect import exclusions
+    from detector.store import exclusions as stored
+
     exclusions.check(new, section.metrics)
     return stored.add(parts.engine, new)
 
 
-def _times(parts: Parts, section: MonitorSection, number: int) -> str:
-    """When an exclusion is next in force, in words."""
+def _times(exclusion: Exclusion, now: int) -> str:
+    """The time when an exclusion is next in force, in words."""
     from detector.detect import exclusions
-    from detector.store import exclusions as stored
 
-    found = next(e for e in stored.listing(parts.engine, [section.name]) if e.id == number)
-    now = now_ms()
-    if found.rule is None:
-        return f" from {utc(found.start)} to {'whenever it is removed' if found.end is None else utc(found.end)}"
-    begin, end = next(exclusions.ranges(found, now, now + 400 * 86_400_000), (None, None))
-    return "" if begin is None or end is None else f", next from {utc(begin)} to {utc(end)}"
+    if exclusion.rule is None:
+        end = "whenever it is removed" if exclusion.end is None else utc(exclusion.end)
+        return f" from {utc(exclusion.start)} to {end}"
+    following = next(exclusions.ranges(exclusion, now, now + _LOOK_AHEAD), None)
+    return "" if following is None else f", next from {utc(following[0])} to {utc(following[1])}"
 
 
 def list_exclusions(config: ConfigOption = None, monitor: MonitorOption = None, as_json: JsonOption = False) -> None:
-    """Exclusions, oldest first."""
+    """Lists exclusions, oldest first."""
     parts = assembled(config, monitor)
     from detector.detect import exclusions
     from detector.store import exclusions as stored
@@ -145,8 +138,11 @@ def list_exclusions(config: ConfigOption = None, monitor: MonitorOption = None, 
     print_rows(rows, as_json=as_json, empty="no exclusions")
 
 
-def remove(identity: Annotated[int, typer.Argument(metavar="ID")], config: ConfigOption = None) -> None:
-    """Removes an exclusion; alerts it mutes that are still open are told of with the next tick."""
+def remove(
+    identity: Annotated[int, typer.Argument(metavar="ID", help="Number of the exclusion; see: detector exclude list")],
+    config: ConfigOption = None,
+) -> None:
+    """Removes an exclusion; open alerts that it muted are notified with the next tick."""
     parts = assembled(config, None)
     from detector.store import exclusions as stored
 

@@ -8,36 +8,35 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from detector.commands.shared import ConfigOption, JsonOption, assembled, moment_of
 from detector.times import utc
 
 if TYPE_CHECKING:
-    pass
-from detector.commands.shared import ConfigOption, JsonOption, assembled, moment_of
+    from detector.detect.explain_slot import PastAlert
+    from detector.wiring import Parts
+
+_LATEST = 100  # alerts of the entity that are looked at
 
 
 def explain(
     monitor: Annotated[str, typer.Argument(help="The monitor.")],
     entity: Annotated[str, typer.Argument(help="The entity.")],
-    at: Annotated[str, typer.Option("--at", help="The time, such as 2026-11-23T14:00, or this long ago (2h).")],
+    at: Annotated[str, typer.Option("--at", help="A time such as 2026-11-23T14:00, or this long ago (2h).")],
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Why there was an alert at a time, or none: score, parts, metrics and rules as the live model sees them."""
+    """Explains why there was an alert at a time, or none: score, parts, metrics and rules under the live model."""
     parts = assembled(config, monitor)
-    from detector import wording as words
-    from detector.detect.explain_slot import PastAlert, explain_slot
+    from detector import wording
+    from detector.detect.explain_slot import explain_slot
     from detector.detect.horizon import Horizon
     from detector.errors import ModelError
-    from detector.ports import AlertState
-    from detector.store import alerts
 
     moment = moment_of("--at", at)
-    assert moment is not None
     live = parts.versions[monitor].live()
     if live is None:
         msg = f"monitor {monitor!r} has no model yet; see: detector check"
         raise ModelError(msg)
-    known = alerts.listing(parts.engine, monitor=monitor, entity=entity, until=moment + 1, most=100)
     answer = explain_slot(
         Horizon.of(parts.config.monitor(monitor)),
         parts.sources[monitor],
@@ -45,11 +44,7 @@ def explain(
         entity=entity,
         at=moment,
         excluded=parts.store.exclusions(monitor),
-        past=[
-            PastAlert(row.id, row.episode.opened_slot, row.episode.closed_slot)
-            for row in known
-            if row.state is not AlertState.WITHDRAWN
-        ],
+        past=_past(parts, monitor, entity, moment),
     )
     if as_json:
         print(json.dumps(asdict(answer) | {"slot": utc(answer.slot)}, indent=2))
@@ -62,4 +57,18 @@ def explain(
     if metrics and answer.score is not None:
         print("\nmetrics by their share of the score")
         for metric in metrics:
-            print(f"  {words.metric_line(metric)}")
+            print(f"  {wording.metric_line(metric)}")
+
+
+def _past(parts: Parts, monitor: str, entity: str, moment: int) -> list[PastAlert]:
+    """The entity's latest alerts that opened until a time, without those withdrawn."""
+    from detector.detect.explain_slot import PastAlert
+    from detector.ports import AlertState
+    from detector.store import alerts
+
+    found = alerts.listing(parts.engine, monitor=monitor, entity=entity, until=moment + 1, most=_LATEST)
+    return [
+        PastAlert(row.id, row.episode.opened_slot, row.episode.closed_slot)
+        for row in found
+        if row.state is not AlertState.WITHDRAWN
+    ]

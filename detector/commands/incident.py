@@ -1,104 +1,157 @@
-"""`detector incident`: real or false, said of an alert or of a time range."""
+"""`detector incident`: the verdict of people on an alert, or the time of a real incident."""
 
 from __future__ import annotations
 
 import sys
-from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from detector.commands.alerts import find_alert
+from detector.commands.exclude import add_exclusion
+from detector.commands.shared import (
+    By,
+    Comment,
+    ConfigOption,
+    MonitorOption,
+    assembled,
+    now_ms,
+    time_of,
+    user,
+)
 from detector.errors import ConfigError, StaleState
-from detector.times import utc
+from detector.times import DAY_MS, utc
 
 if TYPE_CHECKING:
     from detector.config.sections import MonitorSection
+    from detector.ports import Exclusion
     from detector.wiring import Parts
-from detector.commands.alerts import find_alert
-from detector.commands.exclude import add_exclusion
-from detector.commands.shared import By, Comment, ConfigOption, MonitorOption, assembled, now_ms, time_of, user
+
+_ALL = 1 << 30  # rows
+_RECENT_DAYS = 30  # in which alerts are reconsidered
 
 
 def incident(
-    identity: Annotated[int | None, typer.Argument(metavar="[ALERT]", help="The alert that is judged.")] = None,
+    identity: Annotated[int | None, typer.Argument(metavar="[ALERT]", help="The alert to judge.")] = None,
     config: ConfigOption = None,
     verdict: Annotated[
-        bool | None, typer.Option("--real/--false", help="Was something wrong, or was the alert?")
+        bool | None, typer.Option("--real/--false", help="Whether something was wrong, or only the alert.")
     ] = None,
     monitor: MonitorOption = None,
     entity: Annotated[str | None, typer.Option(help="With --from: only entities like this, with * and ?.")] = None,
-    from_: Annotated[str | None, typer.Option("--from", help="A real incident began at this time …")] = None,
-    to: Annotated[str | None, typer.Option("--to", help="… and ended at this time.")] = None,
+    from_: Annotated[str | None, typer.Option("--from", help="Start of a real incident …")] = None,
+    to: Annotated[str | None, typer.Option("--to", help="… and its end.")] = None,
     by: By = None,
     comment: Comment = None,
 ) -> None:
-    """Says whether an alert was real, or when a real incident was: training and thresholds learn from it."""
-    if (identity is None) == (from_ is None or to is None) or (identity is not None and verdict is None):
+    """Records whether an alert was real, or when a real incident was; training and thresholds learn from it."""
+    has_range = from_ is not None and to is not None
+    if (identity is None) != has_range or (identity is not None and verdict is None):
         msg = "name an ALERT and --real or --false, or a time range with --monitor, --from and --to"
         raise ConfigError(msg)
     if identity is None and verdict is False:
-        msg = "a time range is that of a real incident; say of each alert that it was --false"
+        msg = "a time range marks a real incident; mark false alerts one by one with --false"
         raise ConfigError(msg)
-    parts = assembled(config, monitor)
-    from detector.store import alerts
-
-    now, who = now_ms(), by or user()
+    parts, now, who = assembled(config, monitor), now_ms(), by or user()
     if identity is not None:
-        row, _ = find_alert(parts, identity)
-        word = "real" if verdict else "false"
-        alerts.judge(parts.engine, row, verdict=word, by=who, comment=comment, now=now)
-        what = "its time is kept out of training" if verdict else "its scores count as normal"
-        print(f"alert {identity} is marked {word}: {what} from the next calibration on")
-        section = parts.config.monitor(row.monitor)
+        section = _judge(parts, identity, is_real=bool(verdict), by=who, comment=comment, now=now)
     else:
-        if monitor is None:
-            msg = "--from and --to need --monitor NAME: whose incident was it?"
-            raise ConfigError(msg)
-        section = parts.config.monitor(monitor)
-        start, end = time_of("--from", from_), time_of("--to", to)
-        add_exclusion(parts, section, entity, None, start, end, "mask", None, comment or "real incident", who)
-        marked = 0
-        for row in alerts.listing(parts.engine, monitor=monitor, entity=entity, until=end, most=1 << 30):
-            if row.state == "withdrawn" or (
-                row.episode.closed_slot is not None and row.episode.closed_slot < (start or 0)
-            ):
-                continue
-            try:
-                alerts.judge(parts.engine, row, verdict="real", by=who, comment=comment, now=now)
-            except StaleState as exc:
-                print(f"detector: {exc}", file=sys.stderr)
-            else:
-                marked += 1
-        alerts_are = "alert is" if marked == 1 else "alerts are"
-        print(f"{utc(start or 0)} to {utc(end or 0)} is kept out of training; {marked} {alerts_are} marked real")
+        section = _monitor(parts, monitor)
+        start, end = time_of("--from", from_ or ""), time_of("--to", to or "")
+        _mark(parts, section, _masked(section, entity, start=start, end=end, by=who, comment=comment, now=now))
     _print_reconsidered(parts, section, now)
 
 
+def _judge(parts: Parts, identity: int, *, is_real: bool, by: str, comment: str | None, now: int) -> MonitorSection:
+    """Marks one alert; returns its monitor."""
+    from detector.store import alerts
+
+    row, _ = find_alert(parts, identity)
+    verdict = "real" if is_real else "false"
+    alerts.judge(parts.engine, row, verdict=verdict, by=by, comment=comment, now=now)
+    what = "its time is kept out of training" if is_real else "its scores count as normal"
+    print(f"alert {identity} is marked {verdict}: {what} from the next calibration on")
+    return parts.config.monitor(row.monitor)
+
+
+def _monitor(parts: Parts, name: str | None) -> MonitorSection:
+    if name is None:
+        msg = "--from and --to need --monitor NAME, the monitor of the incident"
+        raise ConfigError(msg)
+    return parts.config.monitor(name)
+
+
+def _masked(
+    section: MonitorSection, entity: str | None, *, start: int, end: int, by: str, comment: str | None, now: int
+) -> Exclusion:
+    """The exclusion that keeps a real incident out of training."""
+    from detector.ports import Exclusion
+
+    return Exclusion(
+        id=0,
+        monitor=section.name,
+        entity=entity,
+        metric=None,
+        start=start,
+        end=end,
+        effect="mask",
+        rule=None,
+        time_zone=section.time_zone,
+        comment=comment,
+        created_at=now,
+        created_by=by,
+    )
+
+
+def _mark(parts: Parts, section: MonitorSection, new: Exclusion) -> None:
+    """Keeps the time of an incident out of training and marks the alerts in it as real."""
+    from dataclasses import replace
+
+    from detector.ports import AlertState
+    from detector.store import alerts
+
+    add_exclusion(parts, section, replace(new, comment=new.comment or "real incident"))
+    marked = 0
+    for row in alerts.listing(parts.engine, monitor=new.monitor, entity=new.entity, until=new.end, most=_ALL):
+        closed = row.episode.closed_slot
+        if row.state is AlertState.WITHDRAWN or (closed is not None and closed < new.start):
+            continue
+        try:
+            by, at = new.created_by or "", new.created_at
+            alerts.judge(parts.engine, row, verdict="real", by=by, comment=new.comment, now=at)
+        except StaleState as exc:
+            print(f"detector: {exc}", file=sys.stderr)
+        else:
+            marked += 1
+    alerts_are = "alert is" if marked == 1 else "alerts are"
+    end = "" if new.end is None else utc(new.end)
+    print(f"{utc(new.start)} to {end} is kept out of training; {marked} {alerts_are} marked real")
+
+
 def _print_reconsidered(parts: Parts, section: MonitorSection, now: int) -> None:
-    """Which alerts of the last thirty days the next recalibration would see otherwise."""
+    """Prints which recent alerts would not have opened after the next recalibration."""
     from detector import wiring
     from detector.errors import ModelError
     from detector.progress import shown
     from detector.store import alerts
     from detector.train import versions
 
+    raised = alerts.listing(parts.engine, monitor=section.name, since=now - _RECENT_DAYS * DAY_MS, most=_ALL)
     try:
         with shown(f"calibrate {section.name}") as progress:
-            since = now - int(timedelta(days=30).total_seconds() * 1000)
-            raised = alerts.listing(parts.engine, monitor=section.name, since=since, most=1 << 30)
             inputs = wiring.training_inputs(parts, section)
             found = versions.reconsidered(inputs, raised, now=now, progress=progress)
     except ModelError as exc:
-        print(f"what the next recalibration would change cannot be told: {exc}")
+        print(f"Cannot predict what the next recalibration would change: {exc}")
         return
     gone = [str(number) for number, peak in found.judged if peak < 1.0]
     others = f" ({found.unjudged} others are of earlier models or of rules)" if found.unjudged else ""
     if not found.judged:
-        print(f"this model has raised no alert in the last 30 days that a recalibration could change{others}")
+        print(f"no alert of the last {_RECENT_DAYS} days could change with a recalibration of this model{others}")
         return
     print(
-        f"with the next recalibration {len(gone)} of the {len(found.judged)} alerts that this model has raised in"
-        f" the last 30 days would not have opened{others}"
+        f"with the next recalibration {len(gone)} of the {len(found.judged)} alerts that this model raised in"
+        f" the last {_RECENT_DAYS} days would not have opened{others}"
     )
     if gone:
-        print(f"these are {', '.join(gone)}; to have it now: detector retrain --recalibrate {section.name}")
+        print(f"these are {', '.join(gone)}; to recalibrate now: detector retrain --recalibrate {section.name}")

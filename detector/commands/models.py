@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from detector.commands.shared import ConfigOption, JsonOption, MonitorOption, assembled, print_rows
 from detector.errors import ConfigError
 from detector.times import utc
 
-if TYPE_CHECKING:
-    pass
-from detector.commands.shared import ConfigOption, JsonOption, MonitorOption, assembled, print_rows
-
 
 def list_models(config: ConfigOption = None, monitor: MonitorOption = None, as_json: JsonOption = False) -> None:
-    """Model versions, newest first."""
+    """Lists model versions, newest first."""
     parts = assembled(config, monitor)
     from detector.store import models
 
@@ -36,9 +33,11 @@ def list_models(config: ConfigOption = None, monitor: MonitorOption = None, as_j
 
 
 def show_model(
-    version: Annotated[int, typer.Argument()], config: ConfigOption = None, as_json: JsonOption = False
+    version: Annotated[int, typer.Argument(help="Number of the version; see: detector models list")],
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """What is known of one model version."""
+    """Shows one model version: data, training, evaluation."""
     parts = assembled(config, None)
     from detector.store import models
 

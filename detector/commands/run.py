@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from detector.commands.shared import ConfigOption, JsonOption, load, log_to_stderr, now_ms, print_rows, time_of
 from detector.times import utc
 
 if TYPE_CHECKING:
-    pass
-from detector.commands.shared import ConfigOption, JsonOption, load, log_to_stderr, now_ms, print_rows, time_of
+    from detector.config.sections import MonitorSection
+    from detector.detect.tick import Report
+    from detector.wiring import Parts
 
 
 def run(config: ConfigOption = None) -> None:
-    """The daemon: scores every monitor on schedule and serves /metrics until stopped."""
+    """Runs the daemon: scores every monitor on schedule and serves /metrics until it is stopped."""
     path, settings = load(config)
     from detector.daemon import serve
 
@@ -25,12 +27,12 @@ def run(config: ConfigOption = None) -> None:
 def demo(
     once: Annotated[bool, typer.Option("--once", help="End after the table instead of serving /metrics.")] = False,
     as_json: JsonOption = False,
-    folder: Annotated[Path, typer.Option(help="Where the demo keeps its database and configuration.")] = Path(
+    folder: Annotated[Path, typer.Option(help="Folder for the demo's database and configuration.")] = Path(
         "detector-demo"
     ),
-    listen: Annotated[str, typer.Option(help="Where it serves /metrics.")] = "127.0.0.1:9788",
+    listen: Annotated[str, typer.Option(help="Address to serve /metrics at.")] = "127.0.0.1:9788",
 ) -> None:
-    """Everything in one go: replays a recording of a real machine with five faults and shows the alerts."""
+    """Shows everything in one go: replays a recording of a real machine with five faults and lists the alerts."""
     log_to_stderr("warning")
     from detector.demo import show
 
@@ -41,48 +43,59 @@ def score(
     monitors: Annotated[list[str] | None, typer.Argument(help="Monitors to score [all].", show_default=False)] = None,
     config: ConfigOption = None,
     once: Annotated[bool, typer.Option("--once", help="One tick per monitor, then end (the only mode).")] = True,
-    at: Annotated[str | None, typer.Option("--at", help="As if it were this time [now].")] = None,
+    at: Annotated[str | None, typer.Option("--at", help="Score as if it were this time [now].")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Scores and commits everything since the cursor, as one tick of the daemon would."""
+    """Runs one tick per monitor as the daemon would: scores and commits everything since the cursor."""
     del once
     _, settings = load(config)
-    now = time_of("--at", at)
-    names = monitors or [m.name for m in settings.monitors]
+    now = now_ms() if at is None else time_of("--at", at)
+    names = monitors or [monitor.name for monitor in settings.monitors]
     from detector import wiring
-    from detector.core.series import Reason
+
+    parts = wiring.assemble(settings)
+    rows: list[dict[str, Any]] = []
+    for section in [settings.monitor(name) for name in names]:
+        rows += _rows(section.name, _ticked(parts, section, now))
+    print_rows(rows, as_json=as_json, empty="no entity has data in the newest window; see: detector check")
+
+
+def _ticked(parts: Parts, section: MonitorSection, now: int) -> Report:
+    """Report of one tick; without a model only of the entities that have data. now: epoch milliseconds"""
     from detector.detect import tick
     from detector.detect.horizon import Horizon
     from detector.detect.recall import recall, stored_state
 
-    parts = wiring.assemble(settings)
-    now = now_ms() if now is None else now
-    rows: list[dict[str, Any]] = []
-    for section in [settings.monitor(name) for name in names]:
-        horizon, source = Horizon.of(section), parts.sources[section.name]
-        live = parts.versions[section.name].live()
-        if live is None:
-            report = tick.observe(horizon, source, now)
-        else:
-            monitor = tick.Monitor(horizon, source, parts.store, settings.notified(section.name))
-            memory = recall(horizon, source, live, stored=stored_state(horizon, parts.store), now=now)
-            _, report = tick.tick(monitor, memory, now)
-        snapshot = report.snapshot
-        rows.extend(
-            {
-                "monitor": section.name,
-                "entity": entity,
-                "score": None if reason else round(float(value), 4),
-                "state": f"unknown ({Reason(reason).label})" if reason else "anomalous" if value >= 1.0 else "normal",
-                "alert": bool(is_open),
-                "slot_end": None if report.cursor is None else utc(report.cursor),
-            }
-            for entity, value, reason, is_open in zip(
-                snapshot.entities,
-                snapshot.score.tolist(),
-                snapshot.reason.tolist(),
-                snapshot.states.is_open.tolist(),
-                strict=True,
-            )
-        )
-    print_rows(rows, as_json=as_json, empty="no entity has data in the newest window; see: detector check")
+    horizon, source = Horizon.of(section), parts.sources[section.name]
+    live = parts.versions[section.name].live()
+    if live is None:
+        return tick.observe(horizon, source, now)
+    monitor = tick.Monitor(horizon, source, parts.store, parts.config.notified(section.name))
+    memory = recall(horizon, source, live, stored=stored_state(horizon, parts.store), now=now)
+    _, report = tick.tick(monitor, memory, now)
+    return report
+
+
+def _rows(monitor: str, report: Report) -> list[dict[str, Any]]:
+    """The newest slot of each entity."""
+    from detector.core.series import Reason
+
+    snapshot = report.snapshot
+    entities = zip(
+        snapshot.entities,
+        snapshot.score.tolist(),
+        snapshot.reason.tolist(),
+        snapshot.states.is_open.tolist(),
+        strict=True,
+    )
+    return [
+        {
+            "monitor": monitor,
+            "entity": entity,
+            "score": None if reason else round(float(value), 4),
+            "state": f"unknown ({Reason(reason).label})" if reason else "anomalous" if value >= 1.0 else "normal",
+            "alert": bool(is_open),
+            "slot_end": None if report.cursor is None else utc(report.cursor),
+        }
+        for entity, value, reason, is_open in entities
+    ]

@@ -6,8 +6,8 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,16 +29,18 @@ ConfigOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 MonitorOption = Annotated[str | None, typer.Option("--monitor", help="Only this monitor.")]
-By = Annotated[str | None, typer.Option("--by", help="Who says so [the user at the keyboard].", show_default=False)]
-Comment = Annotated[str | None, typer.Option("--comment", help="Why, for those who read it later.")]
+By = Annotated[str | None, typer.Option("--by", help="The name to record [the current user].", show_default=False)]
+Comment = Annotated[str | None, typer.Option("--comment", help="The reason, for those who read it later.")]
+EntityOption = Annotated[str | None, typer.Option("--entity", help="Only entities like this, with * and ?.")]
 
 
 def now_ms() -> int:
-    """The present, epoch milliseconds."""
+    """The time now, epoch milliseconds."""
     return int(datetime.now(UTC).timestamp() * 1000)
 
 
 def user() -> str:
+    """Name of the current user."""
     import getpass
 
     try:
@@ -48,13 +50,14 @@ def user() -> str:
 
 
 def one_of(option: str, value: str | None, allowed: Sequence[str]) -> None:
+    """Refuses the value of an option that is not among the allowed ones."""
     if value is not None and value not in allowed:
         msg = f"{option} must be one of {', '.join(allowed)}. Received: {value!r}"
         raise ConfigError(msg)
 
 
 def load(path: Path | None) -> tuple[Path, Config]:
-
+    """The configuration file in use, absolute, and its content; begins to log."""
     from detector.config import loading
 
     found = loading.find(path)
@@ -69,6 +72,7 @@ def load(path: Path | None) -> tuple[Path, Config]:
 
 
 def assembled(path: Path | None, monitor: str | None) -> Parts:
+    """The parts of a configuration, which must have the monitor if one is named."""
     _, settings = load(path)
     if monitor is not None:
         settings.monitor(monitor)
@@ -78,6 +82,7 @@ def assembled(path: Path | None, monitor: str | None) -> Parts:
 
 
 def log_to_stderr(level: str) -> None:
+    """Logs to stderr, without noise from libraries."""
     # journald stamps the time itself
     stamp = "" if "JOURNAL_STREAM" in os.environ else "%(asctime)s "
     logging.basicConfig(level=level.upper(), format=f"{stamp}%(levelname)s %(name)s %(message)s", stream=sys.stderr)
@@ -88,10 +93,8 @@ def log_to_stderr(level: str) -> None:
     logging.getLogger("apscheduler.executors").setLevel(logging.ERROR)
 
 
-def time_of(option: str, written: str | None, zone: str = "UTC", *, or_else: str = "") -> int | None:
-    """Epoch milliseconds of an ISO 8601 time, of the zone unless it names its own; or_else: what else may be given."""
-    if written is None:
-        return None
+def time_of(option: str, written: str, zone: str = "UTC", *, or_else: str = "") -> int:
+    """Epoch milliseconds of an ISO 8601 time, in the zone unless it names its own; or_else: what else may be given."""
     from zoneinfo import ZoneInfo
 
     try:
@@ -106,28 +109,30 @@ def time_of(option: str, written: str | None, zone: str = "UTC", *, or_else: str
         raise ConfigError(msg) from exc
 
 
-def moment_of(option: str, written: str | None) -> int | None:
-    """Epoch milliseconds of a time, or of so long ago."""
-    if written is None:
-        return None
-    from detector.config.values import parse_duration
+def moment_of(option: str, written: str) -> int:
+    """Epoch milliseconds of a time, or of an age before now."""
+    from detector.config import values
 
     try:
-        age = parse_duration(written)
+        age = values.duration(written)
     except ValueError:
         return time_of(option, written, or_else=", or an age such as 2h or 7d")
-    assert isinstance(age, timedelta)  # what is no time and no duration has been refused
     try:
         return int((datetime.now(UTC) - age).timestamp() * 1000)
     except OverflowError as exc:
-        msg = f"{option} reaches back before there were dates. Received: {written!r}"
+        msg = f"{option} must not reach back before the year 1. Received: {written!r}"
         raise ConfigError(msg) from exc
+
+
+def if_given(read: Callable[[str, str], int], option: str, written: str | None) -> int | None:
+    """What `read` makes of an option; None if the option is not given."""
+    return None if written is None else read(option, written)
 
 
 def print_rows(
     rows: Sequence[dict[str, Any]], *, as_json: bool = False, empty: str = "", vertical: bool = False
 ) -> None:
-    """Rows as a table, one below the other with `vertical`, or as JSON."""
+    """Prints rows as a table, one below the other with `vertical`, or as JSON; `empty` if there are none."""
     if as_json:
         print(json.dumps(rows, indent=2))
     elif not rows:

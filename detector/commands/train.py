@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from detector.commands.shared import ConfigOption, if_given, load, now_ms, time_of
 from detector.errors import ConfigError
 from detector.times import utc
 
 if TYPE_CHECKING:
-    pass
-from detector.commands.shared import ConfigOption, load, now_ms, time_of
+    from detector.train.versions import Inputs, Span
 
 
 def retrain(
@@ -29,32 +29,43 @@ def retrain(
         msg = "--recalibrate takes the newest data; leave out --from and --to"
         raise ConfigError(msg)
     _, settings = load(config)
-    start, end = time_of("--from", from_), time_of("--to", to)
+    start, end = if_given(time_of, "--from", from_), if_given(time_of, "--to", to)
     sections = [settings.monitor(name) for name in monitors or [m.name for m in settings.monitors]]
     from detector import wiring
+    from detector.train.versions import Span
+
+    parts = wiring.assemble(settings)
+    for section in sections:
+        inputs = wiring.training_inputs(parts, section)
+        print(_recalibrate(section.name, inputs) if recalibrate else _retrain(section.name, inputs, Span(start, end)))
+
+
+def _recalibrate(monitor: str, inputs: Inputs) -> str:
+    """Recalibrates a monitor; the result in words."""
     from detector.progress import shown
     from detector.train import versions
 
-    parts, span = wiring.assemble(settings), versions.Span(start, end)
-    for section in sections:
-        inputs = wiring.training_inputs(parts, section)
-        if recalibrate:
-            with shown(f"recalibrate {section.name}") as progress:
-                version, drift = versions.recalibrate(inputs, now=now_ms(), progress=progress)
-            usual = f"usual errors are {drift:.2f} × those at training"
-            print(f"monitor {section.name}: model version {version} is live; {usual}")
-            continue
-        with shown(f"retrain {section.name}") as progress:
-            version, facts = versions.retrain(inputs, now=now_ms(), span=span, progress=progress)
-        print(
-            f"monitor {section.name}: model version {version} is live;"
-            f" {facts['entities']} entities, {_training(facts)}, data {utc(facts['trained_from'])} to"
-            f" {utc(facts['trained_until'])}, {facts['seconds']:.0f} s"
-        )
+    with shown(f"recalibrate {monitor}") as progress:
+        version, drift = versions.recalibrate(inputs, now=now_ms(), progress=progress)
+    return f"monitor {monitor}: model version {version} is live; usual errors are {drift:.2f} × those at training"
+
+
+def _retrain(monitor: str, inputs: Inputs, span: Span) -> str:
+    """Trains a monitor; the result in words."""
+    from detector.progress import shown
+    from detector.train import versions
+
+    with shown(f"retrain {monitor}") as progress:
+        version, facts = versions.retrain(inputs, now=now_ms(), span=span, progress=progress)
+    data = f"data {utc(facts['trained_from'])} to {utc(facts['trained_until'])}"
+    return (
+        f"monitor {monitor}: model version {version} is live;"
+        f" {facts['entities']} entities, {_training(facts)}, {data}, {facts['seconds']:.0f} s"
+    )
 
 
 def _training(facts: Mapping[str, Any]) -> str:
-    """What was trained, in words."""
+    """The trained model in words."""
     found = {kind: f"{shares['all']:.0%}" for kind, shares in facts["detectability"].items()}
     compared = ", finds " + ", ".join(f"{share} ({kind})" for kind, share in found.items()) if found else ""
     if facts["kind"] == "baseline":

@@ -19,12 +19,13 @@ _LONGEST_MS = 1000 * 366 * 86_400_000
 _UNITS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
 
 
-def parse_duration(value: object) -> object:
-    """A timedelta from `"90s"`, `"5m"`, `"1h30m"`; anything else is left for pydantic to refuse."""
-    if not isinstance(value, str):
-        return value
-    parts = re.findall(r"(\d+(?:\.\d+)?)(ms|[smhdw])", value)
-    if not parts or "".join(number + unit for number, unit in parts) != value.replace(" ", ""):
+def duration(written: str) -> timedelta:
+    """The duration of a text such as `90s`, `5m` or `1h30m`.
+
+    Raises: ValueError if it is not a duration.
+    """
+    parts = re.findall(r"(\d+(?:\.\d+)?)(ms|[smhdw])", written)
+    if not parts or "".join(number + unit for number, unit in parts) != written.replace(" ", ""):
         msg = 'must be a duration such as "30s", "5m", "1h30m" or "7d"'
         raise ValueError(msg)
     total = sum(float(number) * _UNITS[unit] for number, unit in parts)
@@ -32,6 +33,11 @@ def parse_duration(value: object) -> object:
         msg = "must not be longer than a thousand years"
         raise ValueError(msg)
     return timedelta(milliseconds=total)
+
+
+def parse_duration(value: object) -> object:
+    """A duration from text; anything else is left for pydantic to refuse."""
+    return duration(value) if isinstance(value, str) else value
 
 
 def _refuse_number(value: object) -> object:
