@@ -88,13 +88,13 @@ def connect(url: str, *, timeout: timedelta = timedelta(minutes=5), creates: boo
     if backend == "sqlite":
         event.listen(engine, "connect", _prepare_sqlite)
         if not creates:
-            event.listen(engine, "do_connect", _refuse_missing)
+            event.listen(engine, "do_connect", lambda dialect, *_: _refuse_missing(parsed, dialect))
     return engine
 
 
-def _refuse_missing(dialect: Any, _record: object, arguments: Sequence[Any], _options: object) -> None:
+def _refuse_missing(url: URL, dialect: Any) -> None:
     """Fails as SQLite does for a file that it may not create."""
-    if missing_file(URL.create("sqlite", database=str(arguments[0]))) is not None:
+    if missing_file(url) is not None:
         msg = "unable to open database file: it does not exist"
         raise dialect.loaded_dbapi.OperationalError(msg)
 

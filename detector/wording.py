@@ -1,4 +1,4 @@
-"""A stored explanation as a sentence, for people who are told of an alert."""
+"""A stored explanation in words, for people who read of an alert."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PREFIXES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
 def sentence(explanation: Mapping[str, Any]) -> str:
-    """What was unusual, in a sentence; "" if nothing is known of it.
+    """An alert's kind and metrics in one sentence; "" if neither is known.
 
     explanation: as stored with an alert
     """
@@ -32,7 +32,7 @@ def sentence(explanation: Mapping[str, Any]) -> str:
 
 
 def metric_line(metric: Mapping[str, Any]) -> str:
-    """One metric of an explanation: what it was, what was expected, how much of the score it explains."""
+    """One metric of an explanation: observed value, expected range, share of the score."""
     observed, low, high = (metric.get(name) for name in ("observed", "low", "high"))
     name = str(metric["metric"])
     words = [f"{name} {'missing' if observed is None else quantity(name, observed)}"]
@@ -45,7 +45,7 @@ def metric_line(metric: Mapping[str, Any]) -> str:
 
 
 def quantity(metric: str, *values: float) -> str:
-    """A value, or a range, in the unit that a metric's name tells: bytes, percent, each per second."""
+    """A value, or a range, in the unit that the metric's name implies: bytes, percent, each per second."""
     size, unit = 1.0, " %" if "percent" in metric else ""
     if "bytes" in metric:
         most = max(map(abs, values))
@@ -55,7 +55,7 @@ def quantity(metric: str, *values: float) -> str:
 
 
 def span(low: float, high: float) -> str:
-    """A range; one number where both ends look alike."""
+    """A range; one number if both ends look the same."""
     first, last = number(low), number(high)
     if first == last:
         return first
@@ -63,7 +63,7 @@ def span(low: float, high: float) -> str:
 
 
 def number(value: float) -> str:
-    """Three significant digits, thousands apart; powers of ten only where zeros would fill the line."""
+    """Three significant digits, with thousands apart; powers of ten only for very large and very small numbers."""
     size = abs(value)
     if size != 0 and not 1e-4 <= size < 1e12:
         return f"{value:.2e}"

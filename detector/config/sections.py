@@ -32,7 +32,7 @@ HOST_METRICS = (
     "network_transmit_bytes_per_second",
     "processes",
 )
-"""What `source.type = "host"` records; `sources.host` reads them in this order."""
+"""Metrics that `source.type = "host"` records; `sources.host` reads them in this order."""
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
@@ -43,7 +43,7 @@ class Section(BaseModel):
 
 
 class DatabaseSection(Section):
-    """Where alerts, scores, models and the embedded samples are kept."""
+    """The detector's own database: alerts, scores, models and embedded samples."""
 
     url: str = ""
     url_file: str = ""
@@ -86,13 +86,13 @@ class HostSource(Section):
 
 
 class EmbeddedSource(Section):
-    """Samples that `detector import` brought into the detector's own database."""
+    """Samples that `detector import` loads into the detector's own database."""
 
     type: Literal["embedded"]
 
 
 class SqlSource(Section):
-    """A table or query of any database SQLAlchemy speaks to."""
+    """A table or query of any database that SQLAlchemy supports."""
 
     type: Literal["sql"]
     url: str = ""
@@ -130,7 +130,7 @@ class SqlSource(Section):
 
 
 class ModelSection(Section):
-    """What scores, and the shape of the network."""
+    """The kind of model, and the shape of the network."""
 
     kind: Literal["auto", "network", "baseline"] = "auto"
     cell: Literal["lstm", "gru"] = "lstm"
@@ -140,7 +140,7 @@ class ModelSection(Section):
 
 
 class TrainingSection(Section):
-    """How and on what the network is trained."""
+    """Data and settings of training."""
 
     span: Duration = timedelta(days=28)
     minimum_slots: int = Field(default=0, ge=0)
@@ -159,13 +159,13 @@ class TrainingSection(Section):
 
 
 class ThresholdSection(Section):
-    """What score 1.0 means."""
+    """The alert budget, which defines score 1.0."""
 
     alert_budget_per_week: float = Field(default=1.0, gt=0.0)
 
 
 class DecisionSection(Section):
-    """When an alert opens and closes; scores are relative to the threshold 1.0."""
+    """Rules by which alerts open and close; scores are relative to the threshold 1.0."""
 
     open_slots: int = Field(default=2, ge=1)
     open_of: int = Field(default=3, ge=1, le=100)
@@ -192,7 +192,7 @@ class DecisionSection(Section):
 
 
 class RuleSection(Section):
-    """What is known of one metric: which deviations count, and which values are never valid."""
+    """Knowledge of one metric: the deviations that count, and the values that are valid."""
 
     metric: str
     direction: Literal["both", "up", "down"] = "both"
@@ -210,7 +210,7 @@ class RuleSection(Section):
 
 
 class MonitorSection(Section):
-    """One group of entities watched together."""
+    """One group of entities with the same metrics, model and schedule."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)
     source: Annotated[HostSource | EmbeddedSource | SqlSource, Field(discriminator="type")]
@@ -252,10 +252,10 @@ class MonitorSection(Section):
         return value
 
     @model_validator(mode="after")
-    def _silence_is_remembered(self) -> MonitorSection:
+    def _silence_fits_the_history(self) -> MonitorSection:
         if self.no_data_alert_after is not None and not 1 <= self.no_data_slots <= 500:
             most = 500 * self.step
-            msg = f"`no_data_alert_after` must be at least a step and at most 500 ({most})"
+            msg = f"`no_data_alert_after` must be at least one step and at most 500 steps ({most})"
             raise ValueError(msg)
         return self
 
@@ -314,22 +314,22 @@ class MonitorSection(Section):
 
     @property
     def no_data_slots(self) -> int:
-        """Slots without any data that open an alert, 0: none do."""
+        """Number of slots without any data that opens an alert; 0: no number does."""
         return 0 if self.no_data_alert_after is None else -(-milliseconds(self.no_data_alert_after) // self.step_ms)
 
     @property
     def score_interval(self) -> timedelta:
-        """Time between ticks: `score_every`, one step unless set."""
+        """Time between ticks: `score_every`, or one step."""
         return self.score_every or self.step
 
     @property
     def minimum_slots(self) -> int:
-        """Slots of history a network waits for."""
+        """Slots of history that a network needs."""
         return self.training.minimum_slots or max(300, 10 * self.timesteps)
 
     @property
     def fingerprint(self) -> str:
-        """Changes whenever a model trained under other settings would no longer fit."""
+        """A digest that changes when a model trained under other settings would no longer fit."""
         settings = self.model_dump(
             mode="json", include={"metrics", "step", "aggregate", "timesteps", "model", "time_zone"}
         )
@@ -337,7 +337,7 @@ class MonitorSection(Section):
 
 
 class NotifierSection(Section):
-    """Somebody who is told when alerts open, get worse and close."""
+    """A target that is notified when alerts open, get worse and close."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)
     url: str = ""
@@ -368,14 +368,14 @@ class NotifierSection(Section):
 
 
 class AlertmanagerNotifier(NotifierSection):
-    """A Prometheus Alertmanager, which is told again and again what is open."""
+    """A Prometheus Alertmanager, which is sent open alerts again and again."""
 
     type: Literal["alertmanager"]
     max_alerts: int = Field(default=50, ge=1)
 
 
 class WebhookNotifier(NotifierSection):
-    """An HTTP endpoint that takes a message per event."""
+    """An HTTP endpoint that takes one message per event."""
 
     type: Literal["webhook"]
     secret: str = ""
@@ -392,7 +392,7 @@ class WebhookNotifier(NotifierSection):
 
 
 class Config(Section):
-    """The whole file."""
+    """The whole configuration file."""
 
     database: DatabaseSection
     export: ExportSection = ExportSection()

@@ -1,4 +1,4 @@
-"""/metrics for Prometheus, /healthz and /readyz for whoever supervises the process."""
+"""/metrics for Prometheus, /healthz and /readyz for a supervisor."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from detector.errors import ConfigError
 
 Ready = Callable[[], str | None]
-"""None if the process does its work, else why not."""
+"""None if the process does its work, else the reason why not."""
 
 
 class Endpoint:
@@ -37,15 +37,15 @@ class Endpoint:
 
     @property
     def port(self) -> int:
-        """The port that was bound: the configured one, or the one found if that is 0."""
+        """The port that is bound: the configured one, or a free one if that is 0."""
         return int(self._server.server_address[1])
 
     def start(self) -> None:
-        """Begins to answer."""
+        """Starts to answer."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Answers no more."""
+        """Stops answering."""
         self._server.shutdown()
         self._server.server_close()
 
@@ -58,7 +58,7 @@ class _Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     registry: CollectorRegistry
     ready: Ready
-    timeout = 10  # a client that sends nothing does not hold a thread for ever
+    timeout = 10  # seconds, after which a client that sends nothing releases its thread
     server_version = "detector"
     sys_version = ""
 
@@ -85,4 +85,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name it overrides
-        """A scrape every few seconds is no news."""
+        """Logs nothing: a scrape comes every few seconds."""

@@ -19,34 +19,34 @@ from detector.ports import AlertCounts
 GAUGES = {
     "detector_score": ("Newest score; 1 is the threshold; absent while unknown", ("monitor", "entity")),
     "detector_entities": ("Entities by state, unknown ones by reason", ("monitor", "state", "reason")),
-    "detector_entities_dropped": ("Entities without own series because of export.max_entities", ("monitor",)),
+    "detector_entities_dropped": ("Entities not exported because of `export.max_entities`", ("monitor",)),
     "detector_alert_active": ("1 for every open alert that is not muted", ("monitor", "entity", "severity")),
-    "detector_alert_budget_per_week": ("False alerts a week the operator accepts", ("monitor",)),
+    "detector_alert_budget_per_week": ("False alerts a week that the operator accepts", ("monitor",)),
     "detector_alerts_observed_per_week": ("Alerts of the last seven days", ("monitor",)),
-    "detector_alerts_judged": ("Alerts that people marked real or false", ("monitor", "verdict")),
-    "detector_residual_share": ("Share of the newest score, for open alerts", ("monitor", "entity", "metric")),
+    "detector_alerts_judged": ("Alerts that people have marked real or false", ("monitor", "verdict")),
+    "detector_residual_share": (
+        "Share of a metric in the newest score, for open alerts",
+        ("monitor", "entity", "metric"),
+    ),
     "detector_model_info": ("1, labelled with the live model version", ("monitor", "version", "kind")),
-    "detector_model_detectability_ratio": ("Share of injected faults a model found", ("monitor", "kind")),
-    "detector_model_created_timestamp_seconds": ("When the live model version was trained", ("monitor",)),
-    "detector_error_drift_ratio": ("Usual errors at the last recalibration; 1 is as at training", ("monitor",)),
-    "detector_last_success_timestamp_seconds": ("When a task last succeeded", ("task", "monitor")),
+    "detector_model_detectability_ratio": ("Share of the injected faults that a model found", ("monitor", "kind")),
+    "detector_model_created_timestamp_seconds": ("Time when the live model version was trained", ("monitor",)),
+    "detector_error_drift_ratio": ("Usual errors at the last recalibration, relative to training", ("monitor",)),
+    "detector_last_success_timestamp_seconds": ("Time when a task last succeeded", ("task", "monitor")),
     "detector_newest_sample_timestamp_seconds": ("Time of the newest sample read", ("monitor",)),
     "detector_cursor_timestamp_seconds": ("End of the newest slot scored and committed", ("monitor",)),
     "detector_step_seconds": ("Length of a slot", ("monitor",)),
     "detector_notification_oldest_unsent_timestamp_seconds": (
-        "When the oldest event happened that a notifier is still to be told of; absent if there is none",
+        "Time of the oldest event that waits for a notifier; absent if none waits",
         ("notifier",),
     ),
-    "detector_notifications_dead": (
-        "Events a notifier will never be told of, as it refused for too long",
-        ("notifier",),
-    ),
+    "detector_notifications_dead": ("Events given up after `give_up_after`", ("notifier",)),
     "detector_build_info": ("1, labelled with the version of the program", ("version",)),
 }
 COUNTERS = {
     "detector_alerts_total": ("Alerts opened, by their severity now", ("monitor", "severity")),
     "detector_job_runs_total": ("Runs of scheduled tasks by outcome", ("task", "monitor", "outcome")),
-    "detector_notifications_total": ("Messages to notifiers by outcome; dead counts events", ("notifier", "outcome")),
+    "detector_notifications_total": ("Messages to notifiers by outcome; `dead` counts events", ("notifier", "outcome")),
     "detector_samples_read_total": ("Samples read from the source", ("monitor",)),
     "detector_windows_scored_total": ("Windows scored", ("monitor",)),
 }
@@ -59,7 +59,7 @@ _BUCKETS = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0, 7200.0)
 
 @dataclass(frozen=True)
 class MonitorView:
-    """What is exported of one monitor; replaced as a whole, never changed in place. Times: epoch milliseconds."""
+    """Exported state of one monitor; replaced as a whole, never changed in place. Times: epoch milliseconds."""
 
     monitor: str
     metrics: tuple[str, ...]
@@ -69,7 +69,7 @@ class MonitorView:
     score: Float32 | None = None  # (E,)
     reason: Int8 | None = None  # (E,)
     states: AlertStates | None = None
-    is_silent: Bool | None = None  # (E,) the open alert is muted, or somebody closed it
+    is_silent: Bool | None = None  # (E,) the open alert is muted, or a person closed it
     share: Float32 | None = None  # (E, F)
     cursor: int | None = None
     newest_sample: int | None = None
@@ -77,12 +77,12 @@ class MonitorView:
     model_kind: str | None = None
     model_created: int | None = None
     drift: float | None = None
-    detectability: Mapping[str, float] = field(default_factory=dict)  # of each kind of model that was trained
-    alerts: AlertCounts = field(default_factory=lambda: AlertCounts({}, {}, 0))  # recent: of this week
+    detectability: Mapping[str, float] = field(default_factory=dict)  # by kind of model
+    alerts: AlertCounts = field(default_factory=lambda: AlertCounts({}, {}, 0))  # recent: of the last seven days
 
 
 class Exporter(Collector):
-    """Owns the registry that /metrics serves. Scrapes read an immutable snapshot and never wait for a tick."""
+    """Owner of the registry that /metrics serves. Scrapes read an immutable snapshot and never wait for a tick."""
 
     def __init__(self, max_entities: int) -> None:
         self.registry = CollectorRegistry(auto_describe=False)
@@ -108,7 +108,7 @@ class Exporter(Collector):
         return Counter(name, help_, labels, registry=self.registry)
 
     def show(self, view: MonitorView) -> None:
-        """Replaces what is exported of a monitor; entities that are gone vanish with the old view."""
+        """Replaces the view of a monitor; entities that are gone vanish with the old one."""
         with self._lock:
             if view.monitor not in self._views:
                 self.samples_read.labels(view.monitor)
@@ -131,7 +131,7 @@ class Exporter(Collector):
             self.notifications.labels(name, outcome)
 
     def show_unsent(self, notifier: str, oldest: int | None, dead: int) -> None:
-        """Replaces what is exported of a notifier's outbox; oldest in epoch milliseconds."""
+        """Replaces the state of a notifier's outbox; oldest: epoch milliseconds."""
         with self._lock:
             self._unsent = self._unsent | {notifier: (oldest, dead)}
 
@@ -141,11 +141,11 @@ class Exporter(Collector):
             self._successes[task, monitor] = at
 
     def last_success(self, task: str, monitor: str) -> float | None:
-        """When a task last succeeded, epoch seconds."""
+        """Time when a task last succeeded, epoch seconds; None if it never did."""
         return self._successes.get((task, monitor))
 
     def describe(self) -> Iterator[Metric]:
-        """Nothing: what is collected depends on the monitors."""
+        """Nothing: the collected series depend on the monitors."""
         return iter(())
 
     def collect(self) -> Iterator[Metric]:
