@@ -1,8 +1,9 @@
-"""The program as its users run it: commands and daemons as processes, watched from outside."""
+"""The program as its users run it: commands and daemons as processes, seen from outside."""
 
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import re
 import signal
@@ -24,6 +25,41 @@ START_SECONDS = 30.0
 
 T = TypeVar("T")
 Labels = frozenset[tuple[str, str]]
+Table = Mapping[str, object]
+
+EMBEDDED: Table = {"type": "embedded"}
+EVERY_SECOND: Table = {"step": "1s", "delay": "0s", "lateness": "2s"}
+
+
+def usage_table(file: Path) -> Table:
+    """The source of a monitor: the table `usage` of a SQLite file."""
+    url = f"sqlite:///{file}"
+    return {"type": "sql", "url": url, "table": "usage", "entity": "host", "time_format": "epoch_seconds"}
+
+
+def configure(
+    folder: Path, *monitors: Table, url: str = "", listen: str = "127.0.0.1:0", notifiers: Sequence[Table] = ()
+) -> Path:
+    """Writes `config.toml` into a folder. url: of the detector's own database, by default a file in the folder"""
+    tables = {
+        "database": {"url": url or f"sqlite:///{folder}/detector.db"},
+        "export": {"listen": listen},
+        "monitors": [{"source": EMBEDDED, **monitor} for monitor in monitors],
+        "notifiers": notifiers,
+    }
+    path = folder / "config.toml"
+    path.write_text("".join(f"{name} = {_toml(table)}\n" for name, table in tables.items()))
+    return path
+
+
+def _toml(value: object) -> str:
+    """A value on one line of TOML."""
+    match value:
+        case Mapping():
+            return "{" + ", ".join(f"{key} = {_toml(inner)}" for key, inner in value.items()) + "}"
+        case list() | tuple():
+            return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)  # strings, numbers, true and false look the same in JSON
 
 
 @dataclass(frozen=True)
@@ -40,7 +76,7 @@ def detector(*arguments: str | Path, cwd: Path | None = None) -> Finished:
     began = time.monotonic()
     with subprocess.Popen([*DETECTOR, *arguments], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         output, errors = _drained(process)
-        # not Popen.wait: only wait4 tells what this one child has used
+        # not Popen.wait: only wait4 gives what this one child has used
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     assert process.returncode == 0, errors[-3000:]

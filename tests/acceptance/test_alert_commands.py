@@ -50,7 +50,7 @@ def _alerts(run: Command, *words: str) -> list[dict[str, Any]]:
     return list(json.loads(run("alerts", "list", "--entity", "host", "--json", *words)))
 
 
-def test_an_alert_is_told_in_plain_words(run: Command) -> None:
+def test_an_alert_is_shown_in_plain_words(run: Command) -> None:
     alert = _alerts(run)[-1]
 
     shown = run("alerts", "show", str(alert["id"]))
@@ -101,7 +101,7 @@ def test_somebody_looks_after_an_alert_and_closes_it(run: Command, config: Path,
 
 
 @pytest.mark.parametrize("verdict", ["real", "false"])
-def test_an_alert_is_judged_and_what_that_changes_is_told(run: Command, verdict: str) -> None:
+def test_an_alert_is_judged_and_the_consequences_are_shown(run: Command, verdict: str) -> None:
     number = str(_alerts(run)[0]["id"])
 
     said = run("incident", number, f"--{verdict}")

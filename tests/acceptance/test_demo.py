@@ -79,7 +79,7 @@ def test_demo_does_not_touch_a_folder_it_did_not_make(tmp_path: Path) -> None:
     )
 
 
-def test_demo_serves_metrics_until_it_is_told_to_stop(tmp_path: Path) -> None:
+def test_demo_serves_metrics_until_it_is_stopped(tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-u",

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import Finished, daemon, detector, labelled, values_of
+from running import Finished, configure, daemon, detector, labelled, values_of
 
 CHECKOUT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("DETECTOR_TEST_DATA", CHECKOUT.parent / "shared/data"))
@@ -30,23 +30,6 @@ pytestmark = [
 ]
 
 Record = Callable[[str, object], None]
-
-CONFIG = """
-[database]
-url = "sqlite:///{folder}/detector.db"
-
-[export]
-listen = "127.0.0.1:0"
-
-[[monitors]]
-name = "{name}"
-step = "{step}"
-metrics = {metrics}
-retrain = "off"
-max_catch_up = "36500d"
-source = {{ type = "embedded" }}
-training = {{ epochs = 8 }}
-"""
 
 NAB_BEGIN = datetime(2014, 1, 1, tzinfo=UTC)
 NAB_TRAINED = NAB_BEGIN + timedelta(minutes=5 * 750)  # at most 750 rows of a file are history
@@ -67,8 +50,8 @@ class Run:
 
 
 def _run(folder: Path, name: str, step: str, metrics: list[str], data: Path, trained_until: datetime) -> Run:
-    config = folder / "config.toml"
-    config.write_text(CONFIG.format(folder=folder, name=name, step=step, metrics=json.dumps(metrics)))
+    settings = {"retrain": "off", "max_catch_up": "36500d", "training": {"epochs": 8}}
+    config = configure(folder, {"name": name, "step": step, "metrics": metrics, **settings})
     imported = detector("import", data, "--monitor", name, "--config", config, "--json")
     retrained = detector("retrain", name, "--config", config, "--to", f"{trained_until:%Y-%m-%dT%H:%M:%S}")
     with daemon(config) as running:

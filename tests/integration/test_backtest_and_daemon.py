@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from running import daemon, detector
+from running import configure, daemon, detector
 from sqlalchemy import select
 
 from detector import database
@@ -21,29 +21,15 @@ ROWS = 700
 HISTORY = 350
 FAULT = slice(500, 520)
 
-CONFIG = """
-[database]
-url = "sqlite:///{folder}/detector.db"
-
-[export]
-listen = "127.0.0.1:0"
-
-[[monitors]]
-name = "fleet"
-metrics = ["load", "errors"]
-delay = "0s"
-retrain = "off"
-max_catch_up = "36500d"
-source = {{ type = "embedded" }}
-
-[monitors.model]
-kind = "network"
-units = 16
-
-[monitors.training]
-epochs = 2
-seed = 7
-"""
+MONITOR = {
+    "name": "fleet",
+    "metrics": ["load", "errors"],
+    "delay": "0s",
+    "retrain": "off",
+    "max_catch_up": "36500d",
+    "model": {"kind": "network", "units": 16},
+    "training": {"epochs": 2, "seed": 7},
+}
 
 
 def _write_recordings(folder: Path) -> None:
@@ -84,9 +70,8 @@ def _stored(folder: Path, *columns: Any, order: Any) -> list[tuple[Any, ...]]:
 
 @pytest.mark.slow
 def test_a_backtest_gives_the_scores_and_alerts_of_the_daemon(tmp_path: Path) -> None:
-    data, out, config = tmp_path / "data", tmp_path / "out", tmp_path / "config.toml"
+    data, out, config = tmp_path / "data", tmp_path / "out", configure(tmp_path, MONITOR)
     _write_recordings(data)
-    config.write_text(CONFIG.format(folder=tmp_path))
 
     detector("backtest", "--data", data, "--out", out, "--config", config)
     detector("db", "upgrade", "--config", config)

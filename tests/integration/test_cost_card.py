@@ -47,7 +47,7 @@ def _with_monitors(config: Path, *monitors: dict[str, object]) -> Path:
     return config
 
 
-def test_check_tells_what_a_tick_takes(config: Path) -> None:
+def test_check_shows_what_a_tick_takes(config: Path) -> None:
     path = _with_monitors(config, {"name": "small", "step": "10s", "units": 8, "timesteps": 4})
 
     rows = json.loads(detector("check", "--json", "--config", path).output)

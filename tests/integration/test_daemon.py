@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from running import DETECTOR, Daemon, daemon, detector, labelled, until, values_of
+from running import DETECTOR, EVERY_SECOND, Daemon, configure, daemon, detector, labelled, until, usage_table, values_of
 from sqlalchemy import Engine, create_engine, func, make_url, select, text
 
 from detector import database
@@ -26,42 +26,19 @@ from detector.tables import alert, alert_event, cursor, score
 
 Record = Callable[[str, object], None]
 
-CONFIG = """
-[database]
-url = "{url}"
+MONITOR = {
+    **EVERY_SECOND,
+    "name": "web",
+    "metrics": ["load", "errors"],
+    "timesteps": 10,
+    "retrain": "off",
+    "model": {"units": 4},
+    "training": {"epochs": 2},
+}
 
-[export]
-listen = "127.0.0.1:0"
-
-[[monitors]]
-name = "web"
-metrics = ["load", "errors"]
-step = "1s"
-delay = "0s"
-lateness = "2s"
-timesteps = 10
-retrain = "off"
-
-[monitors.source]
-{source}
-
-[monitors.model]
-units = 4
-
-[monitors.training]
-epochs = 2
-"""
-
-EMBEDDED = 'type = "embedded"'
 READY_SECONDS = 10.0  # the aim is 2 s on an idle machine; tests share theirs
 STOP_SECONDS = 5.0
 MEGABYTES = 150.0
-
-
-def _write_config(folder: Path, url: str, source: str = EMBEDDED) -> Path:
-    path = folder / "config.toml"
-    path.write_text(CONFIG.format(url=url, source=source))
-    return path
 
 
 def _write_samples(path: Path, now: int) -> None:
@@ -98,7 +75,7 @@ def _copy(source: Path, target: Path) -> None:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A SQLite database with samples and a live model."""
     folder = tmp_path_factory.mktemp("trained")
-    _import_and_train(_write_config(folder, f"sqlite:///{folder}/detector.db"))
+    _import_and_train(configure(folder, MONITOR))
     return folder / "detector.db"
 
 
@@ -106,7 +83,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config(trained: Path, tmp_path: Path) -> Path:
     """The configuration of a trained monitor that this test has for itself."""
     _copy(trained, tmp_path / "detector.db")
-    return _write_config(tmp_path, f"sqlite:///{tmp_path}/detector.db")
+    return configure(tmp_path, MONITOR)
 
 
 @dataclass
@@ -185,10 +162,9 @@ def test_signal_ends_a_scoring_daemon_cleanly(config: Path, number: signal.Signa
 
 
 def test_taken_port_is_one_clear_line_and_a_failure(tmp_path: Path) -> None:
-    config = _write_config(tmp_path, f"sqlite:///{tmp_path}/detector.db")
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        config.write_text(config.read_text().replace("127.0.0.1:0", f"127.0.0.1:{port}"))
+        config = configure(tmp_path, MONITOR, listen=f"127.0.0.1:{port}")
 
         done = subprocess.run(
             [*DETECTOR, "run", "--config", config], capture_output=True, text=True, timeout=60, check=False
@@ -296,13 +272,9 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _replay_config(folder: Path, url: str, recording: Path) -> Path:
-    source = (
-        f'type = "sql"\nurl = "sqlite:///{recording}"\ntable = "usage"\nentity = "host"\ntime_format = "epoch_seconds"'
-    )
     folder.mkdir(exist_ok=True)
-    config = _write_config(folder, url, source)
-    config.write_text(config.read_text().replace('step = "1s"', 'step = "60s"\nmax_catch_up = "36500d"'))
-    return config
+    replayed = {"source": usage_table(recording), "step": "60s", "max_catch_up": "36500d"}
+    return configure(folder, {**MONITOR, **replayed}, url=url)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -448,10 +420,7 @@ def test_daemon_waits_for_a_source_table_that_does_not_exist_yet(tmp_path: Path)
     samples = tmp_path / "samples.db"
     with sqlite3.connect(samples) as connection:
         connection.execute("CREATE TABLE unrelated (x)")
-    source = (
-        f'type = "sql"\nurl = "sqlite:///{samples}"\ntable = "usage"\nentity = "host"\ntime_format = "epoch_seconds"'
-    )
-    config = _write_config(tmp_path, f"sqlite:///{tmp_path}/detector.db", source)
+    config = configure(tmp_path, {**MONITOR, "source": usage_table(samples)})
 
     with daemon(config) as running:
         until(lambda: _ticks(running, "error") >= 2, "two failed ticks")
@@ -488,7 +457,7 @@ def _set_reachable(server: Engine, name: str, *, is_reachable: bool) -> None:
 def test_daemon_outlives_its_database_and_leaves_no_slot_out(
     postgres_url: str, postgres_database: str, tmp_path: Path
 ) -> None:
-    config = _write_config(tmp_path, postgres_database)
+    config = configure(tmp_path, MONITOR, url=postgres_database)
     _import_and_train(config)
     server = create_engine(postgres_url, isolation_level="AUTOCOMMIT")
     name = str(make_url(postgres_database).database)
@@ -524,10 +493,8 @@ def test_daemon_outlives_its_database_and_leaves_no_slot_out(
 
 @pytest.mark.slow
 def test_host_monitor_warms_up_trains_itself_and_scores(tmp_path: Path, record_property: Record) -> None:
-    config = _write_config(tmp_path, f"sqlite:///{tmp_path}/detector.db", 'type = "host"\nentity = "here"')
-    settings = config.read_text().replace('metrics = ["load", "errors"]\n', "")
-    settings = settings.replace('retrain = "off"', 'retrain = "0 3 * * sun"')
-    config.write_text(f"{settings}minimum_slots = 60\n")
+    host = {"source": {"type": "host", "entity": "here"}, "metrics": [], "retrain": "0 3 * * sun"}
+    config = configure(tmp_path, {**MONITOR, **host, "training": {"epochs": 2, "minimum_slots": 60}})
 
     with daemon(config) as running:
         began = time.monotonic()

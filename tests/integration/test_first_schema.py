@@ -33,7 +33,7 @@ def restored(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("answer", ANSWERS, ids=[path.stem for path in ANSWERS])
-def test_old_database_is_told_of_in_the_same_words(answer: Path, restored: Path) -> None:
+def test_old_database_is_shown_in_the_same_words(answer: Path, restored: Path) -> None:
     asked, expected = answer.read_text().split("\n", maxsplit=1)
 
     assert detector(*asked.removeprefix("$ detector ").split(), cwd=restored).output == expected

@@ -1,4 +1,4 @@
-"""Daemons that tell real targets of alerts: an HTTP server that fails, hangs and recovers, and an Alertmanager."""
+"""Daemons that send alerts to real targets: an HTTP server that fails, hangs and recovers, and an Alertmanager."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import DETECTOR, Daemon, daemon, labelled, until
+from running import DETECTOR, EVERY_SECOND, Daemon, Table, configure, daemon, labelled, until, usage_table
 
 from detector.errors import NotifyError, NotifyUnavailable
 from detector.notify import http, webhook
@@ -34,33 +34,14 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 alertmanager = shutil.which("prometheus-alertmanager") or shutil.which("alertmanager")
 needs_alertmanager = pytest.mark.skipif(alertmanager is None, reason="no Alertmanager: sh tests/services.sh")
 
-CONFIG = """
-[database]
-url = "sqlite:///{folder}/detector.db"
-
-[export]
-listen = "127.0.0.1:0"
-
-[[monitors]]
-name = "disks"
-metrics = ["used_percent"]
-step = "1s"
-delay = "0s"
-lateness = "2s"
-timesteps = 5
-retrain = "off"
-rules = [{{ metric = "used_percent", valid_max = 95.0 }}]
-
-[monitors.source]
-type = "sql"
-url = "sqlite:///{folder}/samples.db"
-table = "usage"
-entity = "host"
-time_format = "epoch_seconds"
-
-[[notifiers]]
-{notifier}
-"""
+MONITOR = {
+    **EVERY_SECOND,
+    "name": "disks",
+    "metrics": ["used_percent"],
+    "timesteps": 5,
+    "retrain": "off",
+    "rules": [{"metric": "used_percent", "valid_max": 95.0}],
+}
 
 Answer = Callable[[BaseHTTPRequestHandler], None]
 
@@ -203,12 +184,12 @@ def test_nobody_there_is_said_in_one_line() -> None:
 # daemons
 
 
-def _webhook(url: str, **options: str) -> str:
-    lines = ['type = "webhook"', 'name = "chat"', f'url = "{url}/services/hush"', 'timeout = "1s"', 'secret = "hush"']
-    return "\n".join([*lines, *(f"{key} = {value}" for key, value in options.items())])
+def _webhook(url: str, **options: object) -> Table:
+    chat = {"type": "webhook", "name": "chat", "url": f"{url}/services/hush", "timeout": "1s", "secret": "hush"}
+    return {**chat, **options}
 
 
-def _configure(folder: Path, notifier: str, red: Mapping[str, Sequence[tuple[int, int]]], *, last: int = 120) -> Path:
+def _configure(folder: Path, notifier: Table, red: Mapping[str, Sequence[tuple[int, int]]], *, last: int = 120) -> Path:
     """A monitor of disks, which are full in some spans of seconds from now."""
     now = int(time.time())
     rows = [
@@ -220,25 +201,23 @@ def _configure(folder: Path, notifier: str, red: Mapping[str, Sequence[tuple[int
         connection.execute("CREATE TABLE usage (time INTEGER, host TEXT, used_percent REAL)")
         connection.executemany("INSERT INTO usage VALUES (?, ?, ?)", rows)
     connection.close()
-    config = folder / "config.toml"
-    config.write_text(CONFIG.format(folder=folder, notifier=notifier))
-    return config
+    return configure(folder, {**MONITOR, "source": usage_table(folder / "samples.db")}, notifiers=[notifier])
 
 
-def _told(running: Daemon, outcome: str, notifier: str = "chat") -> float:
+def _notified(running: Daemon, outcome: str, notifier: str = "chat") -> float:
     counted = running.metrics().get("detector_notifications_total", {})
     return labelled(counted, notifier=notifier, outcome=outcome)
 
 
 @pytest.mark.slow
-def test_a_target_that_fails_hangs_and_recovers_is_told_everything_once(tmp_path: Path, receiver: Receiver) -> None:
+def test_a_target_that_fails_hangs_and_recovers_is_sent_everything_once(tmp_path: Path, receiver: Receiver) -> None:
     receiver.answer = _status(503)
     red = {"a": [(0, 4)], "b": [(6, 60)], "fine": []}
-    config = _configure(tmp_path, _webhook(receiver.url, max_messages="100"), red)
+    config = _configure(tmp_path, _webhook(receiver.url, max_messages=100), red)
 
     with daemon(config) as running:
         until(lambda: receiver.seen, "a first attempt")
-        until(lambda: _told(running, "failed") >= 1, "a failure")
+        until(lambda: _notified(running, "failed") >= 1, "a failure")
         receiver.answer = _hang
         hangs = len(receiver.seen)
         until(lambda: len(receiver.seen) > hangs, "an attempt that hangs", 60)
@@ -278,7 +257,7 @@ def test_a_target_that_fails_hangs_and_recovers_is_told_everything_once(tmp_path
 
 
 @pytest.mark.slow
-def test_a_daemon_killed_between_sending_and_noting_it_tells_again(tmp_path: Path, receiver: Receiver) -> None:
+def test_a_daemon_killed_between_sending_and_noting_it_sends_again(tmp_path: Path, receiver: Receiver) -> None:
     config = _configure(tmp_path, _webhook(receiver.url), {"a": [(0, 300)], "fine": []}, last=200)
     process: list[int] = []
 
@@ -292,12 +271,12 @@ def test_a_daemon_killed_between_sending_and_noting_it_tells_again(tmp_path: Pat
         assert running.process.wait(timeout=30) == -signal.SIGKILL
     receiver.answer = accept
     with daemon(config) as running:
-        until(lambda: receiver.taken, "the event to be told again", 60)
-        until(lambda: _told(running, "sent") == 1, "it to be counted")
+        until(lambda: receiver.taken, "the event to be sent again", 60)
+        until(lambda: _notified(running, "sent") == 1, "it to be counted")
 
     keys = {headers["Idempotency-Key"] for headers, body in receiver.seen if b'"opened"' in body}
     assert len(receiver.seen) >= 2
-    assert len(keys) == 1  # whoever was told twice can know
+    assert len(keys) == 1  # a target that was sent it twice can recognise it
 
 
 @pytest.mark.slow
@@ -310,7 +289,7 @@ def test_a_stop_while_a_target_hangs_is_quick_and_loses_nothing(tmp_path: Path, 
         status, seconds = running.end(signal.SIGTERM)
     receiver.answer = accept
     with daemon(config):
-        until(lambda: receiver.taken, "the event to be told by the next process", 60)
+        until(lambda: receiver.taken, "the event to be sent by the next process", 60)
 
     assert (status, seconds < 5.0) == (0, True)
     assert receiver.messages[0]["event"]["change"] == "opened"
@@ -326,7 +305,7 @@ def test_five_hundred_entities_that_turn_red_at_once_are_at_most_five_messages(
     with daemon(config) as running:
         until(lambda: receiver.taken, "a message", 60)
         time.sleep(20)  # they close again
-        assert _told(running, "sent") == len(receiver.taken)
+        assert _notified(running, "sent") == len(receiver.taken)
 
     assert 1 <= len(receiver.taken) <= 5
     summaries = [message for message in receiver.messages if message["kind"] == "summary"]
@@ -403,9 +382,8 @@ def port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _oncall(port: int, **options: str) -> str:
-    lines = ['type = "alertmanager"', 'name = "oncall"', f'url = "http://127.0.0.1:{port}"']
-    return "\n".join([*lines, *(f"{key} = {value}" for key, value in options.items())])
+def _oncall(port: int, **options: object) -> Table:
+    return {"type": "alertmanager", "name": "oncall", "url": f"http://127.0.0.1:{port}", **options}
 
 
 def test_amtool_accepts_the_shipped_route() -> None:
@@ -426,7 +404,7 @@ def test_alertmanager_has_what_is_open_though_it_was_away_when_it_opened(
     config = _configure(tmp_path, _oncall(port), {"a": [(0, 25)], "fine": []})
 
     with daemon(config) as running:
-        until(lambda: _told(running, "failed", "oncall") >= 1, "an attempt without an Alertmanager")
+        until(lambda: _notified(running, "failed", "oncall") >= 1, "an attempt without an Alertmanager")
         with _alertmanager(tmp_path, receiver, port) as firing:
             (alert,) = until(firing, "the alert to fire", 30)
             assert alert["labels"] == {
@@ -449,7 +427,7 @@ def test_alertmanager_has_what_is_open_though_it_was_away_when_it_opened(
 @needs_alertmanager
 def test_alertmanager_gets_a_summary_of_what_is_beyond_the_cap(tmp_path: Path, receiver: Receiver, port: int) -> None:
     red = {f"disk-{n:03}": [(3, 14)] for n in range(500)}
-    config = _configure(tmp_path, _oncall(port, max_alerts="20"), red, last=90)
+    config = _configure(tmp_path, _oncall(port, max_alerts=20), red, last=90)
 
     with _alertmanager(tmp_path, receiver, port) as firing, daemon(config):
         names = until(lambda: Counter(alert["labels"]["alertname"] for alert in firing()), "alerts", 60)

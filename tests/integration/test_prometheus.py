@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from running import EVERY_SECOND, configure
 
 from detector.config.sections import ExportSection
 
@@ -39,36 +40,16 @@ needs_prometheus = pytest.mark.skipif(
     promtool is None or prometheus is None, reason="no prometheus: sh tests/services.sh"
 )
 
-CONFIG = """
-[database]
-url = "sqlite:///{folder}/detector.db"
-
-[export]
-listen = "127.0.0.1:0"
-
-[[notifiers]]
-type = "webhook"
-name = "absent"
-url = "http://127.0.0.1:1"
-
-[[monitors]]
-name = "hosts"
-metrics = ["load", "errors"]
-step = "1s"
-delay = "0s"
-lateness = "2s"
-timesteps = 10
-retrain = "0 3 * * sun"
-
-[monitors.source]
-type = "embedded"
-
-[monitors.model]
-units = 8
-
-[monitors.training]
-epochs = 3
-"""
+ABSENT = {"type": "webhook", "name": "absent", "url": "http://127.0.0.1:1"}
+MONITOR = {
+    **EVERY_SECOND,
+    "name": "hosts",
+    "metrics": ["load", "errors"],
+    "timesteps": 10,
+    "retrain": "0 3 * * sun",
+    "model": {"units": 8},
+    "training": {"epochs": 3},
+}
 
 
 @dataclass(frozen=True)
@@ -108,8 +89,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
 
 def _monitor_with_fault(folder: Path) -> Path:
     """A trained monitor of two entities, one of which is at fault from now until in ten minutes."""
-    config, samples = folder / "config.toml", folder / "samples.csv"
-    config.write_text(CONFIG.format(folder=folder))
+    config, samples = configure(folder, MONITOR, notifiers=[ABSENT]), folder / "samples.csv"
     now = int(time.time())
     with samples.open("w") as file:
         file.write("timestamp,entity,load,errors\n")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from running import detector
+from running import configure, detector
 from sqlalchemy import Engine, insert, select
 
 from detector import database, wiring
@@ -18,28 +18,12 @@ from detector.store import schema
 from detector.tables import score
 
 DAY = 86_400_000
-CONFIG = """
-[database]
-url = "sqlite:///{folder}/detector.db"
-
-[[monitors]]
-name = "short"
-metrics = ["cpu"]
-source = {{ type = "embedded" }}
-keep_scores = "2d"
-
-[[monitors]]
-name = "long"
-metrics = ["cpu"]
-source = {{ type = "embedded" }}
-"""
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    path = tmp_path / "config.toml"
-    path.write_text(CONFIG.format(folder=tmp_path))
-    return path
+    short = {"name": "short", "metrics": ["cpu"], "keep_scores": "2d"}
+    return configure(tmp_path, short, {"name": "long", "metrics": ["cpu"]})
 
 
 @pytest.fixture
@@ -68,8 +52,8 @@ def _left(engine: Engine) -> dict[str, int]:
 def test_the_operator_removes_the_scores_that_are_no_longer_kept(path: Path, engine: Engine) -> None:
     done = detector("db", "prune", "--config", path)
 
-    told = [line.split(" from before ")[0] for line in done.output.splitlines()]
-    assert told == ["short: 38 scores", "long: 10 scores"]
+    removed = [line.split(" from before ")[0] for line in done.output.splitlines()]
+    assert removed == ["short: 38 scores", "long: 10 scores"]
     assert _left(engine) == {"short": 2, "long": 30}
 
 

@@ -10,22 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from running import DETECTOR, detector
+from running import DETECTOR, configure, detector
 
 from detector import database
 from detector.store import models
 
-CONFIG = """
-[database]
-url = "sqlite:///{folder}/detector.db"
-
-[[monitors]]
-name = "web"
-metrics = ["load", "errors"]
-timesteps = 10
-source = {{ type = "embedded" }}
-model = {{ kind = "baseline" }}
-"""
+MONITOR = {"name": "web", "metrics": ["load", "errors"], "timesteps": 10, "model": {"kind": "baseline"}}
 
 MINUTE = 60
 SLOTS = 3_000
@@ -35,8 +25,7 @@ TRAINED = 1_500
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
     """A monitor whose metrics are noise, three halves as much of it in the second half as in the first."""
-    path = tmp_path / "config.toml"
-    path.write_text(CONFIG.format(folder=tmp_path))
+    path = configure(tmp_path, MONITOR)
     rng = np.random.default_rng(2)
     now = int(time.time()) // MINUTE * MINUTE
     noise = rng.normal(0.0, 1.0, (SLOTS, 2))
@@ -88,8 +77,7 @@ def test_recalibration_waits_for_a_training_of_the_same_monitor(config: Path) ->
 
 
 def test_without_a_model_there_is_one_line_that_says_what_to_do(tmp_path: Path) -> None:
-    path = tmp_path / "config.toml"
-    path.write_text(CONFIG.format(folder=tmp_path))
+    path = configure(tmp_path, MONITOR)
     detector("db", "upgrade", "--config", path)
 
     command: list[str | Path] = [*DETECTOR, "retrain", "--recalibrate", "--config", path]

@@ -11,7 +11,7 @@ from pathlib import Path
 import matplotlib.image as mpimg
 import numpy as np
 import pytest
-from running import DETECTOR, detector
+from running import DETECTOR, configure, detector
 
 from detector import database
 from detector.core.decide import Change, Episode, Severity
@@ -28,21 +28,6 @@ OBSERVED = {"light": "1f5fbf", "dark": "6fa8ff"}  # --observed in page.css
 
 browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_browser = pytest.mark.skipif(browser is None, reason="no Chromium: sh tests/services.sh")
-
-CONFIG = """
-[database]
-url = "sqlite:///{folder}/detector.db"
-
-[[monitors]]
-name = "web"
-metrics = ["cpu", "memory"]
-source = {{ type = "embedded" }}
-
-[[monitors]]
-name = "quiet"
-metrics = ["cpu"]
-source = {{ type = "embedded" }}
-"""
 
 
 def _explanation() -> str:
@@ -70,8 +55,7 @@ def _explanation() -> str:
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A configuration whose database holds an alert with all there is to show and one of an earlier version."""
     folder = tmp_path_factory.mktemp("report")
-    path = folder / "config.toml"
-    path.write_text(CONFIG.format(folder=folder))
+    path = configure(folder, {"name": "web", "metrics": ["cpu", "memory"]}, {"name": "calm", "metrics": ["cpu"]})
     engine = database.connect(f"sqlite:///{folder}/detector.db")
     schema.upgrade(engine)
 
@@ -116,12 +100,12 @@ def _refused(*arguments: str | Path) -> str:
     return done.stderr
 
 
-def test_alerts_that_are_still_open_are_told_however_old(config: Path, tmp_path: Path) -> None:
+def test_alerts_that_are_still_open_are_shown_however_old(config: Path, tmp_path: Path) -> None:
     said = detector("report", "web", "--since", "2026-02-01", "--out", tmp_path / "r.html", "--config", config).output
     assert "r.html: 2 alerts of 1 monitor, " in said
 
 
-def test_one_alert_can_be_told_alone(config: Path, tmp_path: Path) -> None:
+def test_one_alert_can_be_reported_alone(config: Path, tmp_path: Path) -> None:
     out = tmp_path / "r.html"
     assert "1 alert of 1 monitor" in detector("report", "--alert", "1", "--out", out, "--config", config).output
     assert re.findall(r'<article id="alert-(\d+)"', out.read_text()) == ["1"]
@@ -134,7 +118,7 @@ def test_what_is_not_a_file_is_not_overwritten(config: Path, tmp_path: Path) -> 
     assert said == f"detector: --out {tmp_path}/none/r.html cannot be written: No such file or directory\n"
 
 
-def test_mistakes_are_told(config: Path, tmp_path: Path) -> None:
+def test_errors_are_one_clear_line(config: Path, tmp_path: Path) -> None:
     out = tmp_path / "r.html"
     assert "no alert 9; see: detector alerts list" in _refused("--alert", "9", "--out", out, "--config", config)
     assert "leave out MONITOR and --since" in _refused("web", "--alert", "1", "--out", out, "--config", config)

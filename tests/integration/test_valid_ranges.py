@@ -8,33 +8,17 @@ import time
 from pathlib import Path
 
 import pytest
-from running import daemon, detector, labelled, until
+from running import EVERY_SECOND, configure, daemon, detector, labelled, until, usage_table
 
-CONFIG = """
-[database]
-url = "sqlite:///{folder}/detector.db"
-
-[export]
-listen = "127.0.0.1:0"
-
-[[monitors]]
-name = "disks"
-metrics = ["used_percent", "load"]
-step = "1s"
-delay = "0s"
-lateness = "2s"
-timesteps = 10
-retrain = "off"
-recalibrate = "off"
-rules = [{{ metric = "used_percent", valid_max = 95.0 }}]
-
-[monitors.source]
-type = "sql"
-url = "sqlite:///{folder}/samples.db"
-table = "usage"
-entity = "host"
-time_format = "epoch_seconds"
-"""
+MONITOR = {
+    **EVERY_SECOND,
+    "name": "disks",
+    "metrics": ["used_percent", "load"],
+    "timesteps": 10,
+    "retrain": "off",
+    "recalibrate": "off",
+    "rules": [{"metric": "used_percent", "valid_max": 95.0}],
+}
 
 
 @pytest.mark.slow
@@ -49,8 +33,7 @@ def test_an_invalid_value_is_a_critical_alert_without_a_model_and_closes_when_it
         connection.execute("CREATE TABLE usage (time INTEGER, host TEXT, used_percent REAL, load REAL)")
         connection.executemany("INSERT INTO usage VALUES (?, ?, ?, ?)", rows)
     connection.close()
-    config = tmp_path / "config.toml"
-    config.write_text(CONFIG.format(folder=tmp_path))
+    config = configure(tmp_path, {**MONITOR, "source": usage_table(tmp_path / "samples.db")})
 
     with daemon(config) as running:
         active = until(lambda: running.metrics().get("detector_alert_active"), "an alert")
