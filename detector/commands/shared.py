@@ -125,7 +125,7 @@ def moment_of(option: str, written: str) -> int:
 
 
 def if_given(read: Callable[[str, str], int], option: str, written: str | None) -> int | None:
-    """What `read` makes of an option; None if the option is not given."""
+    """The value that `read` makes of an option; None if the option is not given."""
     return None if written is None else read(option, written)
 
 

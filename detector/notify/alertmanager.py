@@ -42,7 +42,7 @@ class Alertmanager:
         self._notified[message.monitor] = open_labels
 
     def check(self) -> str:
-        """Asks for its version."""
+        """Its address without secrets, after it answered with its version."""
         url = f"{self._url}/api/v2/status"
         answer = http.request(url, timeout=self._timeout)
         if not answer.lstrip().startswith(b"{"):

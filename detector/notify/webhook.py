@@ -36,7 +36,7 @@ class Webhook:
         http.request(self._url, body=posted, headers=headers, timeout=self._timeout)
 
     def check(self) -> str:
-        """Connects only: a message would alarm somebody."""
+        """Its address without secrets. Only connects: a message would cause alarm."""
         http.reach(self._url, self._timeout)
         return http.redacted(self._url)
 

@@ -122,7 +122,7 @@ def next_runs(cron: str, now: int) -> str | list[str]:
 def _measured(
     monitor: MonitorSection, source: Source, extent: tuple[int, int], *, now: int
 ) -> tuple[dict[str, Any], Load]:
-    """What the source holds, and what a tick over it takes. now: epoch milliseconds"""
+    """The source's samples, and the load of a tick over them. now: epoch milliseconds"""
     oldest, newest = extent
     end = grid.floor(newest, monitor.step_ms) + monitor.step_ms
     recent = source.read(end - monitor.timesteps * monitor.step_ms, end)
@@ -143,7 +143,7 @@ def _moment(at: int) -> str:
 
 @dataclass(frozen=True)
 class Load:
-    """What a tick of a monitor is expected to take."""
+    """The expected load of a monitor's ticks."""
 
     monitor: MonitorSection
     entities: int
@@ -165,7 +165,7 @@ def _load(monitor: MonitorSection, source: Source, *, end: int, entities: int) -
 
 
 def too_much(loads: Sequence[Load]) -> ConfigError | None:
-    """What to change if this machine cannot keep up with one monitor, or with all of them."""
+    """The error that says what to change if this machine cannot keep up with one monitor or all of them; or None."""
     lines = []
     for load in loads:
         if load.share > 1.0:

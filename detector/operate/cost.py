@@ -78,13 +78,13 @@ class TickCost:
     model_bytes: int
 
     def of(self, entities: int, read_seconds: float | None = None) -> float:
-        """Seconds of a tick with so many entities; read_seconds: of its reading, if known, else as long as here."""
+        """Seconds of a tick with another number of entities; read_seconds: of its reading, if it was measured."""
         own = (self.seconds - self.read_seconds - self.least_seconds) / max(1, self.entities - 1)
         read = self.read_seconds * entities / self.entities if read_seconds is None else read_seconds
         return self.least_seconds + max(0.0, own) * (entities - 1) + read
 
     def fleet(self, seconds: float) -> int:
-        """Number of entities that a tick of so many seconds can score."""
+        """The largest number of entities that a tick scores in a time."""
         each = (self.of(self.entities) - self.of(1)) / max(1, self.entities - 1)
         return max(0, int((seconds - self.of(0)) / max(each, 1e-9)))
 
@@ -188,7 +188,7 @@ class _Fleet:
 
 @dataclass(frozen=True)
 class _Tick:
-    """What a tick took."""
+    """Cost of a tick."""
 
     seconds: float
     cpu_seconds: float

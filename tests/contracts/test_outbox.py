@@ -1,4 +1,4 @@
-"""What is told to notifiers from the outbox, on every kind of database: nothing lost, nothing twice, in order."""
+"""Messages sent to notifiers from the outbox, on every kind of database: nothing lost, nothing twice, in order."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ NO_SCORES = ScoreRows(entity=[], slot=[], score=[])
 
 
 class Target:
-    """A notifier that notes what it is told, and refuses or is absent when the test wants."""
+    """A notifier that keeps what it is sent, and refuses or is absent when the test wants."""
 
     def __init__(self) -> None:
-        self.told: list[Message] = []
+        self.taken: list[Message] = []
         self.failure: Exception | None = None
         self.refused: set[str] = set()  # entities
         self.attempts = 0
@@ -50,14 +50,14 @@ class Target:
         if any(alert.entity in self.refused for alert in message.alerts):
             msg = "http://chat must answer 2xx; received 400"
             raise NotifyError(msg)
-        self.told.append(message)
+        self.taken.append(message)
 
     def check(self) -> str:
         return "chat"
 
     @property
     def changes(self) -> list[tuple[str, str]]:
-        return [(notice.alert.entity, notice.change) for message in self.told for notice in message.notices]
+        return [(notice.alert.entity, notice.change) for message in self.taken for notice in message.notices]
 
 
 ABSENT = NotifyUnavailable("http://chat did not answer: refused")
@@ -142,7 +142,7 @@ def _due(engine: Engine, now: int) -> list[Notice]:
     return OutboxStore(engine).due("chat", now)
 
 
-def test_every_change_is_told_once_and_in_order(migrated: Engine, fleet: Fleet) -> None:
+def test_every_change_is_sent_once_and_in_order(migrated: Engine, fleet: Fleet) -> None:
     target = Target()
     sender = _sender(migrated, target)
 
@@ -163,12 +163,12 @@ def test_a_single_message_has_the_alert_with_its_details(migrated: Engine, fleet
 
     _run(_sender(migrated, target), fleet.now)
 
-    alert = target.told[0].alerts[0]
+    alert = target.taken[0].alerts[0]
     assert alert.explanation == {"metrics": [{"metric": "cpu", "share": 1.0}]}
     assert (alert.entity, alert.state, alert.incident_size) == ("a", "open", 2)
 
 
-def test_what_people_do_is_told_with_their_names(migrated: Engine, fleet: Fleet) -> None:
+def test_answers_of_people_are_sent_with_their_names(migrated: Engine, fleet: Fleet) -> None:
     target = Target()
     sender = _sender(migrated, target)
     fleet.tick((Change.OPENED, "a"))
@@ -177,7 +177,7 @@ def test_what_people_do_is_told_with_their_names(migrated: Engine, fleet: Fleet)
 
     _run(sender, fleet.now + 2)
 
-    (_, acknowledged) = [message.notices[0] for message in target.told]
+    (_, acknowledged) = [message.notices[0] for message in target.taken]
     assert (acknowledged.change, acknowledged.by, acknowledged.detail) == ("acknowledged", "ada", "looking")
 
 
@@ -194,7 +194,7 @@ def test_an_hour_of_outage_loses_nothing_and_repeats_nothing(migrated: Engine, f
         fleet.tick(*made)
         for second in range(0, 60, 5):
             _run(sender, fleet.now + 1000 * second)
-    assert target.told == []
+    assert target.taken == []
     assert target.attempts < 90  # 720 looks, but a retry every few minutes only
 
     target.failure = None
@@ -288,12 +288,12 @@ def test_five_hundred_alerts_at_once_are_at_most_five_messages(migrated: Engine,
         fleet.tick(*((Change.ESCALATED, name) for name in names[::2]))
         _run(sender, fleet.now)
 
-    assert len(target.told) == 5
-    told = {entity for entity, change in target.changes if change == "opened"}
-    assert told == set(names)
+    assert len(target.taken) == 5
+    named = {entity for entity, change in target.changes if change == "opened"}
+    assert named == set(names)
     _run(sender, fleet.now + 600_000)
-    assert len(target.told) == 6
-    assert target.told[-1].is_summary
+    assert len(target.taken) == 6
+    assert target.taken[-1].is_summary
     assert {state for state, _ in _deliveries(migrated)} == {"sent"}
 
 
@@ -310,7 +310,7 @@ def test_messages_count_when_they_were_sent_not_when_the_events_happened(migrate
     assert store.messages_since("chat", "db", 0) == store.messages_since("pager", "web", 0) == 0
 
 
-def test_two_processes_never_tell_the_same(migrated: Engine, database_url: str, fleet: Fleet) -> None:
+def test_two_processes_never_send_the_same_event(migrated: Engine, database_url: str, fleet: Fleet) -> None:
     other = database.connect(database_url)
     first, second = Target(), Target()
     fleet.tick((Change.OPENED, "a"))
@@ -329,10 +329,10 @@ def test_two_processes_never_tell_the_same(migrated: Engine, database_url: str, 
     finally:
         other.dispose()
 
-    assert (len(first.told), len(second.told)) == (1, 0)
+    assert (len(first.taken), len(second.taken)) == (1, 0)
 
 
-def test_processes_that_look_all_the_time_tell_everything_once(
+def test_processes_that_look_all_the_time_send_everything_once(
     migrated: Engine, database_url: str, fleet: Fleet
 ) -> None:
     engines, target = [database.connect(database_url) for _ in range(3)], Target()
@@ -400,7 +400,7 @@ def test_what_was_sent_is_not_sent_again_when_the_store_fails_to_note_it(
     assert _deliveries(migrated) == [("sent", 1)]
 
 
-def test_open_alerts_are_told_again_every_minute_until_they_close(migrated: Engine, fleet: Fleet) -> None:
+def test_open_alerts_are_sent_again_every_minute_until_they_close(migrated: Engine, fleet: Fleet) -> None:
     target = Target()
     sender = _sender(migrated, target, STANDING)
     fleet.tick((Change.OPENED, "a"), (Change.OPENED, "muted"), is_muted=False)
@@ -412,7 +412,7 @@ def test_open_alerts_are_told_again_every_minute_until_they_close(migrated: Engi
     _run(sender, fleet.now)
 
     assert runs == [{"sent": 1}, {}, {"sent": 1}, {}, {"sent": 1}]
-    assert [[(alert.id, alert.state) for alert in message.alerts] for message in target.told] == [
+    assert [[(alert.id, alert.state) for alert in message.alerts] for message in target.taken] == [
         *[[(1, "open"), (2, "open")]] * 3,
         [(1, "closed"), (2, "open")],
     ]
@@ -429,15 +429,15 @@ def test_an_absent_target_is_not_asked_again_for_each_monitor(migrated: Engine, 
     assert target.attempts == 1
 
 
-def test_a_muted_alert_is_not_told(migrated: Engine, fleet: Fleet) -> None:
+def test_a_muted_alert_is_not_sent(migrated: Engine, fleet: Fleet) -> None:
     events, standing = Target(), Target()
     fleet.tick((Change.OPENED, "a"), is_muted=True)
 
     _run(_sender(migrated, events), fleet.now)
     _run(_sender(migrated, standing, STANDING), fleet.now)
 
-    assert events.told == []
-    assert [message.alerts for message in standing.told] == [()]
+    assert events.taken == []
+    assert [message.alerts for message in standing.taken] == [()]
 
 
 @settings(
@@ -454,7 +454,7 @@ def test_a_muted_alert_is_not_told(migrated: Engine, fleet: Fleet) -> None:
         max_size=12,
     )
 )
-def test_whatever_happens_an_alert_that_does_not_change_is_never_told_twice(
+def test_whatever_happens_an_alert_that_does_not_change_is_never_sent_twice(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[dict[str, str], bool, int]]
 ) -> None:
     engine = database.connect(f"sqlite:///{tmp_path_factory.mktemp('outbox')}/detector.db")

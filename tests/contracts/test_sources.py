@@ -426,7 +426,7 @@ _BROKEN = [
 
 
 @pytest.mark.parametrize("spec", _BROKEN, ids=lambda spec: f"{spec.table or spec.query} {spec.metrics[0]} {spec.time}")
-def test_a_table_or_column_that_is_not_there_is_told_in_one_line(engine: Engine, spec: TableSpec) -> None:
+def test_a_missing_table_or_column_is_reported_in_one_line(engine: Engine, spec: TableSpec) -> None:
     _wide(engine)
 
     with pytest.raises(SourceError) as caught:
@@ -437,7 +437,7 @@ def test_a_table_or_column_that_is_not_there_is_told_in_one_line(engine: Engine,
 
 
 @pytest.mark.parametrize("spec", [_BROKEN[0], _BROKEN[4]], ids=["table", "column"])
-def test_the_extent_of_what_is_not_there_is_told_in_one_line(engine: Engine, spec: TableSpec) -> None:
+def test_the_extent_of_a_missing_table_is_reported_in_one_line(engine: Engine, spec: TableSpec) -> None:
     _wide(engine)
 
     with pytest.raises(SourceError) as caught:
@@ -564,7 +564,7 @@ def test_an_entity_that_appears_while_reading_does_not_stop_the_read(engine: Eng
     assert ("a", 0, 0, 1.0) in rows
 
 
-def test_a_store_without_tables_is_told_in_one_line(engine: Engine) -> None:
+def test_a_store_without_tables_is_reported_in_one_line(engine: Engine) -> None:
     source = EmbeddedSource(engine, "web", ("cpu",))
 
     for ask in (lambda: source.read(0, 1), source.extent, lambda: source.write(["a"], ["cpu"], time=[0], value=[1.0])):

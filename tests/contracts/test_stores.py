@@ -29,7 +29,7 @@ NO_SCORES = ScoreRows(entity=[], slot=[], score=[])
 
 
 def _commit(**values: Any) -> Commit:
-    """The first commit of monitor `web`: nothing but a cursor unless told otherwise."""
+    """The first commit of monitor `web`: nothing but a cursor unless something else is given."""
     first = Commit(
         monitor="web",
         expected_cursor=None,
@@ -147,7 +147,7 @@ def test_a_database_of_another_revision_is_refused(migrated: Engine) -> None:
 
 
 @pytest.mark.parametrize("url", ["postgresql://a:hunter2@127.0.0.1:1/x", "mysql://a:hunter2@127.0.0.1:1/x"])
-def test_a_database_that_is_down_is_told_in_one_line_without_its_password(url: str) -> None:
+def test_a_database_that_is_down_is_reported_in_one_line_without_its_password(url: str) -> None:
     engine = database.connect(url)
 
     asks: list[Callable[[], object]] = [
@@ -515,7 +515,7 @@ def test_leases_of_different_names_do_not_touch(migrated: Engine) -> None:
     assert _acquire(migrated, "second", now=0, name="retrain-db")
 
 
-def test_a_lease_on_a_database_without_tables_is_told_in_one_line(engine: Engine) -> None:
+def test_a_lease_on_a_database_without_tables_is_reported_in_one_line(engine: Engine) -> None:
     with pytest.raises(StoreError) as caught:
         _acquire(engine, "first", now=0)
 

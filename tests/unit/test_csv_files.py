@@ -248,7 +248,7 @@ def test_bytes_that_are_no_text_make_a_bad_line_only(tmp_path: Path) -> None:
     assert (outcome.bad, samples) == (1, [("web-1", "cpu", 60_000, 2.0)])
 
 
-def test_a_store_that_refuses_tells_that_importing_again_is_safe(tmp_path: Path) -> None:
+def test_a_store_that_refuses_leads_to_the_advice_that_importing_again_is_safe(tmp_path: Path) -> None:
     path = _file(tmp_path, "time,cpu", "0,1")
 
     with pytest.raises(SourceError, match="stopped after 0 samples: disk full; importing it again is safe"):

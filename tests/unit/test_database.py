@@ -36,7 +36,7 @@ def test_missing_file_is_created_by_the_daemon_and_then_read(file: Path) -> None
     assert file.is_file()
 
 
-def test_reader_is_told_which_file_is_missing_and_what_to_do(file: Path) -> None:
+def test_reader_learns_which_file_is_missing_and_what_to_do(file: Path) -> None:
     engine = database.connect(f"sqlite:///{file}", creates=False)
 
     assert schema.current(engine) is None

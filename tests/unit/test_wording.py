@@ -37,7 +37,7 @@ def test_a_number_has_three_significant_digits(value: float, expected: str) -> N
     assert words.number(value) == expected.replace(" ", "\u202f")
 
 
-def test_a_metric_is_told_with_what_was_expected_and_its_share() -> None:
+def test_a_metric_is_shown_with_its_expected_range_and_its_share() -> None:
     assert words.metric_line(DISK) == "disk_write_bytes 41.2 MB, expected 3.2–6.04 MB, 71 % of the score"
 
 
@@ -79,16 +79,16 @@ def test_what_is_not_known_is_left_out() -> None:
     ],
 )
 def test_a_sentence_begins_with_what_kind_of_anomaly_it_is(part: dict[str, Any], begin: str) -> None:
-    told = words.sentence({"metrics": [CPU], "part": part})
+    sentence = words.sentence({"metrics": [CPU], "part": part})
 
-    assert told == f"{begin}{words.metric_line(CPU)}."
+    assert sentence == f"{begin}{words.metric_line(CPU)}."
 
 
 def test_a_sentence_names_three_metrics_and_counts_the_rest() -> None:
-    told = words.sentence({"metrics": [CPU] * 5, "part": {"kind": "spike"}})
+    sentence = words.sentence({"metrics": [CPU] * 5, "part": {"kind": "spike"}})
 
-    assert told.count("expected") == 3
-    assert told.endswith("; and 2 more.")
+    assert sentence.count("expected") == 3
+    assert sentence.endswith("; and 2 more.")
 
 
 def test_silence_is_said_without_metrics() -> None:

@@ -155,7 +155,7 @@ def test_all_mistakes_are_reported_together(tmp_path: Path) -> None:
     assert places == ["export.listen", "log_level", "monitors[0].step", "monitors[0].timesteps", "monitors[0].decision"]
 
 
-def test_a_mistake_is_told_with_what_was_received(tmp_path: Path) -> None:
+def test_an_error_shows_what_was_received(tmp_path: Path) -> None:
     lines = _refused(tmp_path, SMALLEST + "timesteps = 1")
 
     assert lines == ["monitors[0].timesteps: input should be greater than or equal to 2. Received: 1"]
@@ -255,7 +255,7 @@ def test_one_entity_column_may_be_written_without_a_list(tmp_path: Path) -> None
     assert source.entity == ("host",)
 
 
-def test_asking_for_an_unknown_monitor_tells_which_there_are(tmp_path: Path) -> None:
+def test_asking_for_an_unknown_monitor_names_those_there_are(tmp_path: Path) -> None:
     loaded = _load(tmp_path, SMALLEST)
 
     with pytest.raises(ConfigError, match="no monitor named 'wbe' in the configuration; there is: web"):
@@ -422,7 +422,7 @@ def test_of_two_assignments_the_last_counts() -> None:
     assert loading.monitor(TABLE, ["training.epochs=1", "training.epochs=2"]).training.epochs == 2
 
 
-def test_all_wrong_assignments_are_told_together_with_the_nearest_known_key() -> None:
+def test_all_wrong_assignments_are_reported_together_with_the_nearest_known_key() -> None:
     with pytest.raises(ConfigError) as caught:
         loading.monitor(TABLE, ["training.epoch=5", "timesteps=1", "timesteps.x=1", "modell=1"])
 
@@ -543,7 +543,7 @@ def test_an_address_without_host_or_port_is_refused(tmp_path: Path, listen: str)
     assert lines == [f"export.listen: must be HOST:PORT, such as 127.0.0.1:9788. Received: {listen!r}"]
 
 
-def test_a_notifier_is_told_of_all_monitors_unless_some_are_named(tmp_path: Path) -> None:
+def test_a_notifier_is_notified_of_all_monitors_unless_some_are_named(tmp_path: Path) -> None:
     second = "[[monitors]]\nname = 'db'\nmetrics = ['x']\nsource = {type = 'embedded'}\n"
     only_db = "[[notifiers]]\nname = 'dba'\ntype = 'alertmanager'\nurl = 'http://x:9093'\nmonitors = ['db']\n"
 

@@ -1,4 +1,4 @@
-"""What notifiers are told at once, when it is tried again, and in which words; no database and no network."""
+"""Messages to notifiers: how many, when again after a failure, and in which words; no database and no network."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def _alert(identity: int = 1, **values: Any) -> NotifiedAlert:
 
 
 def _notice(event: int, alert: NotifiedAlert | None = None, **values: Any) -> Notice:
-    told = _alert(event) if alert is None else alert
-    return replace(Notice(event, "opened", "warning", 1.5, T0 + 2 * STEP, None, None, 0, told), **values)
+    subject = _alert(event) if alert is None else alert
+    return replace(Notice(event, "opened", "warning", 1.5, T0 + 2 * STEP, None, None, 0, subject), **values)
 
 
 # when it is tried again
@@ -68,7 +68,7 @@ def test_the_same_luck_gives_the_same_wait() -> None:
 # how many messages
 
 
-def test_events_that_may_be_told_one_by_one_are_in_order() -> None:
+def test_events_that_may_be_sent_one_by_one_are_in_order() -> None:
     notices = [_notice(event) for event in (3, 4, 9)]
 
     found = messages("web", notices, allowed=3)
@@ -77,7 +77,7 @@ def test_events_that_may_be_told_one_by_one_are_in_order() -> None:
 
 
 @pytest.mark.parametrize(("events", "allowed"), [(2, 1), (6, 5), (500, 5)])
-def test_more_events_than_may_be_told_are_one_summary_of_all(events: int, allowed: int) -> None:
+def test_more_events_than_may_be_sent_are_one_summary_of_all(events: int, allowed: int) -> None:
     notices = [_notice(event) for event in range(1, events + 1)]
 
     (message,) = messages("web", notices, allowed)
@@ -92,11 +92,11 @@ def test_more_events_than_may_be_told_are_one_summary_of_all(events: int, allowe
 
 
 @pytest.mark.parametrize("allowed", [0, -3])
-def test_nothing_is_told_while_nothing_may_be(allowed: int) -> None:
+def test_nothing_is_sent_while_nothing_may_be(allowed: int) -> None:
     assert messages("web", [_notice(1)], allowed) == []
 
 
-def test_open_alerts_beyond_the_cap_are_summed_up_oldest_told_one_by_one() -> None:
+def test_open_alerts_beyond_the_cap_are_summed_up_oldest_sent_one_by_one() -> None:
     standing = [_alert(identity) for identity in (1, 2, 3, 4)]
     closed = _alert(5, state="closed", closed_slot=T0 + STEP)
 
@@ -112,10 +112,10 @@ def test_open_alerts_beyond_the_cap_are_summed_up_oldest_told_one_by_one() -> No
 def test_an_open_alert_is_firing_until_long_after_the_next_repetition() -> None:
     now = T0 + 10 * STEP
 
-    (post,), told = alertmanager.payload(Message("web", (), (_alert(),)), {}, now)
+    (post,), open_labels = alertmanager.payload(Message("web", (), (_alert(),)), {}, now)
 
     labels = {"alertname": "DetectorAnomaly", "monitor": "web", "entity": "web-1", "severity": "warning"}
-    assert post["labels"] == labels == told[1]
+    assert post["labels"] == labels == open_labels[1]
     assert (post["startsAt"], post["endsAt"]) == ("2024-01-01T12:00:00.000Z", "2024-01-01T12:15:00.000Z")
     assert post["annotations"]["description"] == (
         "Spike: cpu 99, expected 10–30, 100 % of the score. Score up to 1.01, where 1 is the threshold."
@@ -135,10 +135,10 @@ def test_an_open_alert_is_firing_until_long_after_the_next_repetition() -> None:
 def test_a_closed_alert_is_resolved_since_it_closed(state: str, closed: dict[str, int], ended: str) -> None:
     alert = _alert(state=state, **closed)
 
-    (post,), told = alertmanager.payload(Message("web", (), (alert,)), {}, T0 + 10 * STEP)
+    (post,), open_labels = alertmanager.payload(Message("web", (), (alert,)), {}, T0 + 10 * STEP)
 
     assert post["endsAt"] == ended
-    assert told == {}
+    assert open_labels == {}
 
 
 def test_an_acknowledged_alert_stays_firing_and_says_so() -> None:
@@ -153,47 +153,47 @@ def test_an_acknowledged_alert_stays_firing_and_says_so() -> None:
 
 def test_an_alert_that_got_worse_ends_under_its_old_labels() -> None:
     now = T0 + 10 * STEP
-    _, told = alertmanager.payload(Message("web", (), (_alert(),)), {}, now)
+    _, before = alertmanager.payload(Message("web", (), (_alert(),)), {}, now)
 
-    posts, now_told = alertmanager.payload(Message("web", (), (_alert(severity="critical"),)), told, now + STEP)
+    posts, after = alertmanager.payload(Message("web", (), (_alert(severity="critical"),)), before, now + STEP)
 
     assert [(post["labels"]["severity"], post["endsAt"]) for post in posts] == [
         ("critical", "2024-01-01T12:16:00.000Z"),
         ("warning", "2024-01-01T12:11:00.000Z"),
     ]
-    assert now_told[1]["severity"] == "critical"
+    assert after[1]["severity"] == "critical"
 
 
 def test_the_summary_is_there_while_alerts_are_beyond_the_cap_and_ends_after() -> None:
     now = T0 + 10 * STEP
-    rest = (_alert(2), _alert(3, severity="critical"))
-    posts, told = alertmanager.payload(Message("web", (), (_alert(1),), rest, is_summary=True), {}, now)
+    others = (_alert(2), _alert(3, severity="critical"))
+    posts, before = alertmanager.payload(Message("web", (), (_alert(1),), others, is_summary=True), {}, now)
 
     assert posts[1]["labels"] == {"alertname": "DetectorManyAlerts", "monitor": "web", "severity": "critical"}
     assert posts[1]["annotations"]["description"] == (
         "Beside those sent one by one, 2 alerts are open: 1 warning, 1 critical. Worst: web-3 (1.03), web-2 (1.02)."
     )
 
-    posts, told = alertmanager.payload(Message("web", (), (_alert(1),)), told, now + STEP)
+    posts, after = alertmanager.payload(Message("web", (), (_alert(1),)), before, now + STEP)
 
     assert [(post["labels"]["alertname"], post["endsAt"] > "2024-01-01T12:11:00.000Z") for post in posts] == [
         ("DetectorAnomaly", True),
         ("DetectorManyAlerts", False),
     ]
-    assert set(told) == {1}
+    assert set(after) == {1}
 
 
 # webhooks
 
 
-def test_a_webhook_is_told_the_event_as_it_was_and_the_alert_as_it_is() -> None:
+def test_a_webhook_is_sent_the_event_as_it_was_and_the_alert_as_it_is() -> None:
     alert = _alert(state="closed", closed_slot=T0 + 9 * STEP, closed_by="normal", peak_score=2.5, severity="critical")
 
-    told = json.loads(webhook.body(Message("web", (_notice(4, alert),), (alert,))))
+    posted = json.loads(webhook.body(Message("web", (_notice(4, alert),), (alert,))))
 
-    assert (told["kind"], told["monitor"]) == ("event", "web")
-    assert told["text"] == "warning alert opened: web-1 (web). Spike: cpu 99, expected 10–30, 100 % of the score."
-    assert told["event"] == {
+    assert (posted["kind"], posted["monitor"]) == ("event", "web")
+    assert posted["text"] == "warning alert opened: web-1 (web). Spike: cpu 99, expected 10–30, 100 % of the score."
+    assert posted["event"] == {
         "id": 4,
         "change": "opened",
         "at": "2024-01-01T12:02:00.000Z",
@@ -202,11 +202,11 @@ def test_a_webhook_is_told_the_event_as_it_was_and_the_alert_as_it_is() -> None:
         "by": None,
         "detail": None,
     }
-    assert told["alert"]["metrics"] == [METRIC]
-    assert told["alert"]["sentence"] == "Spike: cpu 99, expected 10–30, 100 % of the score."
+    assert posted["alert"]["metrics"] == [METRIC]
+    assert posted["alert"]["sentence"] == "Spike: cpu 99, expected 10–30, 100 % of the score."
     expected = {"state": "closed", "severity": "critical", "peak_score": 2.5, "closed_at": "2024-01-01T12:09:00.000Z"}
-    assert {name: told["alert"][name] for name in expected} == expected
-    assert (told["alert"]["incident"], told["alert"]["incident_alerts"]) == (1, 3)
+    assert {name: posted["alert"][name] for name in expected} == expected
+    assert (posted["alert"]["incident"], posted["alert"]["incident_alerts"]) == (1, 3)
 
 
 def test_a_summary_counts_events_and_names_the_worst() -> None:
@@ -214,17 +214,17 @@ def test_a_summary_counts_events_and_names_the_worst() -> None:
     closed = _notice(30, opened[0].alert, change="closed", created_at=T0 + 5 * STEP)
     (message,) = messages("web", [*opened, closed], allowed=5)
 
-    told = json.loads(webhook.body(message))
+    posted = json.loads(webhook.body(message))
 
-    assert told["text"] == "20 alerts of web at once: 20 opened, 1 closed"
-    assert (told["kind"], told["events"], told["alerts"]) == ("summary", 21, 20)
-    assert told["severities"] == {"warning": 20}
-    assert (told["first_at"], told["last_at"]) == ("2024-01-01T12:02:00.000Z", "2024-01-01T12:05:00.000Z")
-    assert sorted(told["incidents"], key=lambda one: int(one["incident"])) == [
+    assert posted["text"] == "20 alerts of web at once: 20 opened, 1 closed"
+    assert (posted["kind"], posted["events"], posted["alerts"]) == ("summary", 21, 20)
+    assert posted["severities"] == {"warning": 20}
+    assert (posted["first_at"], posted["last_at"]) == ("2024-01-01T12:02:00.000Z", "2024-01-01T12:05:00.000Z")
+    assert sorted(posted["incidents"], key=lambda one: int(one["incident"])) == [
         {"incident": 1, "alerts": 10},
         {"incident": 2, "alerts": 10},
     ]
-    assert [one["entity"] for one in told["worst"]] == [f"web-{n}" for n in range(20, 10, -1)]
+    assert [one["entity"] for one in posted["worst"]] == [f"web-{n}" for n in range(20, 10, -1)]
 
 
 def test_a_signature_is_the_hmac_of_time_and_body() -> None:
