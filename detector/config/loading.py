@@ -62,7 +62,7 @@ def find(path: Path | None) -> Path:
     raise ConfigError(msg)
 
 
-def load(path: Path, environment: Mapping[str, str] | None = None, *, service: Service = SERVICE) -> Config:
+def load(path: Path, environment: Mapping[str, str] | None = None, *, service: Service | None = None) -> Config:
     """Reads and validates a configuration file.
 
     A command run by hand reads the service's configuration without the $STATE_DIRECTORY that systemd gives the service:
@@ -71,7 +71,7 @@ def load(path: Path, environment: Mapping[str, str] | None = None, *, service: S
     Raises: ConfigError listing all errors, one per line.
     """
     environment = os.environ if environment is None else environment
-    folder = _state_folder(path, environment, service)
+    folder = _state_folder(path, environment, service or SERVICE)
     if folder is not None:
         environment = {**environment, "STATE_DIRECTORY": str(folder)}
     try:
@@ -102,9 +102,9 @@ def _state_folder(path: Path, environment: Mapping[str, str], service: Service) 
     return next((folder for folder in service.folders if os.path.isdir(folder)), None)
 
 
-def is_guessed(path: Path, environment: Mapping[str, str] | None = None, *, service: Service = SERVICE) -> bool:
+def is_guessed(path: Path, environment: Mapping[str, str] | None = None, *, service: Service | None = None) -> bool:
     """Whether a configuration names its files by $STATE_DIRECTORY, but this user does not see the service's folder."""
-    environment = os.environ if environment is None else environment
+    environment, service = os.environ if environment is None else environment, service or SERVICE
     if not _is_by_hand(path, environment, service) or _state_folder(path, environment, service) is not None:
         return False
     return "${STATE_DIRECTORY" in path.read_text(encoding="utf-8")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from detector.cli import main
+from detector.config import loading
 
 CONFIG = """
 [database]
@@ -71,6 +72,26 @@ def test_missing_database_is_one_line_and_stays_missing(
     assert said.err.startswith("detector: the detector's database must exist. Received: sqlite:///detector.db, but ")
     assert f"{folder / 'detector.db'};" in said.err
     assert [path.name for path in folder.iterdir()] == ["config.toml"]
+
+
+@pytest.mark.parametrize("has_folder", [True, False])
+def test_command_beside_the_service_finds_its_database_or_says_which_one_it_uses(
+    has_folder: bool, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, state = folder / "config.toml", folder / "state"
+    config.write_text(CONFIG.replace("sqlite:///detector.db", "sqlite:///${STATE_DIRECTORY:-.}/detector.db"))
+    monkeypatch.setattr(loading, "SERVICE", loading.Service(config, (state,)))
+    monkeypatch.delenv("STATE_DIRECTORY", raising=False)
+    if has_folder:
+        state.mkdir()
+
+    status = _status(monkeypatch, "alerts list")
+
+    *notes, error = capsys.readouterr().err.splitlines()
+    assert (status, f"{state if has_folder else folder}/detector.db;" in error) == (3, True)
+    assert [note.partition(" Using ")[2] for note in notes] == (
+        [] if has_folder else [f"sqlite:///./detector.db, in {folder}"]
+    )
 
 
 def test_check_says_that_the_daemon_would_create_the_database(

@@ -285,6 +285,16 @@ def test_daemon_starts_with_the_machine(machine: Machine) -> None:
 
 @pytest.mark.root
 @needs_boot
+def test_command_run_by_hand_as_root_finds_the_database_of_the_service(machine: Machine) -> None:
+    _until(lambda: machine.show("ActiveState") == "active", "READY=1")
+
+    said = machine.run("env", "LD_LIBRARY_PATH=/opt/python/lib", PROGRAM, "db", "check")
+
+    assert said.startswith("sqlite:////var/lib/detector/detector.db: at schema ")
+
+
+@pytest.mark.root
+@needs_boot
 def test_killed_daemon_is_restarted_and_a_stopped_one_ends_in_time(fresh: Machine) -> None:
     fresh.run("systemctl", "start", "detector")
     first = fresh.show("MainPID")
