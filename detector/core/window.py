@@ -32,12 +32,17 @@ def reasons(values: Float32, timesteps: int, *, max_missing: float) -> Int8:
     return result
 
 
-def silent(values: Float32, slots: int) -> Bool:
-    """Where the newest `slots` hold nothing at all: (E, L, F) -> (E, L), False before there are so many."""
+def silent(values: Float32, slots: int, *, had_data: Bool) -> Bool:
+    """True where an entity that had data has had none for `slots` slots: (E, L, F) -> (E, L).
+
+    had_data: (E,) entities that had some before these slots. Of the slots only those up to each one count: an entity
+    that has no data yet is not silent, whatever comes later.
+    """
     empty: Bool = np.all(np.isnan(values), axis=2)
     position = np.arange(values.shape[1])[None, :]
     last = np.maximum.accumulate(np.where(empty, -1, position), axis=1)  # (E, L) newest slot with data
-    return np.asarray((position - last >= slots) & (position >= slots - 1), dtype=np.bool_)
+    known = (last >= 0) | had_data[:, None]
+    return np.asarray(known & (position - last >= slots), dtype=np.bool_)
 
 
 def _rolling_mean(values: np.ndarray[tuple[int, int], np.dtype[np.float64]], length: int) -> Float32:

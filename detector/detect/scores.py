@@ -66,10 +66,9 @@ def for_decisions(
         has_data: Bool = np.any(~np.isnan(values[:, -slots:]), axis=2)
         by_span = np.where(np.isnan(by_span) & has_data[..., None], np.float32(0.0), by_span)
     if horizon.silent:
-        is_silent = window.silent(values, horizon.silent)[:, -slots:]  # (E, K)
-        had_data = ~np.all(np.isnan(values), axis=(1, 2)) | is_open
+        is_silent = window.silent(values, horizon.silent, had_data=is_open)[:, -slots:]  # (E, K)
         by_span = by_span.copy()
-        by_span[is_silent & had_data[:, None], 0] = horizon.rules.open_at_once
+        by_span[is_silent, 0] = horizon.rules.open_at_once
     return by_span
 
 

@@ -73,8 +73,9 @@ def tick(
     late = horizon.late
     while remembered.history.end < complete and not should_stop():
         end = min(complete, remembered.history.end + horizon.step * _chunk_slots(remembered))
-        if total.newest_sample is not None and total.newest_sample < remembered.history.end - horizon.step * late:
-            end = complete  # nothing more to come: all slots up to now are empty
+        nothing_to_come = total.newest_sample is not None and total.newest_sample < remembered.history.end
+        if nothing_to_come and _is_at_rest(remembered):
+            end = complete  # the slots up to now are empty and change nothing
         remembered, part = _chunk(monitor, remembered, end=end, late=late, now=now)
         late = 0  # what comes before the next chunk has just been read
         total = _sum(total, part)
@@ -202,6 +203,12 @@ def _after(monitor: Monitor, extended: Extended, decided: _Decided, *, read: _Re
     opened = tuple(event.episode.severity for event in decisions.events if event.change is Change.OPENED)
     report = Report(end, read.newest_sample, read.samples, extended.windows, opened, snapshot)
     return replace(kept, cursor=end, states=states, past=past, snapshot=snapshot), report
+
+
+def _is_at_rest(remembered: Memory) -> bool:
+    """Whether more empty slots would change nothing: nothing is remembered, and no open alert can still escalate."""
+    states = remembered.states
+    return bool(np.isnan(remembered.history.values).all()) and not (states.is_open & ~states.is_critical).any()
 
 
 def _chunk_slots(remembered: Memory) -> int:

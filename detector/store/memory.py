@@ -12,7 +12,7 @@ from detector.core.decide import Change, Ended
 from detector.errors import StaleState, StoreError
 from detector.ports import AlertChange, AlertState, Commit, Exclusion, ScoreRows, StoredAlert
 from detector.store.alerts import AlertRow
-from detector.store.state import NOTIFIED
+from detector.store.state import NOTIFIED, closing
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class MemoryStore:
             acknowledged_at=None,
             acknowledged_by=None,
             closed_at=None,
-            closed_by=change.ended,
+            closed_by=closing(change).ended if closed else None,
             comment=None,
             verdict=None,
             is_muted=change.is_muted,
@@ -149,6 +149,8 @@ class MemoryStore:
             revision=0,
         )
         _note(tables, commit, change, identity)
+        if closed:
+            _note(tables, commit, closing(change), identity)
 
     def _reopen(self, tables: _Tables, commit: Commit, change: AlertChange) -> None:
         key = (commit.monitor, change.entity, change.episode.opened_slot, change.episode.decided_slot)

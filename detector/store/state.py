@@ -167,7 +167,7 @@ def _open(connection: Connection, commit: Commit, changes: list[AlertChange]) ->
             "detected_at": change.detected_at,
             "closed_slot": change.episode.closed_slot,
             "state": AlertState.OPEN if change.episode.closed_slot is None else AlertState.CLOSED,
-            "closed_by": change.ended.value if change.ended else None,
+            "closed_by": None if change.episode.closed_slot is None else closing(change).ended,
             "model_version": commit.model_version,
             "is_muted": int(change.is_muted),
             "revision": 0,
@@ -178,9 +178,16 @@ def _open(connection: Connection, commit: Commit, changes: list[AlertChange]) ->
     ]
     ids = insert_ids(connection, alert, values)
     _group(connection, commit, list(zip(ids, changes, strict=True)))
-    _note(
-        connection, commit, [(identity, change, change.is_muted) for identity, change in zip(ids, changes, strict=True)]
-    )
+    noted = [(identity, change, change.is_muted) for identity, change in zip(ids, changes, strict=True)]
+    _note(connection, commit, noted)
+    over = [(identity, closing(change), silent) for identity, change, silent in noted if change.episode.closed_slot]
+    _note(connection, commit, over)
+
+
+def closing(change: AlertChange) -> AlertChange:
+    """The closing of an alert that late samples showed when it was over."""
+    slot = change.episode.closed_slot or change.slot
+    return replace(change, change=Change.CLOSED, slot=slot, ended=change.ended or Ended.NORMAL)
 
 
 def _group(connection: Connection, commit: Commit, opened: list[tuple[int, AlertChange]]) -> None:

@@ -490,6 +490,18 @@ def test_late_samples_may_change_an_alert(kept: Kept) -> None:
     assert kept.deliveries() == 1  # a withdrawal notifies; a new peak does not
 
 
+def test_an_alert_that_is_over_when_late_samples_show_it_is_opened_and_closed(kept: Kept) -> None:
+    late = _change(Change.OPENED, slot=T0 + 9 * STEP, decided_slot=T0, closed_slot=T0 + STEP)
+
+    kept.store.commit(_commit(changes=[late], notifiers=("pager",)))
+
+    assert [(event.change, event.slot, event.notifiers) for event in kept.events()] == [
+        ("opened", T0 + 9 * STEP, ("pager",)),
+        ("closed", T0 + STEP, ("pager",)),
+    ]
+    assert [(row.state, row.closed_by) for row in kept.alerts()] == [("closed", "normal")]
+
+
 def test_late_samples_may_close_an_alert_and_open_it_again(kept: Kept) -> None:
     kept.store.commit(_commit(changes=[_change(Change.OPENED)]))
     identity = kept.alerts()[0].id

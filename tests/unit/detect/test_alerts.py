@@ -15,6 +15,7 @@ from detector.core.decide import LONG_AGO, AlertStates, Change, Episode, Severit
 from detector.core.revise import Checkpoint
 from detector.core.series import Float32
 from detector.detect import explanations as explaining
+from detector.detect import history
 from detector.detect.horizon import Horizon
 from detector.detect.memory import Memory
 from detector.detect.recall import recall, stored_state
@@ -40,6 +41,8 @@ MONITOR = MonitorSection(
 
 HORIZON = Horizon.of(MONITOR)
 HOSTS = ("web-1", "web-2")
+FIFTEEN_SLOTS = 15 * 2 * 2
+"""Values of as many slots: a tick that reads no more at a time takes a downtime in pieces."""
 
 
 def _model(freeze_limit: int | None = None) -> ModelVersion:
@@ -99,6 +102,52 @@ def test_an_entity_that_falls_silent_opens_an_alert_until_it_has_data_again(stor
     # silent from 100 on, so for four slots at 103; data from 120 on, five calm slots later it closes
     assert (alert.entity, *_slots(alert)) == ("web-2", 103, 124)
     assert alert.explanation["part"]["kind"] == "no_data"
+
+
+@pytest.mark.parametrize("every", [1, 7, 100])
+def test_an_entity_that_has_no_data_yet_is_not_silent(store: MemoryStore, every: int) -> None:
+    values = _values()
+    values[1, :130] = np.nan
+    watchful = MONITOR.model_copy(update={"no_data_alert_after": timedelta(minutes=4)})
+
+    assert _watch(store, values, monitor=watchful, every=every) == []
+
+
+@pytest.mark.parametrize("every", [1, 60, 180], ids=["slot by slot", "in pieces", "at once"])
+def test_an_alert_whose_source_dies_ends_as_unknown_however_long_nobody_looked(
+    store: MemoryStore, every: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "_CELLS", FIFTEEN_SLOTS)
+    values = _values()
+    values[0, 5:20, 0] = 3000.0
+    values[:, 20:] = np.nan
+
+    (alert,) = _watch(store, values, every=every)
+
+    # its last known slot is 19, and unknown for sixty slots it closes
+    assert (_slots(alert), alert.closed_by) == ((5, 79), "unknown")
+
+
+@pytest.mark.parametrize("every", [1, 60, 180], ids=["slot by slot", "in pieces", "at once"])
+def test_silence_of_a_source_that_died_is_found_however_long_nobody_looked(
+    store: MemoryStore, every: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "_CELLS", FIFTEEN_SLOTS)
+    values = _values()
+    values[:, 20:] = np.nan
+    watchful = MONITOR.model_copy(update={"no_data_alert_after": timedelta(minutes=4)})
+
+    found = _watch(store, values, monitor=watchful, every=every)
+
+    # silent from 20 on, so for four slots at 23, and critical 120 slots later
+    assert [(alert.entity, *_slots(alert), alert.episode.severity) for alert in found] == [
+        ("web-1", 23, None, "critical"),
+        ("web-2", 23, None, "critical"),
+    ]
+    assert {(event.change, (event.slot - BEGIN) // STEP) for event in store.events()} == {
+        ("opened", 23),
+        ("escalated", 143),
+    }
 
 
 def test_without_being_asked_to_silence_opens_nothing(store: MemoryStore) -> None:
