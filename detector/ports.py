@@ -139,6 +139,7 @@ class Commit:
     replaced: ScoreRows  # scores of slots already committed, changed by late samples; NaN: no longer stored
     changes: Sequence[AlertChange]
     notifiers: Sequence[str] = ()  # notified of the changes
+    forget_from: int | None = None  # scores of this slot and later ones are removed: the cursor moves back
     incident_span: int = 0  # alerts that open within so many milliseconds of each other are one incident
 
 
@@ -153,6 +154,9 @@ class Store(Protocol):
 
     def exclusions(self, monitor: str) -> list[Exclusion]:
         """All exclusions of a monitor, past ones too."""
+
+    def newest_score(self, monitor: str) -> int | None:
+        """The newest slot with a stored score, None if none is stored."""
 
     def commit(self, commit: Commit) -> None:
         """Stores all of it or nothing.

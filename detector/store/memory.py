@@ -64,6 +64,10 @@ class MemoryStore:
         """All exclusions of a monitor, past ones too."""
         return [exclusion for exclusion in self._exclusions if exclusion.monitor == monitor]
 
+    def newest_score(self, monitor: str) -> int | None:
+        """The newest slot with a stored score, None if none is stored."""
+        return max((slot for name, slot, _ in self._tables.scores if name == monitor), default=None)
+
     def commit(self, commit: Commit) -> None:
         """Stores all of it or nothing.
 
@@ -75,6 +79,10 @@ class MemoryStore:
             raise StaleState(msg)
         tables = self._tables.copy()
         tables.cursors[commit.monitor] = commit.cursor
+        if (first := commit.forget_from) is not None:
+            forgotten = [key for key in tables.scores if key[0] == commit.monitor and key[1] >= first]
+            for key in forgotten:
+                del tables.scores[key]
         for entity, slot in zip(commit.replaced.entity, commit.replaced.slot, strict=True):
             tables.scores.pop((commit.monitor, slot, entity), None)
         for rows in (commit.replaced, commit.scores):

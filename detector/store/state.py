@@ -83,6 +83,12 @@ class StateStore:
                 for start, end in [(row.pop("start_at"), row.pop("end_at"))]
             ]
 
+    def newest_score(self, monitor: str) -> int | None:
+        """The newest slot with a stored score, None if none is stored."""
+        with translated(self._engine), self._engine.connect() as connection:
+            newest: int | None = connection.scalar(select(func.max(score.c.slot)).where(score.c.monitor == monitor))
+            return newest
+
     def commit(self, commit: Commit) -> None:
         """Stores all of it or nothing.
 
@@ -90,6 +96,9 @@ class StateStore:
         """
         with translated(self._engine), self._engine.begin() as connection:
             _move_cursor(connection, commit)
+            if commit.forget_from is not None:
+                is_forgotten = and_(score.c.monitor == commit.monitor, score.c.slot >= commit.forget_from)
+                connection.execute(delete(score).where(is_forgotten))
             _replace_scores(connection, commit)
             _insert_scores(connection, commit, commit.scores)
             for kind, changes in groupby(commit.changes, key=lambda change: (change.change, change.alert is None)):
