@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from detector.commands.shared import ConfigOption, load, now_ms
+from typing import Annotated
+
+import typer
+
+from detector.commands.shared import ConfigOption, assembled, load, moment_of, now_ms
+from detector.errors import ConfigError
 from detector.times import milliseconds, utc
 
 
@@ -47,3 +52,28 @@ def prune(config: ConfigOption = None) -> None:
         while rows := scores.prune(engine, monitor.name, before):
             removed += rows
         print(f"{monitor.name}: {removed} scores from before {utc(before)} removed")
+
+
+def rewind(
+    monitor: Annotated[str, typer.Argument(help="The monitor whose cursor moves back.")],
+    to: Annotated[str, typer.Option("--to", help="Where to: judge again from this time on, or this long ago (2h).")],
+    config: ConfigOption = None,
+) -> None:
+    """Moves a monitor's cursor back: its slots from there on are judged again with the next tick."""
+    parts = assembled(config, monitor)
+    from detector.detect import rewind as rewinding
+    from detector.detect.horizon import Horizon
+
+    moment, horizon = moment_of("--to", to), Horizon.of(parts.config.monitor(monitor))
+    cursor = parts.store.cursor(monitor)
+    if cursor is None:
+        msg = f"monitor {monitor!r} has no cursor yet: nothing of it was ever judged"
+        raise ConfigError(msg)
+    if moment is None or moment >= cursor:
+        msg = f"--to must be earlier than the cursor, {utc(cursor)}. Received: {to}"
+        raise ConfigError(msg)
+    rewinding.rewind(horizon, parts.store, to=moment, now=now_ms())
+    again = parts.store.cursor(monitor) or moment
+    print(
+        f"monitor {monitor}: the cursor moved from {utc(cursor)} back to {utc(again)}; the next tick judges from there"
+    )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from detector.commands.shared import ConfigOption, JsonOption, load, log_to_stderr, now_ms, print_rows, time_of
+from detector.errors import ConfigError
 from detector.times import utc
 
 if TYPE_CHECKING:
@@ -49,30 +50,41 @@ def score(
     """Runs one tick per monitor as the daemon would: scores and commits everything since the cursor."""
     del once
     _, settings = load(config)
-    now = now_ms() if at is None else time_of("--at", at)
+    clock = now_ms()
+    now = clock if at is None else time_of("--at", at)
+    if now > clock:
+        msg = f"--at must not be later than now, {utc(clock)}: the slots after it have no data yet. Received: {at}"
+        raise ConfigError(msg)
     names = monitors or [monitor.name for monitor in settings.monitors]
     from detector import wiring
 
     parts = wiring.assemble(settings)
     rows: list[dict[str, Any]] = []
     for section in [settings.monitor(name) for name in names]:
-        rows += _rows(section.name, _ticked(parts, section, now))
+        rows += _rows(section.name, _ticked(parts, section, now, is_present=at is None))
     print_rows(rows, as_json=as_json, empty="no entity has data in the newest window; see: detector check")
 
 
-def _ticked(parts: Parts, section: MonitorSection, now: int) -> Report:
-    """Report of one tick; without a model only of the entities that have data. now: epoch milliseconds"""
-    from detector.detect import tick
+def _ticked(parts: Parts, section: MonitorSection, now: int, *, is_present: bool) -> Report:
+    """Report of one tick as the daemon makes it; now: epoch milliseconds.
+
+    is_present: the time is the clock's, which a cursor can be ahead of only by mistake
+    """
+    from detector.detect import memory, tick
     from detector.detect.horizon import Horizon
     from detector.detect.recall import recall, stored_state
+    from detector.detect.rewind import rewound
 
-    horizon, source = Horizon.of(section), parts.sources[section.name]
-    live = parts.versions[section.name].live()
-    if live is None:
-        return tick.observe(horizon, source, now)
-    monitor = tick.Monitor(horizon, source, parts.store, parts.config.notified(section.name))
-    memory = recall(horizon, source, live, stored=stored_state(horizon, parts.store), now=now)
-    _, report = tick.tick(monitor, memory, now)
+    horizon, source, store = Horizon.of(section), parts.sources[section.name], parts.store
+    model = parts.versions[section.name].live()
+    if model is None:
+        if not horizon.metric_rules.has_range:
+            return tick.observe(horizon, source, now)
+        model = memory.no_model(horizon, now)  # values that are never valid need no model
+    if is_present:
+        rewound(horizon, store, now)
+    remembered = recall(horizon, source, model, stored=stored_state(horizon, store), now=now)
+    _, report = tick.tick(tick.Monitor(horizon, source, store, parts.config.notified(section.name)), remembered, now)
     return report
 
 

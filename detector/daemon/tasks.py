@@ -19,6 +19,7 @@ from detector.detect import memory
 from detector.detect import tick as ticks
 from detector.detect.memory import NO_MODEL, Memory
 from detector.detect.recall import recall, stored_state
+from detector.detect.rewind import rewound
 from detector.errors import DetectorError, StaleState
 from detector.export.prometheus import Exporter
 from detector.notify.sender import Sender
@@ -157,6 +158,9 @@ class Tasks:
     def tick(self, run: MonitorRun) -> None:
         """Scores everything since the cursor; without a model, only reports which entities have data."""
         began, now = time.monotonic(), round(self._clock() * 1000)
+        if rewound(run.monitor.horizon, run.monitor.store, now):
+            run.memory = None
+            self._exporter.rewinds.labels(run.section.name).inc()
         self._follow_live_version(run, now)
         if run.memory is None and run.monitor.horizon.metric_rules.has_range:
             run.memory = self._recalled(run, memory.no_model(run.monitor.horizon, now), now)

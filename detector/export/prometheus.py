@@ -49,6 +49,7 @@ COUNTERS = {
     "detector_notifications_total": ("Messages to notifiers by outcome; `dead` counts events", ("notifier", "outcome")),
     "detector_samples_read_total": ("Samples read from the source", ("monitor",)),
     "detector_windows_scored_total": ("Windows scored", ("monitor",)),
+    "detector_cursor_rewinds_total": ("Cursors that ran ahead of the clock and were moved back", ("monitor",)),
 }
 HISTOGRAMS = {"detector_job_duration_seconds": ("Duration of scheduled tasks", ("task", "monitor"))}
 
@@ -95,6 +96,7 @@ class Exporter(Collector):
         self.job_runs = self._counter("detector_job_runs_total")
         self.samples_read = self._counter("detector_samples_read_total")
         self.windows_scored = self._counter("detector_windows_scored_total")
+        self.rewinds = self._counter("detector_cursor_rewinds_total")
         help_, labels = HISTOGRAMS["detector_job_duration_seconds"]
         self.job_duration = Histogram(
             "detector_job_duration_seconds", help_, labels, buckets=_BUCKETS, registry=self.registry
@@ -113,6 +115,7 @@ class Exporter(Collector):
             if view.monitor not in self._views:
                 self.samples_read.labels(view.monitor)
                 self.windows_scored.labels(view.monitor)
+                self.rewinds.labels(view.monitor)
             self._views = self._views | {view.monitor: view}
 
     def update(self, monitor: str, **changes: object) -> None:

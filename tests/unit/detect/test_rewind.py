@@ -33,7 +33,9 @@ HORIZON = Horizon.of(MONITOR)
 
 
 def _rows(values: Float32) -> MemorySource:
-    return MemorySource.of(("web-1",), np.zeros(SLOTS, dtype=np.int32), BEGIN + STEP * np.arange(SLOTS), values)
+    return MemorySource.of(
+        ("web-1",), np.zeros(SLOTS, dtype=np.int32), BEGIN + STEP * np.arange(SLOTS), values.astype(np.float64)
+    )
 
 
 def _tick(store: MemoryStore, rows: MemorySource, model: ModelVersion, *, there: int, now: int) -> None:

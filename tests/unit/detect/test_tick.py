@@ -49,6 +49,9 @@ class _Store:
     def exclusions(self, monitor: str) -> list[Exclusion]:
         return []
 
+    def newest_score(self, monitor: str) -> int | None:
+        return None
+
     def commit(self, commit: Commit) -> None:
         self.commits.append(commit)
 
