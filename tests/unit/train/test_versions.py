@@ -12,9 +12,9 @@ from untrained import START, STEP, FakeFit, MemoryVersions, monitor_of, noise_hi
 
 from detector.config.sections import ModelSection
 from detector.errors import ModelError
-from detector.ports import Commit, Exclusion, StoredAlert
 from detector.progress import silent
 from detector.sources.memory import MemorySource
+from detector.store.memory import MemoryStore
 from detector.train import versions
 from detector.train.calibrate import Alerted
 from detector.train.division import Plan
@@ -23,22 +23,6 @@ from detector.train.versions import Inputs, Span
 SLOTS = 1000
 NOW = START + SLOTS * STEP + 3_600_000
 BASELINE = monitor_of(model=ModelSection(kind="baseline"))
-
-
-class NothingExcluded:
-    """The port `Store`, of which only the exclusions are asked."""
-
-    def cursor(self, monitor: str) -> int | None:
-        raise NotImplementedError
-
-    def alerts_since(self, monitor: str, slot: int) -> list[StoredAlert]:
-        raise NotImplementedError
-
-    def exclusions(self, monitor: str) -> list[Exclusion]:
-        return []
-
-    def commit(self, commit: Commit) -> None:
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -70,7 +54,7 @@ def _inputs(alerts: Sequence[Alerted] = (), *, fit: FakeFit | None = None) -> In
     return Inputs(
         plan=Plan.of(BASELINE),
         source=_source(),
-        store=NothingExcluded(),
+        store=MemoryStore(),
         versions=MemoryVersions(MemoryVersions.Shared(), BASELINE),
         fit=fit or FakeFit(),
         alerts=lambda: list(alerts),
