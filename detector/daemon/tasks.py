@@ -74,6 +74,7 @@ class MonitorRun:
     failures: int = 0  # failed ticks in a row
     train_not_before: float = 0.0  # of the monotonic clock
     finished: float = field(default_factory=time.monotonic)  # when the last tick ended, failed or not
+    succeeded: float | None = None  # when the last good tick ended, of the monotonic clock
 
 
 class Tasks:
@@ -121,7 +122,8 @@ class Tasks:
             self._exporter.succeeded(task, monitor, self._clock())
         if task == "tick":
             run.finished = time.monotonic()
-            run.failures = 0 if outcome == "success" else run.failures
+            if outcome == "success":
+                run.failures, run.succeeded = 0, run.finished
         self._exporter.job_runs.labels(task, monitor, outcome).inc()
         self._exporter.job_duration.labels(task, monitor).observe(time.monotonic() - began)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import threading
@@ -13,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from apscheduler.events import EVENT_JOB_MAX_INSTANCES, JobExecutionEvent
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.triggers.base import BaseTrigger
 from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
@@ -32,6 +34,8 @@ STOP_SECONDS = 4.0
 """A stop waits this long for running ticks, then abandons them; what they had not committed is rolled back."""
 
 _PRUNE_EVERY = timedelta(hours=1)
+_LOOK_SECONDS = 0.2  # between two looks at signals and the clock: a stop begins within it
+_STEP_SECONDS = 1.0  # a wall clock that moves by more against the monotonic one was set; NTP slews by far less
 
 
 class Worker:
@@ -46,7 +50,13 @@ class Worker:
         self._services = services
         self._exporter = exporter
         self._stop = threading.Event()
+        self._signals: list[int] = []  # received, not handled yet
+        self._offset = clock() - time.monotonic()  # of the wall clock; it changes when the clock is set
+        self._ping = health.Ping(services.ping)
         self._scheduler: BackgroundScheduler | None = None
+        self._triggers: dict[
+            str, Callable[[], BaseTrigger]
+        ] = {}  # of each scheduled job, made anew when the clock is set
         self._messengers = [Messenger(sender, exporter, clock=clock, stop=self._stop) for sender in services.senders]
         self._tasks = Tasks(
             services,
@@ -79,8 +89,9 @@ class Worker:
 
         on_ready: called with the endpoint's port once everything runs
         """
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self.stop())
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            # only noted: an event's lock may be held by the very thread that the handler interrupts
+            signal.signal(number, lambda received, _frame: self._signals.append(received))
         endpoint = Endpoint(self._config.export.address, self._exporter.registry, self.problem)
         scheduler = self._scheduler = self._make_scheduler()
         endpoint.start()  # first: a port that is taken ends the start
@@ -93,7 +104,7 @@ class Worker:
         self._shut_down(endpoint, scheduler, threads)
 
     def stop(self) -> None:
-        """Asks the worker to stop; safe from signal handlers and any thread."""
+        """Asks the worker to stop; safe from any thread, but not from a signal handler."""
         self._stop.set()
         self._wake_messengers()
 
@@ -103,23 +114,46 @@ class Worker:
 
     def problem(self) -> str | None:
         """Why this daemon does not do its work, None if it does."""
-        return health.problem(
-            self._runs.values(),
-            ping=self._services.ping,
-            last_success=lambda monitor: self._exporter.last_success("tick", monitor),
-            now=self._clock(),
-        )
+        return self._ping.problem() or health.problem(self._runs.values(), time.monotonic())
 
     def _wait(self) -> None:
-        """Sleeps until the stop; feeds systemd's watchdog as long as no tick is stuck."""
+        """Sleeps until the stop; looks after signals and the clock, and feeds systemd's watchdog."""
         microseconds = int(os.environ.get("WATCHDOG_USEC", "0"))
-        interval = microseconds / 3e6 if microseconds else None  # three times within what systemd allows
-        while not self._stop.wait(interval):
-            stuck = health.stuck(self._runs.values())
-            if stuck is None:
-                notify_systemd("WATCHDOG=1")
+        interval = microseconds / 3e6 if microseconds else math.inf  # three times within what systemd allows
+        fed = time.monotonic() - interval
+        while not self._stop.wait(_LOOK_SECONDS):
+            self._handle_signals()
+            self._follow_clock()
+            if time.monotonic() - fed >= interval:
+                fed = time.monotonic()
+                self._feed_watchdog()
+
+    def _handle_signals(self) -> None:
+        while self._signals:
+            if self._signals.pop(0) == signal.SIGHUP:
+                logger.warning("event=hangup_ignored; to read the configuration anew, restart the daemon")
             else:
-                logger.error("event=watchdog_withheld monitor=%s", stuck)
+                self.stop()
+
+    def _feed_watchdog(self) -> None:
+        stuck = health.stuck(self._runs.values())
+        if stuck is None:
+            notify_systemd("WATCHDOG=1")
+        else:
+            logger.error("event=watchdog_withheld monitor=%s", stuck)
+
+    def _follow_clock(self) -> None:
+        """Schedules every job anew when the wall clock was set: the next tick still comes within its period."""
+        offset = self._clock() - time.monotonic()
+        moved = offset - self._offset
+        if abs(moved) < _STEP_SECONDS or self._scheduler is None:
+            return
+        self._offset = offset
+        logger.warning("event=clock_set seconds=%.1f; jobs are scheduled anew", moved)
+        for job, trigger in self._triggers.items():
+            self._scheduler.reschedule_job(job, trigger=trigger())
+        for run in self._runs.values():
+            self._scheduler.modify_job(f"tick:{run.section.name}", next_run_time=datetime.now(UTC))
 
     def _shut_down(
         self, endpoint: Endpoint, scheduler: BackgroundScheduler, messengers: Sequence[threading.Thread]
@@ -186,24 +220,23 @@ class Worker:
         """Adds a job that runs at every multiple of its interval, plus an offset, and once at `first`."""
         self._exporter.task(task, run.section.name)
         seconds = every.total_seconds()
-        aligned = datetime.fromtimestamp((time.time() // seconds + 1) * seconds, UTC) + offset
-        options = {} if first is None else {"next_run_time": first}
-        scheduler.add_job(
-            self._tasks.run,
-            IntervalTrigger(seconds=seconds, start_date=aligned, timezone=UTC),
-            args=[task, run],
-            id=f"{task}:{run.section.name}",
-            **options,
-        )
+
+        def trigger() -> BaseTrigger:
+            aligned = datetime.fromtimestamp((time.time() // seconds + 1) * seconds, UTC) + offset
+            return IntervalTrigger(seconds=seconds, start_date=aligned, timezone=UTC)
+
+        job, options = f"{task}:{run.section.name}", {} if first is None else {"next_run_time": first}
+        self._triggers[job] = trigger
+        scheduler.add_job(self._tasks.run, trigger(), args=[task, run], id=job, **options)
 
     def _at(self, scheduler: BackgroundScheduler, task: Task, run: MonitorRun, *, cron: str) -> None:
         """Adds a training job that runs when a crontab expression says so, unless it is "off"."""
         if cron == "off":
             return
         self._exporter.task(task, run.section.name)
-        trigger = CronTrigger.from_crontab(cron, timezone=UTC)
         job = f"{task}:{run.section.name}"
-        scheduler.add_job(self._tasks.run, trigger, args=[task, run], id=job, executor="training")
+        self._triggers[job] = lambda: CronTrigger.from_crontab(cron, timezone=UTC)
+        scheduler.add_job(self._tasks.run, self._triggers[job](), args=[task, run], id=job, executor="training")
 
     def _train_now(self, run: MonitorRun) -> None:
         """Queues a first training."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
+import socket
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -28,10 +30,9 @@ class Endpoint:
         try:
             self._server = _Server(address, handler)
         except OSError as exc:
-            msg = (
-                f"export.listen: cannot listen on {address[0]}:{address[1]} ({exc.strerror or exc});"
-                " is another detector running?"
-            )
+            host = f"[{address[0]}]" if ":" in address[0] else address[0]
+            hint = "is another detector running?" if exc.errno == errno.EADDRINUSE else "is it this machine's address?"
+            msg = f"export.listen: cannot listen on {host}:{address[1]} ({exc.strerror or exc}); {hint}"
             raise ConfigError(msg) from exc
         self._thread = threading.Thread(target=self._server.serve_forever, name="http", daemon=True)
 
@@ -54,6 +55,12 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     allow_reuse_address = True
 
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        host, port = address
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        self.address_family = found[0][0]  # IPv6 where the address is one
+        super().__init__(address, handler)
+
 
 class _Handler(BaseHTTPRequestHandler):
     registry: CollectorRegistry
@@ -61,6 +68,9 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = 10  # seconds, after which a client that sends nothing releases its thread
     server_version = "detector"
     sys_version = ""
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
@@ -82,7 +92,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Encoding", "gzip")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def handle_one_request(self) -> None:
+        try:
+            super().handle_one_request()
+        except ConnectionError:  # a client that hung up is not worth a line
+            self.close_connection = True
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name it overrides
         """Logs nothing: a scrape comes every few seconds."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from datetime import timedelta
 from typing import Any, cast
@@ -32,7 +33,9 @@ def _nothing() -> MemorySource:
 
 
 def _problem(last: float | None) -> str | None:
-    return health.problem([_run()], ping=lambda: None, last_success=lambda _monitor: last, now=NOW)
+    run = _run()
+    run.succeeded = last
+    return health.problem([run], NOW)
 
 
 def test_a_daemon_whose_ticks_succeed_has_no_problem() -> None:
@@ -54,9 +57,35 @@ def test_a_database_that_does_not_answer_is_a_problem() -> None:
     def ping() -> None:
         raise ConnectionRefusedError
 
-    found = health.problem([], ping=ping, last_success=lambda _monitor: NOW, now=NOW)
+    assert health.Ping(ping).problem() == "database: ConnectionRefusedError"
 
-    assert found == "database: ConnectionRefusedError"
+
+def test_a_database_that_answers_again_is_no_problem() -> None:
+    answers = iter([ConnectionRefusedError(), None])
+
+    def ping() -> None:
+        if (found := next(answers)) is not None:
+            raise found
+
+    asked = health.Ping(ping)
+
+    assert [asked.problem(), asked.problem()] == ["database: ConnectionRefusedError", None]
+
+
+def test_a_database_that_hangs_delays_no_answer_and_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "_PING_SECONDS", 0.05)
+    goes_on, asked = threading.Event(), []
+
+    def ping() -> None:
+        asked.append(1)
+        goes_on.wait(30)
+
+    hangs = health.Ping(ping)
+    found = [hangs.problem() for _ in range(3)]
+    goes_on.set()
+
+    assert found == ["database: no answer for 0.05 s"] * 3
+    assert len(asked) == 1
 
 
 @pytest.mark.parametrize(("minutes", "is_stuck"), [(9, False), (11, True)])

@@ -1,0 +1,109 @@
+"""The daemon's schedule follows a wall clock that is set; signals are only noted by their handlers."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from detector.config.sections import Config, DatabaseSection, EmbeddedSource, MonitorSection
+from detector.daemon.tasks import Services
+from detector.daemon.worker import Worker
+from detector.export.prometheus import Exporter
+from detector.sources.memory import MemorySource
+from detector.store.memory import MemoryStore
+
+
+class SetClock:
+    """A wall clock that can be set."""
+
+    moved = 0.0
+
+    def __call__(self) -> float:
+        return time.time() + self.moved
+
+
+@pytest.fixture
+def clock() -> SetClock:
+    return SetClock()
+
+
+@pytest.fixture
+def worker(clock: SetClock) -> Iterator[Worker]:
+    section = MonitorSection(name="web", source=EmbeddedSource(type="embedded"), metrics=("load",))
+    nothing = np.empty(0, dtype=np.int64)
+    unused: Any = None
+    services = Services(
+        store=MemoryStore(),
+        sources={"web": MemorySource.of([], nothing.astype(np.int32), nothing, np.empty((0, 1)))},
+        versions={},
+        collectors={},
+        prune=unused,
+        alert_counts=unused,
+        ping=lambda: None,
+        config_path=Path("config.toml"),
+    )
+    found = Worker(
+        Config(database=DatabaseSection(url="sqlite://"), monitors=(section,)), services, Exporter(10), clock=clock
+    )
+    found._scheduler = found._make_scheduler()
+    found._scheduler.start(paused=True)
+    yield found
+    found._scheduler.shutdown()
+
+
+def _next_run(worker: Worker, job: str) -> datetime:
+    assert worker._scheduler is not None
+    found: datetime = worker._scheduler.get_job(job).next_run_time
+    return found
+
+
+@pytest.mark.parametrize("moved", [-3600.0, -2.0, 2.0, 5400.0])
+def test_after_the_clock_was_set_the_next_tick_comes_at_once(worker: Worker, clock: SetClock, moved: float) -> None:
+    assert worker._scheduler is not None
+    for job in ("tick:web", "prune:web"):  # where a clock that ran ahead has left them
+        worker._scheduler.modify_job(job, next_run_time=datetime.now(UTC) + timedelta(days=9))
+
+    clock.moved += moved
+    worker._follow_clock()
+
+    assert _next_run(worker, "tick:web") <= datetime.now(UTC)
+    assert _next_run(worker, "prune:web") <= datetime.now(UTC) + timedelta(hours=1)
+
+
+@pytest.mark.parametrize("moved", [0.0, 0.5, -0.5])
+def test_a_clock_that_is_slewed_changes_no_schedule(worker: Worker, clock: SetClock, moved: float) -> None:
+    assert worker._scheduler is not None
+    later = datetime.now(UTC) + timedelta(minutes=9)
+    worker._scheduler.modify_job("tick:web", next_run_time=later)
+
+    clock.moved += moved
+    worker._follow_clock()
+
+    assert _next_run(worker, "tick:web") == later
+
+
+def test_a_hangup_is_one_line_and_no_stop(worker: Worker, caplog: pytest.LogCaptureFixture) -> None:
+    worker._signals = [signal.SIGHUP]
+
+    with caplog.at_level(logging.WARNING):
+        worker._handle_signals()
+
+    assert [record.getMessage().split(";")[0] for record in caplog.records] == ["event=hangup_ignored"]
+    assert not worker._stop.is_set()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_stop_stops(worker: Worker, number: signal.Signals) -> None:
+    worker._signals = [number]
+
+    worker._handle_signals()
+
+    assert worker._stop.is_set()
