@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.decide import Change, Ended, Episode
@@ -276,6 +277,8 @@ class Artifact:
     calibration: Calibration
     freeze_limits: Int64  # (E, F) slots a metric must stay the same for to count as frozen; (0, 0): none ever does
     provenance: Mapping[str, Any]  # JSON: kind, fingerprint, data range, seed, versions, evaluation
+    seen: Bool = field(default_factory=lambda: np.zeros((0, 0), dtype=np.bool_))
+    """(E, F) metrics that each entity had in training; (0, 0): not known."""
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ class Reason(IntEnum):
     WARMING_UP = 3
     NO_MODEL = 4
     STALE_DATA = 5
+    NO_METRIC = 6
 
     @property
     def label(self) -> str:

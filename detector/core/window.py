@@ -16,20 +16,39 @@ def slide(values: Float32, timesteps: int) -> Float32:
     return np.moveaxis(windows, -1, -2)  # (E, K, T, F)
 
 
-def reasons(values: Float32, timesteps: int, *, max_missing: float) -> Int8:
+def reasons(values: Float32, timesteps: int, *, max_missing: float, expected: Bool | None = None) -> Int8:
     """Why each window cannot be scored, `KNOWN` where it can: (E, L, F) -> (E, L − timesteps + 1) of `Reason`.
 
     A window has no data if none of its newest slot's metrics has a value; it is warming up if its oldest slots hold
     nothing at all; it has a gap if more than `max_missing` of its values are missing.
+
+    expected: (E, F) metrics that each entity should have; others may be missing [all]
     """
     missing = np.isnan(values)  # (E, L, F)
     empty: Bool = np.all(missing, axis=2)  # (E, L)
-    share = _rolling_mean(missing.mean(axis=2), timesteps)  # (E, K)
+    if expected is None:
+        holes = missing.mean(axis=2)  # (E, L)
+    else:
+        holes = (missing & expected[:, None]).sum(axis=2) / np.maximum(expected.sum(axis=1), 1)[:, None]
+    share = _rolling_mean(holes, timesteps)  # (E, K)
     result = np.full(share.shape, Reason.KNOWN, dtype=np.int8)
     result[share > max_missing] = Reason.GAP
     result[_starts_empty(empty, timesteps, max_missing)] = Reason.WARMING_UP
     result[empty[:, timesteps - 1 :]] = Reason.NO_DATA
     return result
+
+
+def lost(values: Float32, seen: Bool, slots: int) -> Bool:
+    """True where an entity has data, but a metric it should have has had none for `slots` slots.
+
+    values: (E, L, F); seen: (E, F) metrics that each entity should have. Returns (E, L, F); False before there are so
+    many slots.
+    """
+    known = ~np.isnan(values)  # (E, L, F)
+    position = np.arange(values.shape[1])[None, :, None]
+    last = np.maximum.accumulate(np.where(known, position, -1), axis=1)  # (E, L, F) newest slot with the metric
+    is_gone = (position - last >= slots) & (position >= slots - 1)
+    return np.asarray(is_gone & seen[:, None] & known.any(axis=2, keepdims=True), dtype=np.bool_)
 
 
 def silent(values: Float32, slots: int, *, had_data: Bool) -> Bool:

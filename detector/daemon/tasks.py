@@ -241,6 +241,7 @@ class Tasks:
         changes: dict[str, Any] = {"alerts": counts, "entities": snapshot.entities}
         changes |= {"score": snapshot.score, "reason": snapshot.reason}
         changes |= {"states": snapshot.states, "is_silent": snapshot.is_silent, "share": snapshot.share}
+        changes["missing"] = snapshot.missing
         if report.newest_sample is not None:
             changes["newest_sample"] = report.newest_sample
         if report.cursor is not None:

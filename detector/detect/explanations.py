@@ -65,8 +65,10 @@ def _views(horizon: Horizon, memory: Memory, rows: Int64, *, index: int, slots: 
     model, history = memory.model, memory.history
     begin = index - slots - model.timesteps + 2
     values = history.values[rows, begin : index + 1]
-    chosen = window.reasons(values, model.timesteps, max_missing=horizon.max_missing) == Reason.KNOWN
     known = residuals.model_rows(model, [history.entities[row] for row in rows.tolist()])
+    expected = residuals.expected_metrics(model, known)
+    reasons = window.reasons(values, model.timesteps, max_missing=horizon.max_missing, expected=expected)
+    chosen = reasons == Reason.KNOWN
     selection = Selection(values, known, history.slots[begin : index + 1], chosen)
     found = residuals.expectations(model, selection, horizon.metric_rules)
     noise = np.asarray(residuals.usual_sizes(model, known)[:, None], np.float32)

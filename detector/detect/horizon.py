@@ -33,7 +33,8 @@ class Horizon:
     silent: int  # slots without any data that open an alert; 0: none do
     late: int  # slots behind the cursor that are read again for late samples
     scores: int  # newest slots whose scores are needed to go on: open alerts, decisions, late samples
-    values: int  # slots whose values are kept: two windows back from the oldest slot that is decided on again
+    values: int  # slots whose values are kept: two windows back from the oldest slot that is decided on again, and one
+    # window back from the oldest that is scored again
     errors: int  # slots whose errors are kept: smoothing, decisions, late samples; never fewer than those with values
     max_catch_up: int
     incident_span: int  # alerts that open within it of each other are one incident
@@ -47,7 +48,7 @@ class Horizon:
         decided = rules.before + late
         scores = max(1, rules.reach, decided)
         silent = section.no_data_slots + decided + 1 if section.no_data_slots else 0
-        values = max(2 * section.timesteps - 2 + decided, silent, scores)
+        values = max(2 * section.timesteps - 2 + decided, silent, scores + section.timesteps - 1)
         return Horizon(
             monitor=section.name,
             metrics=section.metrics,

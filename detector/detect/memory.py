@@ -38,6 +38,7 @@ class Snapshot:
     states: AlertStates  # (E,)
     is_silent: Bool  # (E,) the open alert is muted, or somebody closed it
     share: Float32  # (E, F) NaN = unknown
+    missing: Float32 | None = None  # (F,) share of entities with data that have lost a metric; None: not known
 
 
 @dataclass(frozen=True)
@@ -245,7 +246,8 @@ def _errors(
     windows = 0
     for part in blocks(len(wanted) if slots else 0):
         values = history.values[wanted[part], begin:]
-        reasons = window.reasons(values, model.timesteps, max_missing=horizon.max_missing)  # (B, K)
+        expected = residuals.expected_metrics(model, rows[wanted[part]])
+        reasons = window.reasons(values, model.timesteps, max_missing=horizon.max_missing, expected=expected)  # (B, K)
         chosen = reasons == Reason.KNOWN
         selection = Selection(values, rows[wanted[part]], history.slots[begin:], chosen)
         errors[part], shares = residuals.errors(model, selection, rules)

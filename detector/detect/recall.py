@@ -59,6 +59,7 @@ def recall(
     states = alerts.states_of(horizon, recalled, relevant)
     by_span, _ = scores.scores_by_span(horizon, recalled, 1)
     snapshot = scores.snapshot_of(
+        horizon,
         recalled,
         extended,
         newest=scores.newest_unclaimed(by_span, states, recalled.history),

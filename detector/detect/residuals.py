@@ -87,6 +87,15 @@ def usual_sizes(version: ModelVersion, rows: Int64) -> Float32:
     return np.asarray(np.where((rows < 0)[:, None], artifact.fleet_noise, artifact.noise[rows]))
 
 
+def expected_metrics(version: ModelVersion, rows: Int64) -> Bool | None:
+    """Metrics that each entity should have, (E, F): those it had in training, all where that is not known.
+
+    rows: (E,) as in `Selection`; None: the version does not say
+    """
+    seen = version.artifact.seen
+    return np.where((rows < 0)[:, None], True, seen[rows]) if seen.size else None
+
+
 def model_rows(version: ModelVersion, entities: Sequence[str]) -> Int64:
     """Row of each entity in the model's per-entity arrays, (E,); −1 for one the model has not seen."""
     return grid.positions(entities, version.artifact.entities)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from detector.core import decide, frozen, score, window
-from detector.core.decide import AlertStates
+from detector.core.decide import THRESHOLD, AlertStates
 from detector.core.series import Bool, Float32, History, Int64, Reason
+from detector.core.threshold import worst
 from detector.detect.horizon import Horizon
 from detector.detect.memory import NO_MODEL, Extended, Memory, Snapshot, blocks
 from detector.ports import ModelVersion
@@ -25,6 +26,23 @@ def freeze_limits(horizon: Horizon, model: ModelVersion, rows: Int64) -> Int64:
         return np.full((len(rows), len(model.artifact.fleet_noise)), frozen.NEVER, dtype=np.int64)
     limits = np.where((rows < 0)[:, None], frozen.NEVER, known[rows])
     return np.where(limits <= horizon.longest_freeze, limits, frozen.NEVER)
+
+
+def lost_metrics(horizon: Horizon, memory: Memory, slots: int, *, only: Int64) -> Bool:
+    """True where a metric that the model knows of an entity is missing for a whole window, while others are not.
+
+    only: rows of the entities wanted, (R,). Returns (R, K, F) of the newest K slots.
+    """
+    seen, values = memory.model.artifact.seen, memory.history.values
+    result = np.zeros((len(only), slots, values.shape[2]), dtype=np.bool_)
+    rows = memory.rows[only]
+    if not seen.size:
+        return result
+    expected = np.where((rows < 0)[:, None], False, seen[rows])  # (R, F)
+    holed = np.flatnonzero((np.isnan(values[only, -slots:]) & expected[:, None]).any(axis=(1, 2)))  # few, as a rule
+    if holed.size:
+        result[holed] = window.lost(values[only[holed]], expected[holed], horizon.timesteps)[:, -slots:]
+    return result
 
 
 def scores_by_span(horizon: Horizon, memory: Memory, slots: int, *, only: Int64 | None = None) -> tuple[Float32, Bool]:
@@ -48,8 +66,11 @@ def scores_by_span(horizon: Horizon, memory: Memory, slots: int, *, only: Int64 
         by_span[is_invalid] = np.fmax(by_span[is_invalid], invalid_score)
         is_frozen = frozen.is_frozen(values, freeze_limits(horizon, memory.model, rows), slots).any(axis=2)
         by_span[is_frozen] = np.fmax(by_span[is_frozen], np.float32(rules.open_at_once))
+        # what is missing is not normal: the others alone may be anomalous, but not say that all is well
+        is_lost = lost_metrics(horizon, memory, slots, only=at).any(axis=2) & ~(worst(by_span) >= THRESHOLD)
+        by_span[is_lost] = np.nan
         scores[block] = by_span
-        recovered[block] = artifact.calibration.recovered(smoothed, rows) & ~is_invalid & ~is_frozen
+        recovered[block] = artifact.calibration.recovered(smoothed, rows) & ~is_invalid & ~is_frozen & ~is_lost
     return scores, recovered
 
 
@@ -82,11 +103,15 @@ def newest_unclaimed(by_span: Float32, states: AlertStates, history: History) ->
 
 
 def snapshot_of(
-    memory: Memory, extended: Extended, *, newest: Float32, states: AlertStates, is_silent: Bool
+    horizon: Horizon, memory: Memory, extended: Extended, *, newest: Float32, states: AlertStates, is_silent: Bool
 ) -> Snapshot:
     """The newest slot, for export; newest: (E,) scores, NaN = unknown; is_silent: (E,)."""
     reason = extended.reason.copy()
     reason[~np.isnan(newest)] = Reason.KNOWN  # an invalid value is known to be
+    lost = lost_metrics(horizon, memory, 1, only=np.arange(len(reason)))[:, 0]  # (E, F)
+    reason[np.isnan(newest) & (reason == Reason.KNOWN) & lost.any(axis=1)] = Reason.NO_METRIC
+    has_data = np.any(~np.isnan(memory.history.values[:, -1]), axis=1)
     if np.isnan(memory.history.values[:, -_STALE_SLOTS:]).all():
         reason[reason == Reason.NO_DATA] = Reason.STALE_DATA
-    return Snapshot(memory.entities, newest, reason, states, is_silent, extended.share)
+    missing = lost.sum(axis=0) / max(1, int(has_data.sum()))
+    return Snapshot(memory.entities, newest, reason, states, is_silent, extended.share, missing.astype(np.float32))

@@ -197,7 +197,7 @@ def _after(monitor: Monitor, extended: Extended, decided: _Decided, *, read: _Re
     if is_silent.any():
         is_silent = is_silent & alerts.silent(scored.entities, monitor.store.alerts_since(horizon.monitor, end))
     newest = scores.newest_unclaimed(decided.by_span, states, scored.history)
-    snapshot = scores.snapshot_of(scored, extended, newest=newest, states=states, is_silent=is_silent)
+    snapshot = scores.snapshot_of(horizon, scored, extended, newest=newest, states=states, is_silent=is_silent)
     past = (*scored.past, *decisions.checkpoints)[-horizon.late - 1 :]
     kept = memory.newest_part(horizon, scored)
     opened = tuple(event.episode.severity for event in decisions.events if event.change is Change.OPENED)

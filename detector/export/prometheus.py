@@ -24,6 +24,10 @@ GAUGES = {
     "detector_alert_budget_per_week": ("False alerts a week that the operator accepts", ("monitor",)),
     "detector_alerts_observed_per_week": ("Alerts of the last seven days", ("monitor",)),
     "detector_alerts_judged": ("Alerts that people have marked real or false", ("monitor", "verdict")),
+    "detector_metric_missing_ratio": (
+        "Share of the entities with data that have lost a metric for a whole window",
+        ("monitor", "metric"),
+    ),
     "detector_residual_share": (
         "Share of a metric in the newest score, for open alerts",
         ("monitor", "entity", "metric"),
@@ -72,6 +76,7 @@ class MonitorView:
     states: AlertStates | None = None
     is_silent: Bool | None = None  # (E,) the open alert is muted, or a person closed it
     share: Float32 | None = None  # (E, F)
+    missing: Float32 | None = None  # (F,) share of entities with data that have lost a metric
     cursor: int | None = None
     newest_sample: int | None = None
     model_version: int | None = None
@@ -192,6 +197,9 @@ def _add_monitor(families: Families, view: MonitorView) -> None:
     add("detector_error_drift_ratio", view.drift)
     for kind, share in view.detectability.items():
         add("detector_model_detectability_ratio", share, kind)
+    missing = [] if view.missing is None else view.missing.tolist()
+    for metric, ratio in zip(view.metrics, missing, strict=False):
+        add("detector_metric_missing_ratio", ratio, metric)
     for severity in Severity:
         add("detector_alerts_total", view.alerts.by_severity.get(severity.value, 0), severity.value)
     for verdict in ("real", "false"):

@@ -69,7 +69,12 @@ def dump(artifact: Artifact) -> bytes:
         "provenance": dict(artifact.provenance),
     }
     arrays: dict[str, Any] = {f"weights/{name}": array for name, array in artifact.weights.items()}
-    arrays |= {"noise": artifact.noise, "fleet_noise": artifact.fleet_noise, "rest": artifact.freeze_limits}
+    arrays |= {
+        "noise": artifact.noise,
+        "fleet_noise": artifact.fleet_noise,
+        "rest": artifact.freeze_limits,
+        "seen": artifact.seen,
+    }
     arrays |= {f"scaling/{name}": getattr(artifact.scaling, name) for name in _fields(Scaling)}
     arrays |= {f"calibration/{name}": getattr(artifact.calibration, name) for name in _fields(Calibration)}
     buffer = io.BytesIO()
@@ -101,6 +106,7 @@ def load(data: bytes) -> Artifact:
             ),
             freeze_limits=arrays["rest"],
             provenance=header["provenance"],
+            seen=arrays.get("seen", np.zeros((0, 0), dtype=np.bool_)),  # versions of before do not say
         )
     except (ValueError, KeyError, TypeError, EOFError, OSError, zipfile.BadZipFile) as exc:
         msg = f"stored model cannot be read ({exc}); run: detector retrain"

@@ -44,6 +44,7 @@ def calibrated(data: Division, fitted: Fitted) -> ModelVersion:
         fleet_noise=fleet,
         calibration=fit_threshold(plan, errors),
         freeze_limits=frozen.limits(history.values),
+        seen=np.any(~np.isnan(history.values), axis=1),
         provenance={
             **fitted.facts,
             "kind": fitted.kind,
@@ -168,7 +169,9 @@ def recalibrated(plan: Plan, model: ModelVersion, history: History, *, left_out:
     """
     horizon, entities = plan.horizon, model.artifact.entities
     values = grid.cover(history, entities=entities, start=history.start, end=history.end)
-    chosen = window.reasons(values, model.timesteps, max_missing=horizon.max_missing) == Reason.KNOWN
+    expected = residuals.expected_metrics(model, np.arange(len(values)))
+    reasons = window.reasons(values, model.timesteps, max_missing=horizon.max_missing, expected=expected)
+    chosen = reasons == Reason.KNOWN
     slots = history.slots[model.timesteps - 1 :]
     echo = model.timesteps * horizon.step
     for row, name in enumerate(entities):

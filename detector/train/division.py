@@ -87,7 +87,9 @@ class Division:
     def known(self, timesteps: int) -> Bool:
         """True for windows that can be scored, by newest slot: (E, L − timesteps + 1)."""
         missing = self.plan.horizon.max_missing
-        return np.asarray(window.reasons(self.history.values, timesteps, max_missing=missing) == Reason.KNOWN)
+        values = self.history.values
+        had = np.any(~np.isnan(values), axis=1)  # (E, F) a metric that an entity never had is no gap
+        return np.asarray(window.reasons(values, timesteps, max_missing=missing, expected=had) == Reason.KNOWN)
 
     def newest(self, timesteps: int) -> Int64:
         """Index of each window's newest slot, (L − timesteps + 1,)."""

@@ -40,7 +40,8 @@ def test_scores_reach_back_as_far_as_an_alert_takes_to_close() -> None:
 
     horizon = Horizon.of(_section(decision=decision, lateness="0s"))
 
-    assert (horizon.scores, horizon.values) == (60, 60)
+    # the oldest of these scores needs a whole window before it, to tell whether a metric is lost
+    assert (horizon.scores, horizon.values) == (60, 60 + 9)
     assert horizon.errors == 60 + max(score.SPANS) - 1
     assert horizon.slots == horizon.errors + 9
 
