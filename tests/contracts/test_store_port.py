@@ -8,22 +8,20 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 import pytest
+from commits import STEP, T0
+from commits import change as _change
+from commits import commit as _commit
 from sqlalchemy import Engine, func, select
 
 from detector import database
 from detector.core.decide import Change, Ended, Episode, Severity
 from detector.errors import StaleState, StoreError
-from detector.ports import AlertChange, Commit, ScoreRows, Store, StoredAlert
+from detector.ports import AlertChange, ScoreRows, Store, StoredAlert
 from detector.store import alerts, schema
 from detector.store.alerts import AlertRow
 from detector.store.memory import MemoryStore, StoredEvent
 from detector.store.state import StateStore
 from detector.tables import alert_event, delivery, score
-
-T0 = 1_704_110_400_000
-STEP = 60_000
-
-NO_SCORES = ScoreRows(entity=[], slot=[], score=[])
 
 
 class Kept(Protocol):
@@ -127,34 +125,6 @@ def kept(request: pytest.FixtureRequest) -> Iterator[Kept]:
     schema.upgrade(engine)
     yield InDatabase(engine)
     engine.dispose()
-
-
-def _commit(**values: Any) -> Commit:
-    """The first commit of monitor `web`: nothing but a cursor unless given."""
-    first = Commit(
-        monitor="web",
-        expected_cursor=None,
-        cursor=T0,
-        now=T0 + 10,
-        model_version=7,
-        scores=NO_SCORES,
-        replaced=NO_SCORES,
-        changes=(),
-    )
-    return replace(first, **values)
-
-
-def _change(kind: Change | None, entity: str = "a", slot: int = T0, **values: Any) -> AlertChange:
-    change = AlertChange(
-        change=kind,
-        entity=entity,
-        slot=slot,
-        episode=Episode(T0, slot, Severity.WARNING, peak_score=1.5, peak_slot=slot),
-        detected_at=slot + STEP,
-        explanation='{"metrics": []}',
-    )
-    of_episode = {name: values.pop(name) for name in Episode.__dataclass_fields__ if name in values}
-    return replace(change, episode=replace(change.episode, **of_episode), **values)
 
 
 def _open_alerts(store: Store, monitor: str) -> list[StoredAlert]:

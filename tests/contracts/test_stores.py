@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,49 +10,19 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from commits import STEP, T0
+from commits import change as _change
+from commits import commit as _commit
 from sqlalchemy import Engine, event, func, insert, inspect, select, update
 from sqlalchemy.exc import IntegrityError
 
 from detector import database
 from detector.core.decide import Change, Episode, Severity
 from detector.errors import ArtifactError, SchemaOutdated, StaleState, StoreError
-from detector.ports import AlertChange, AlertCounts, Commit, ScoreRows, StoredAlert
+from detector.ports import AlertCounts, ScoreRows, StoredAlert
 from detector.store import alerts, models, schema, scores
 from detector.store.state import StateStore
 from detector.tables import alert, alert_event, cursor, metadata, model, score
-
-T0 = 1_704_110_400_000
-STEP = 60_000
-
-NO_SCORES = ScoreRows(entity=[], slot=[], score=[])
-
-
-def _commit(**values: Any) -> Commit:
-    """The first commit of monitor `web`: nothing but a cursor unless something else is given."""
-    first = Commit(
-        monitor="web",
-        expected_cursor=None,
-        cursor=T0,
-        now=T0 + 10,
-        model_version=7,
-        scores=NO_SCORES,
-        replaced=NO_SCORES,
-        changes=(),
-    )
-    return replace(first, **values)
-
-
-def _change(kind: Change | None, entity: str = "a", slot: int = T0, **values: Any) -> AlertChange:
-    change = AlertChange(
-        change=kind,
-        entity=entity,
-        slot=slot,
-        episode=Episode(T0, slot, Severity.WARNING, peak_score=1.5, peak_slot=slot),
-        detected_at=slot + STEP,
-        explanation='{"metrics": []}',
-    )
-    of_episode = {name: values.pop(name) for name in Episode.__dataclass_fields__ if name in values}
-    return replace(change, episode=replace(change.episode, **of_episode), **values)
 
 
 def _scores(engine: Engine) -> list[tuple[str, int, float, int]]:
