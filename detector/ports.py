@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.decide import Change, Ended, Episode
+from detector.core.rejects import Reject
 from detector.core.scaling import Scaling
 from detector.core.series import Bool, Float32, History, Int64, Samples, Windows
 from detector.core.threshold import Calibration
@@ -22,13 +23,19 @@ class Source(Protocol):
     """A place that samples come from."""
 
     def read(self, start: int, end: int) -> Samples:
-        """All samples with start ≤ time < end, both in epoch milliseconds.
+        """All samples with start ≤ time < end, both in epoch milliseconds; rows that cannot be read are its rejects.
 
         Raises: SourceUnavailable if the source does not answer, SourceError if it answers something else.
         """
 
-    def extent(self) -> tuple[int, int] | None:
-        """Times of the oldest and the newest sample, None if there is none."""
+    def extent(self, now: int) -> tuple[int, int] | None:
+        """Times of the oldest and the newest sample, None if there is none; all in epoch milliseconds.
+
+        Only rows that can be read count, and none that lies in the future.
+        """
+
+    def rejects(self, now: int) -> tuple[Reject, ...]:
+        """Rows that no read comes upon, since their time cannot be read or lies in the future. Raises: as `read`."""
 
 
 class Model(Protocol):

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.core.rejects import Reject
+
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
@@ -50,6 +52,7 @@ class Samples:
     metric: NDArray[np.int32]  # (N,) index into the monitor's metrics
     time: Int64  # (N,) epoch milliseconds, UTC
     value: Float64  # (N,) NaN = NULL or not a number
+    rejects: tuple[Reject, ...] = ()  # rows that could not be read
 
     def __len__(self) -> int:
         return len(self.time)

@@ -11,6 +11,7 @@ import numpy as np
 
 from detector.core import decide, grid, score
 from detector.core.decide import LONG_AGO, THRESHOLD
+from detector.core.rejects import Reject
 from detector.core.series import Reason, Samples
 from detector.detect import alerts, exclusions, explanations, recall, scores
 from detector.detect.horizon import Horizon
@@ -57,8 +58,11 @@ class _Only:
         columns = {name: getattr(samples, name)[mine] for name in _COLUMNS}
         return replace(samples, entities=(self._entity,), **columns | {"entity": 0 * columns["entity"]})
 
-    def extent(self) -> tuple[int, int] | None:
-        return self._source.extent()
+    def extent(self, now: int) -> tuple[int, int] | None:
+        return self._source.extent(now)
+
+    def rejects(self, now: int) -> tuple[Reject, ...]:
+        return self._source.rejects(now)
 
 
 _COLUMNS = ("entity", "metric", "time", "value")

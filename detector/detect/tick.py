@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from detector.core import grid, threshold
+from detector.core import grid, rejects, threshold
 from detector.core.decide import AlertStates, Change, Severity
+from detector.core.rejects import Reject
 from detector.core.series import Float32, Int64, Reason, Samples
 from detector.detect import alerts, history, memory, revisions, scores
 from detector.detect.alerts import Decisions
@@ -38,6 +39,7 @@ class Report:
     windows: int
     opened: tuple[Severity, ...]
     snapshot: Snapshot
+    rejects: tuple[Reject, ...] = ()  # rows that could not be read
 
 
 def observe(horizon: Horizon, source: Source, now: int) -> Report:
@@ -53,7 +55,7 @@ def observe(horizon: Horizon, source: Source, now: int) -> Report:
         is_silent=np.zeros(count, dtype=np.bool_),
         share=np.full((count, len(horizon.metrics)), np.nan, dtype=np.float32),
     )
-    return Report(None, _newest(samples), len(samples), 0, (), snapshot)
+    return Report(None, _newest(samples), len(samples), 0, (), snapshot, samples.rejects)
 
 
 def tick(
@@ -67,7 +69,7 @@ def tick(
     complete = grid.complete_until(now, horizon.step, horizon.delay)
     newest = None
     if complete - remembered.history.end > horizon.step * _chunk_slots(remembered):
-        extent = monitor.source.extent()
+        extent = monitor.source.extent(now)
         newest = extent[1] if extent else 0
     total = Report(remembered.cursor, newest, 0, 0, (), remembered.snapshot)
     late = horizon.late
@@ -89,6 +91,7 @@ def _sum(total: Report, part: Report) -> Report:
         samples=total.samples + part.samples,
         windows=total.windows + part.windows,
         opened=total.opened + part.opened,
+        rejects=rejects.added(total.rejects, part.rejects),
     )
 
 
@@ -111,6 +114,7 @@ class _Read:
     gridded: Gridded
     newest_sample: int | None
     samples: int
+    rejects: tuple[Reject, ...]
 
 
 def _read(monitor: Monitor, remembered: Memory, *, end: int, late: int) -> _Read:
@@ -123,7 +127,7 @@ def _read(monitor: Monitor, remembered: Memory, *, end: int, late: int) -> _Read
     still_open = [remembered.entities[row] for row in np.flatnonzero(remembered.states.is_open).tolist()]
     entities = memory.members(remembered, samples.entities, still_open)
     values = history.gridded(horizon, samples, entities, start=start, slots=new + late)
-    return _Read(Gridded(entities, values, end, new), _newest(samples), len(samples))
+    return _Read(Gridded(entities, values, end, new), _newest(samples), len(samples), samples.rejects)
 
 
 @dataclass(frozen=True)
@@ -201,7 +205,7 @@ def _after(monitor: Monitor, extended: Extended, decided: _Decided, *, read: _Re
     past = (*scored.past, *decisions.checkpoints)[-horizon.late - 1 :]
     kept = memory.newest_part(horizon, scored)
     opened = tuple(event.episode.severity for event in decisions.events if event.change is Change.OPENED)
-    report = Report(end, read.newest_sample, read.samples, extended.windows, opened, snapshot)
+    report = Report(end, read.newest_sample, read.samples, extended.windows, opened, snapshot, read.rejects)
     return replace(kept, cursor=end, states=states, past=past, snapshot=snapshot), report
 
 

@@ -22,6 +22,7 @@ from sqlalchemy import Engine
 from detector import database
 from detector.config.sections import MonitorSection
 from detector.core import frozen, score
+from detector.core.rejects import Reject
 from detector.core.scaling import Scaling
 from detector.core.series import Float32, Samples, Windows
 from detector.core.threshold import Calibration
@@ -103,8 +104,11 @@ class _Timed:
         finally:
             self.seconds += time.perf_counter() - began
 
-    def extent(self) -> tuple[int, int] | None:
-        return self.source.extent()
+    def extent(self, now: int) -> tuple[int, int] | None:
+        return self.source.extent(now)
+
+    def rejects(self, now: int) -> tuple[Reject, ...]:
+        return self.source.rejects(now)
 
 
 def interval(monitor: MonitorSection) -> float:

@@ -156,7 +156,7 @@ def training_history(horizon: Horizon, source: Recorded, progress: Progress) -> 
     """
     step = horizon.step
     source = source.closed_up(step, step * horizon.slots)
-    extent = source.extent()
+    extent = source.extent(-1 - EVER)  # of all rows
     if extent is None:
         msg = f"monitor {horizon.monitor!r}: no entity has a row to train on; see `train_rows` in meta.json"
         raise ModelError(msg)

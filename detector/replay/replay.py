@@ -221,7 +221,7 @@ class _Course:
 
     def _has_rows(self, start: int, end: int) -> bool:
         """Without new rows a training would only find the same again."""
-        return self._everything.between(start, end).extent() is not None
+        return self._everything.between(start, end).extent(end) is not None
 
     def _recalled(self, model: ModelVersion, now: int) -> Memory:
         known, stored = self._visible.between(groups.EVER, now), stored_state(self._horizon, self._workspace.store)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
-from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,8 @@ from sqlalchemy import ColumnElement, Engine, ScalarSelect, Select, UnaryExpress
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from detector import database
+from detector.core import rejects
+from detector.core.rejects import Reject
 from detector.core.series import Float64, Int64, Samples
 from detector.errors import SourceError, SourceUnavailable
 from detector.sources import rows
@@ -66,12 +67,7 @@ class _Known:
             row = self.rows(ids)
             keep = row >= 0
             columns.append((self.entity[row[keep]], self.metric[row[keep]], time[keep], value[keep]))
-        found = rows.samples(self.entities, columns)
-        is_here = np.zeros(len(self.entities), dtype=np.bool_)
-        is_here[found.entity] = True
-        number = np.cumsum(is_here, dtype=np.int32) - 1
-        entities = tuple(compress(self.entities, is_here.tolist()))
-        return replace(found, entities=entities, entity=number[found.entity].astype(np.int32))
+        return rows.compact(rows.samples(self.entities, columns))
 
 
 class EmbeddedSource:
@@ -105,14 +101,14 @@ class EmbeddedSource:
                 self._known = _Known.of(connection.execute(self._series()), self._metrics)
         return self._known.samples(parts)
 
-    def extent(self) -> tuple[int, int] | None:
-        """Times of the oldest and the newest sample, None if there is none."""
+    def extent(self, now: int) -> tuple[int, int] | None:
+        """Times of the oldest and the newest sample that does not lie in the future, None if there is none."""
 
         def end(order: UnaryExpression[int]) -> ScalarSelect[int]:
             """A seek into the primary key for each series; a plain MIN over the join would scan all samples."""
             return (
                 select(sample.c.ts)
-                .where(sample.c.series_id == series.c.id)
+                .where(sample.c.series_id == series.c.id, sample.c.ts < now + rows.AHEAD)
                 .order_by(order)
                 .limit(1)
                 .correlate(series)
@@ -123,6 +119,15 @@ class EmbeddedSource:
         with self._translated(), database.reading(self._engine, self._timeout) as connection:
             first, last = connection.execute(query).one()
         return None if first is None else (int(first), int(last))
+
+    def rejects(self, now: int) -> tuple[Reject, ...]:
+        """Samples of the future; `detector import` has refused what could not be read."""
+        future = sample.c.ts >= now + rows.AHEAD
+        query = select(sample.c.ts).join_from(series, sample, sample.c.series_id == series.c.id)
+        query = query.where(self._is_mine(), future).limit(rows.MOST_REJECTS)
+        with self._translated(), database.reading(self._engine, self._timeout) as connection:
+            found = connection.scalars(query).all()
+        return (Reject("future", len(found), rejects.printable(found[0])),) if found else ()
 
     def write(
         self, entity: Sequence[str], metric: Sequence[str], *, time: Sequence[int], value: Sequence[float]

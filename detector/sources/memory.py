@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.core.rejects import Reject
 from detector.core.series import Float64, Int64, Samples
 from detector.times import WEEK_MS
 
@@ -44,9 +45,14 @@ class MemorySource:
             value=part.values.ravel(),
         )
 
-    def extent(self) -> tuple[int, int] | None:
-        """Times of the oldest and the newest sample, None if there is none."""
-        return (int(self.time[0]), int(self.time[-1])) if self.time.size else None
+    def extent(self, now: int) -> tuple[int, int] | None:
+        """Times of the oldest and the newest sample up to now, None if there is none; epoch milliseconds."""
+        past = self.time[: np.searchsorted(self.time, now, side="right")]
+        return (int(past[0]), int(past[-1])) if past.size else None
+
+    def rejects(self, now: int) -> tuple[Reject, ...]:
+        """None: what is in memory has been read."""
+        return ()
 
     def between(self, start: int, end: int) -> MemorySource:
         """A source of the rows with start ≤ time < end only; nothing is copied."""

@@ -2,59 +2,132 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
-from itertools import count, repeat
+from itertools import compress, count
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.core.series import Float64, Int64, Samples
+from detector.core import rejects
+from detector.core.rejects import Reject
+from detector.core.series import Bool, Float64, Int64, Samples
 
 Int32 = NDArray[np.int32]
 
 BAD_TIME = np.iinfo(np.int64).min
 """Stands for a time that cannot be read; its row is left out."""
 
+FIRST = 31_536_000_000
+"""1971-01-01, epoch milliseconds: what comes before it is no measurement, but a zero date or a small number."""
+
+LAST = 7_258_118_400_000
+"""2200-01-01, epoch milliseconds: what comes after it is no measurement, but infinity or another unit."""
+
+AHEAD = 5 * 60_000
+"""Milliseconds that a row may be ahead of the clock before it counts as one of the future."""
+
+MOST_REJECTS = 1000
+"""Counted at most of the rows that no read comes upon."""
+
+LONGEST_NAME = 191  # characters, as the detector's own tables hold them
+
+_MISSING = {"", "-", "na", "n/a", "nan", "null", "none"}  # text that says that there is no value
 
 Part = tuple[Int32, Int32, Int64, Float64]
 """Some rows as columns, (N,) each: entity (index into the names, −1 = none), metric (−1 = not the monitor's), time,
 value."""
 
 
+class Noted:
+    """Counts the rows of one read that are rejected."""
+
+    def __init__(self) -> None:
+        self._found: list[Reject] = []
+
+    def note(self, reason: str, which: Bool, example: Callable[[int], object]) -> None:
+        """Notes the rows (N,) that are true; example: what such a row holds."""
+        if which.any():
+            shown = rejects.printable(example(int(which.argmax())))
+            self._found.append(Reject(reason, int(which.sum()), shown))
+
+    @property
+    def rejects(self) -> tuple[Reject, ...]:
+        """All of them by reason."""
+        return rejects.added(self._found)
+
+
 class Names:
     """Numbers the entities of one read in the order they come in."""
 
     def __init__(self) -> None:
-        self._index: dict[str, int] = {}
+        self._index: dict[str | None, int] = {None: -1}
+        self._entities: list[str] = []
 
     def rows(self, names: Sequence[str | None]) -> Int32:
-        """Each name's number, −1 for none, (N,)."""
+        """Each name's number, −1 for none and for one that cannot be stored, (N,)."""
         index = self._index
         try:
-            return np.fromiter(map(index.__getitem__, names), np.int32, len(names))  # type: ignore[arg-type]  # None: KeyError
+            return np.fromiter(map(index.__getitem__, names), np.int32, len(names))
         except KeyError:  # some are new
-            new = [name for name in dict.fromkeys(names) if name is not None and name not in index]
-            index.update(zip(new, count(len(index)), strict=False))
-            return np.fromiter(map(index.get, names, repeat(-1)), np.int32, len(names))  # type: ignore[arg-type]
+            new = [name for name in dict.fromkeys(names) if name not in index]
+            usable = [name for name in new if name is not None and _is_storable(name)]
+            index.update(dict.fromkeys(new, -1))
+            index.update(zip(usable, count(len(self._entities)), strict=False))
+            self._entities += usable
+            return np.fromiter(map(index.__getitem__, names), np.int32, len(names))
 
     @property
     def entities(self) -> tuple[str, ...]:
         """All names so far, by number."""
-        return tuple(self._index)
+        return tuple(self._entities)
+
+    def without_padding(self) -> tuple[tuple[str, ...], Int32]:
+        """Names without trailing blanks, (E,), and the row among them of each number; −1 for a name that is taken.
+
+        CHAR columns pad with blanks, and some databases take "web" and "web " for the same: both cannot be kept.
+        """
+        numbers = np.arange(len(self._entities), dtype=np.int32)
+        if not any(name.endswith(" ") for name in self._entities):
+            return tuple(self._entities), numbers
+        numbers[:] = -1
+        kept: dict[str, int] = {}
+        for number in sorted(range(len(self._entities)), key=lambda number: len(self._entities[number])):
+            name = self._entities[number].rstrip(" ")
+            if name not in kept:
+                kept[name] = numbers[number] = len(kept)
+        return tuple(kept), numbers
 
 
-def samples(entities: tuple[str, ...], parts: Sequence[Part]) -> Samples:
+def _is_storable(name: str) -> bool:
+    """Whether every database can hold a name."""
+    if len(name) > LONGEST_NAME or "\0" in name:
+        return False
+    return name.isascii() or not any("\ud800" <= character <= "\udfff" for character in name)
+
+
+def samples(entities: tuple[str, ...], parts: Sequence[Part], found: tuple[Reject, ...] = ()) -> Samples:
     """All parts of a read together; rows without entity, metric or time are left out."""
     kept = [_known(part) for part in parts]
     if not kept:
-        return Samples((), np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, np.float64))
-    entity, metric, time, value = zip(*kept, strict=True)
-    return Samples(
-        entities, np.concatenate(entity), np.concatenate(metric), np.concatenate(time), np.concatenate(value)
-    )
+        nothing = np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, np.float64)
+        return Samples((), *nothing, rejects=found)
+    entity, metric, time, value = map(np.concatenate, zip(*kept, strict=True))
+    return Samples(entities, entity, metric, time, value, rejects=found)
+
+
+def compact(found: Samples) -> Samples:
+    """The same samples without the entities that have none."""
+    is_here = np.zeros(len(found.entities), dtype=np.bool_)
+    is_here[found.entity] = True
+    if is_here.all():
+        return found
+    number = np.cumsum(is_here, dtype=np.int32) - 1
+    entities = tuple(compress(found.entities, is_here.tolist()))
+    return replace(found, entities=entities, entity=number[found.entity].astype(np.int32))
 
 
 def _known(part: Part) -> Part:
@@ -65,11 +138,22 @@ def _known(part: Part) -> Part:
     return entity[keep], metric[keep], time[keep], value[keep]
 
 
+def to_text(item: Any) -> str | None:
+    """A name as a driver returns it; None for NULL. Bytes that are no UTF-8 become lone surrogates (PEP 383)."""
+    if item is None or type(item) is str:
+        return item
+    return bytes(item).decode("utf-8", "surrogateescape") if _is_binary(item) else str(item)
+
+
+def _is_binary(item: Any) -> bool:
+    return isinstance(item, bytes | bytearray | memoryview)
+
+
 def to_values(column: Sequence[Any]) -> Float64:
     """A column as float64, (N,); NULL, and text that is no number, as NaN."""
     try:
         return np.array(column, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return np.fromiter((_to_value(item) for item in column), np.float64, len(column))
 
 
@@ -80,17 +164,32 @@ def _to_value(item: Any) -> float:
         return float("nan")
 
 
+def from_bits(column: Sequence[Any]) -> list[int | None]:
+    """A column of type BIT, which MySQL sends as bytes, as numbers."""
+    return [int.from_bytes(item, "big") if isinstance(item, bytes) else item for item in column]
+
+
+def unreadable(column: Sequence[Any], values: Float64) -> Bool:
+    """Where something stands that is no number and does not say that there is none, (N,); values: of the column."""
+    is_bad = np.isnan(values)
+    for row in np.flatnonzero(is_bad).tolist():
+        item = column[row]
+        is_bad[row] = not (item is None or isinstance(item, float) or str(to_text(item)).strip().lower() in _MISSING)
+    return is_bad
+
+
 def to_milliseconds(column: Sequence[Any], time_format: str, zone: ZoneInfo) -> Int64:
     """A column as epoch milliseconds, (N,); `BAD_TIME` where there is none. zone: of timestamps without one."""
     if time_format != "timestamp":
         factor = 1000.0 if time_format == "epoch_seconds" else 1.0
         numbers = to_values(column) * factor
-        # beyond the year 9999 or before 0001 a number is no time
-        usable = np.abs(numbers) < 253_402_300_800_000
+        usable = (numbers >= FIRST) & (numbers < LAST)
         return np.where(usable, np.round(np.where(usable, numbers, 0.0)), BAD_TIME).astype(np.int64)
     if all(type(item) is datetime for item in column):
-        return _from_datetimes(column, zone)
-    return _from_datetimes([parse_timestamp(item) for item in column], zone)
+        found = _from_datetimes(column, zone)
+    else:
+        found = _from_datetimes([parse_timestamp(item) for item in column], zone)
+    return np.where((found >= FIRST) & (found < LAST), found, BAD_TIME)
 
 
 def parse_timestamp(item: Any) -> datetime | None:
@@ -98,7 +197,7 @@ def parse_timestamp(item: Any) -> datetime | None:
     if isinstance(item, datetime):
         return item
     try:
-        return datetime.fromisoformat(str(item).strip())
+        return datetime.fromisoformat(str(to_text(item)).strip())
     except ValueError:
         return None
 

@@ -2,25 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import repeat
-from typing import Any
+from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
 import numpy as np
-from sqlalchemy import ColumnElement, Engine, Select, TableClause, TextClause, column, func, select, table, text
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Result,
+    Select,
+    String,
+    TableClause,
+    and_,
+    cast,
+    column,
+    or_,
+    select,
+    table,
+    text,
+)
 from sqlalchemy.exc import DBAPIError, NoSuchColumnError, SQLAlchemyError
 
 from detector import database
-from detector.core.series import Samples
+from detector.core.rejects import Reject
+from detector.core.series import Bool, Float64, Int64, Samples
 from detector.errors import SourceError, SourceUnavailable
-from detector.sources import rows
+from detector.sources import rows, text_times
+from detector.sources.query_extent import QueryExtent
+from detector.sources.text_times import TextTimes
 
 _CHUNK = 10_000  # rows at a time; with more, only the garbage collector has more to look through
 _WIDEST_DST_CHANGE = timedelta(hours=1)
-_WIDEST_OFFSET = timedelta(hours=26)  # from UTC−12 to UTC+14
+_MOST_LOOKED_AT = 100_000  # rows looked at for them
+_MYSQL_BIT = 16  # FIELD_TYPE.BIT
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -49,100 +71,169 @@ class SqlSource:
         self._zone = ZoneInfo(spec.time_zone)
         self._columns = [*spec.entity, spec.time, *([spec.metric, spec.value] if spec.metric else spec.metrics)]
         self._table = _table(spec.table, self._columns)
-        self._time_text: _TimeText | None = None
+        is_text = spec.table and spec.time_format == "timestamp" and engine.dialect.name == "sqlite"
+        self._text_times = TextTimes(self._table, spec.time, self._zone) if is_text else None
+        self._is_lenient = False  # SQLite has text that is no UTF-8
+        self._query_extent = QueryExtent(self.read)
 
     def read(self, start: int, end: int) -> Samples:
         """All samples with start ≤ time < end, both in epoch milliseconds.
 
         Raises: SourceUnavailable if the database does not answer in time, SourceError if it refuses the query.
         """
-        names = rows.Names()
-        try:
-            with database.reading(self._engine, self._spec.timeout) as connection:
-                bounds = {"start": self._bound(connection, start, -1), "end": self._bound(connection, end, 1)}
-                with database.streaming(connection).execute(self._statement(), bounds) as result:
-                    returned = {name: position for position, name in enumerate(result.keys())}
-                    positions = [self._position(returned, name) for name in self._columns]
-                    parts = [self._part(part, positions, names) for part in result.partitions(_CHUNK)]
-        except SQLAlchemyError as exc:
-            raise self._translated(exc) from exc
-        return _between(rows.samples(names.entities, parts), start, end)
+        return self._asked(lambda connection: self._samples(connection, start, end))
 
-    def extent(self) -> tuple[int, int] | None:
-        """Times of the oldest and the newest sample, None if there is none; of a query only its last 30 days count."""
+    def extent(self, now: int) -> tuple[int, int] | None:
+        """Times of the oldest and the newest sample, None if there is none; of a query only its last 30 days count.
+
+        Only rows that can be read and do not lie in the future count. now: epoch milliseconds.
+        """
+        if self._spec.query:
+            return self._query_extent(now, now + rows.AHEAD)
+        first, last = self._asked(
+            lambda connection: [
+                self._end(connection, now + rows.AHEAD, is_newest=is_newest) for is_newest in (False, True)
+            ]
+        )
+        return None if first is None or last is None else (first, last)
+
+    def rejects(self, now: int) -> tuple[Reject, ...]:
+        """Rows that no read comes upon: those without a time that can be read, and those of the future.
+
+        At most a thousand are counted. now: epoch milliseconds.
+        """
+        noted = rows.Noted()
+        self._asked(lambda connection: self._note_outside(connection, now + rows.AHEAD, noted))
+        return noted.rejects
+
+    # -- questions ----------------------------------------------------------------------------------------------------
+
+    def _samples(self, connection: Connection, start: int, end: int) -> Samples:
+        statement, bounds = self._statement(connection, start, end)
+        names, noted = rows.Names(), rows.Noted()
+        with database.streaming(connection).execute(statement, bounds) as result:
+            reader = _Reader(self._spec, self._columns, result, self._zone, names, noted)
+            parts = [reader.part(part, start, end) for part in result.partitions(_CHUNK)]
+        entities, number = names.without_padding()
+        if (number < 0).any():
+            width = 1 if self._spec.metric else len(self._spec.metrics)  # samples of a row
+            for entity, *_ in parts:
+                numbered = entity[::width]
+                is_taken = (numbered >= 0) & (number[numbered] < 0)
+                noted.note("entity", is_taken, lambda row, numbered=numbered: names.entities[numbered[row]])  # type: ignore[misc]
+        number = np.append(number, np.int32(-1))  # for those without a name
+        renamed = [(number[entity], metric, time, value) for entity, metric, time, value in parts]
+        return rows.compact(rows.samples(entities, renamed, noted.rejects))
+
+    def _asked(self, ask: Callable[[Connection], Found]) -> Found:
+        """The answer to a question; asked again, with other eyes, if there is text that is no UTF-8 in it."""
+        try:
+            with self._reading() as connection:
+                return ask(connection)
+        except SQLAlchemyError as exc:
+            if self._is_lenient or "decode to utf-8" not in str(exc).lower():
+                raise self._translated(exc) from exc
+        self._is_lenient = True
+        return self._asked(ask)
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        with database.reading(self._engine, self._spec.timeout) as connection:
+            driver: Any = connection.connection.driver_connection
+            if self._is_lenient:
+                driver.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
+            if self._spec.query and self._engine.dialect.name == "postgresql":
+                _keep_unreadable_times(driver)
+            yield connection
+
+    def _statement(self, connection: Connection, start: int, end: int) -> tuple[Any, dict[str, Any]]:
+        """What reads a range, and its parameters."""
         spec = self._spec
         if spec.query:
-            now = datetime.now(UTC)
-            found = self.read(_ms(now - timedelta(days=30)), _ms(now + timedelta(days=1)))
-            return (int(found.time.min()), int(found.time.max())) if len(found) else None
-        time = self._table.c[spec.time]
-        try:
-            with database.reading(self._engine, spec.timeout) as connection:
-                first, last = connection.execute(select(func.min(time), func.max(time))).one()
-        except SQLAlchemyError as exc:
-            raise self._translated(exc) from exc
-        both = rows.to_milliseconds([first, last], spec.time_format, self._zone)
-        return None if (both == rows.BAD_TIME).any() else (int(both[0]), int(both[1]))
+            return text(spec.query), {"start": self._bound(start, -1), "end": self._bound(end, 1)}
+        is_within, bounds = self._within(connection, start, end)
+        return self._select(self._columns).where(is_within), bounds
 
-    def _statement(self) -> Select[Any] | TextClause:
-        spec = self._spec
-        if spec.query:
-            return text(spec.query)
+    def _select(self, names: Sequence[str]) -> Select[Any]:
+        """Columns of the table, of the monitor's metrics only."""
         columns = self._table.c
-        query = select(*(columns[name] for name in self._columns))
-        query = query.where(columns[spec.time] >= text(":start"), columns[spec.time] < text(":end"))
-        if spec.metric:
-            query = query.where(columns[spec.metric].in_(spec.metrics))
-        return query
+        return select(*(columns[name] for name in names)).where(*self._mine())
 
-    def _bound(self, connection: Any, time: int, outward: int) -> Any:
-        """A bound in the column's own type.
+    def _mine(self) -> list[ColumnElement[bool]]:
+        spec = self._spec
+        return [self._table.c[spec.metric].in_(spec.metrics)] if spec.metric else []
 
-        Local times repeat when clocks go back, so bounds in a zone with such changes reach an hour outward; rows
-        outside are dropped after conversion.
+    def _within(self, connection: Connection, start: int, end: int) -> tuple[ColumnElement[bool], dict[str, Any]]:
+        if self._text_times is not None:
+            return self._text_times.within(connection, start, end), {}
+        time = self._table.c[self._spec.time]
+        bounds = {"start": self._bound(start, -1), "end": self._bound(end, 1)}
+        return and_(time >= text(":start"), time < text(":end")), bounds
+
+    def _bound(self, time: int, outward: int) -> Any:
+        """A bound in the column's own type, at or beyond a time; rows outside are dropped after conversion.
+
+        Local times repeat when clocks go back, so bounds in a zone with such changes reach an hour outward.
         """
         spec = self._spec
-        if spec.time_format == "epoch_milliseconds":
-            return time
-        if spec.time_format == "epoch_seconds":
-            return time / 1000
+        if spec.time_format != "timestamp":
+            # whole numbers, or PostgreSQL would turn a column of them into floats and not use its index
+            unit = 1000 if spec.time_format == "epoch_seconds" else 1
+            return time // unit if outward < 0 else -(-time // unit)
+        dialect = self._engine.dialect.name
         moment = datetime.fromtimestamp(time / 1000, UTC)
         if spec.time_zone != "UTC":
             moment = (moment + outward * _WIDEST_DST_CHANGE).astimezone(self._zone)
-        dialect = self._engine.dialect.name
-        if dialect == "sqlite":
-            if self._time_text is None and spec.table:
-                self._time_text = _TimeText.of(connection, self._table.c[spec.time], self._zone)
-            return (self._time_text or _TimeText()).format(moment, outward)
+        if dialect == "sqlite":  # of a query, where there is one bound for all spellings: a blank sorts before a T
+            if outward < 0:
+                return text_times.lowest(moment, "%Y-%m-%d %H:%M:%S")
+            return text_times.highest(moment, "%Y-%m-%dT%H:%M:%S")
         if dialect == "postgresql" and spec.time_zone == "UTC":
             return moment
         if dialect == "postgresql" and spec.table:
             # untyped, it takes the column's type: one with a zone uses the zone written here, one without ignores it
             return moment.isoformat()
-        return _naive(moment)
+        return moment.replace(tzinfo=None)
 
-    def _position(self, names: dict[str, int], name: str) -> int:
-        try:
-            return names[name]
-        except KeyError:
-            msg = f"the query must return a column {name!r}; received {', '.join(names)}"
-            raise SourceError(msg) from None
+    def _end(self, connection: Connection, until: int, *, is_newest: bool) -> int | None:
+        if self._text_times is not None:
+            return self._text_times.end(connection, until, is_newest=is_newest, also=self._mine())
+        time = self._table.c[self._spec.time]
+        is_within, bounds = self._within(connection, rows.FIRST, until)
+        query = self._select([self._spec.time]).where(is_within)
+        query = query.order_by(time.desc() if is_newest else time.asc()).limit(1)
+        at = rows.to_milliseconds([connection.scalar(query, bounds)], self._spec.time_format, self._zone)[0]
+        return None if at == rows.BAD_TIME else int(at)
 
-    def _part(self, part: Sequence[Any], positions: list[int], names: rows.Names) -> rows.Part:
-        columns = list(zip(*part, strict=True))
-        ordered = [columns[position] for position in positions]
-        spec = self._spec
-        width = len(spec.entity)
-        entity = names.rows(_join(ordered[:width]) if width else [spec.only_entity] * len(part))
-        time = rows.to_milliseconds(ordered[width], spec.time_format, self._zone)
-        if spec.metric:
-            known = {name: index for index, name in enumerate(spec.metrics)}
-            metric = np.fromiter(map(known.get, map(str, ordered[width + 1]), repeat(-1)), np.int32, len(part))
-            return entity, metric, time, rows.to_values(ordered[width + 2])
-        metrics = len(spec.metrics)
-        values = np.stack([rows.to_values(values) for values in ordered[width + 1 :]], axis=1)  # (N, F)
-        metric = np.tile(np.arange(metrics, dtype=np.int32), len(part))
-        return np.repeat(entity, metrics), metric, np.repeat(time, metrics), values.ravel()
+    def _note_outside(self, connection: Connection, until: int, noted: rows.Noted) -> None:
+        if self._spec.query:
+            statement, bounds = self._statement(connection, until, rows.LAST)
+        else:
+            statement, bounds = self._outside(until)
+        seen = counted = 0
+        with database.streaming(connection).execute(statement, bounds) as result:
+            position = _position(list(result.keys()), self._spec.time)
+            for part in result.partitions(_CHUNK):
+                column = [row[position] for row in part]
+                time = rows.to_milliseconds(column, self._spec.time_format, self._zone)
+                is_bad, is_early = time == rows.BAD_TIME, time >= until
+                noted.note("time", is_bad, column.__getitem__)
+                noted.note("future", is_early, column.__getitem__)
+                seen, counted = seen + len(part), counted + int((is_bad | is_early).sum())
+                if counted >= rows.MOST_REJECTS or seen >= _MOST_LOOKED_AT:
+                    return
+
+    def _outside(self, until: int) -> tuple[Select[Any], dict[str, Any]]:
+        """All rows whose time is not one from 1971 on and before a time."""
+        time = self._table.c[self._spec.time]
+        if self._text_times is not None:
+            is_outside = self._text_times.outside(until)
+            return self._select([self._spec.time]).where(is_outside).limit(_MOST_LOOKED_AT), {}
+        # as text, since PostgreSQL has times that Python has not: infinity, those before Christ, the year 20000
+        shown = cast(time, String).label(time.name) if self._engine.dialect.name == "postgresql" else time
+        is_outside = or_(time.is_(None), time < text(":start"), time >= text(":end"))
+        query = select(shown).where(is_outside, *self._mine()).limit(rows.MOST_REJECTS)
+        return query, {"start": self._bound(rows.FIRST, -1), "end": self._bound(until, 1)}
 
     def _translated(self, exc: SQLAlchemyError) -> SourceError:
         where = database.redacted(self._engine.url)
@@ -155,36 +246,96 @@ class SqlSource:
         return SourceUnavailable(f"source {where} failed: {exc}")
 
 
-@dataclass(frozen=True)
-class _TimeText:
-    """Spelling of a SQLite table's timestamps; comparing them as text needs bounds spelled alike.
+class _Reader:
+    """Turns the rows of one result into columns, and notes those that cannot be read."""
 
-    Where it is not known, the bounds are the widest; rows outside are dropped after conversion.
-    """
+    def __init__(
+        self,
+        spec: TableSpec,
+        columns: Sequence[str],
+        result: Result[Any],
+        zone: ZoneInfo,
+        names: rows.Names,
+        noted: rows.Noted,
+    ) -> None:
+        self._spec, self._zone, self._names, self._noted = spec, zone, names, noted
+        returned = list(result.keys())
+        self._positions = [_position(returned, name) for name in columns]
+        cursor: Any = result.cursor  # type: ignore[attr-defined]  # of a CursorResult, which this is
+        is_mysql = result.context.dialect.name in {"mysql", "mariadb"}  # type: ignore[attr-defined]
+        self._bits = {at for at in self._positions if is_mysql and cursor.description[at][1] == _MYSQL_BIT}
 
-    start_separator: str = " "  # sorts before T
-    end_separator: str = "T"
-    slack: timedelta = timedelta(0)
+    def part(self, part: Sequence[Any], start: int, end: int) -> rows.Part:
+        """Some rows as columns; of times outside [start, end), epoch milliseconds, without entity."""
+        spec, width = self._spec, len(self._spec.entity)
+        columns = list(zip(*part, strict=True))
+        ordered = [rows.from_bits(columns[at]) if at in self._bits else columns[at] for at in self._positions]
+        time = rows.to_milliseconds(ordered[width], spec.time_format, self._zone)
+        is_inside = (time >= start) & (time < end)
+        self._noted.note("time", time == rows.BAD_TIME, ordered[width].__getitem__)
+        names = _join(ordered[:width]) if width else [spec.only_entity] * len(part)
+        entity = self._names.rows(names)
+        self._noted.note("entity", is_inside & (entity < 0), names.__getitem__)
+        entity = np.where(is_inside, entity, np.int32(-1))
+        if spec.metric:
+            return self._long(entity, time, ordered[width + 1], ordered[width + 2])
+        metrics = len(spec.metrics)
+        values = np.stack([self._values(column, entity >= 0) for column in ordered[width + 1 :]], axis=1)  # (N, F)
+        metric = np.tile(np.arange(metrics, dtype=np.int32), len(part))
+        return np.repeat(entity, metrics), metric, np.repeat(time, metrics), values.ravel()
 
-    @staticmethod
-    def of(connection: Any, time: ColumnElement[Any], zone: ZoneInfo) -> _TimeText | None:
-        """The spelling of the first row, None if there is none; another offset than the zone's needs slack."""
-        first = connection.scalar(select(time).where(time.is_not(None)).limit(1))
-        if first is None:
-            return None
-        separator = "T" if "T" in str(first) else " "
-        moment = rows.parse_timestamp(first)
-        if moment is None or moment.tzinfo is None or moment.utcoffset() == moment.astimezone(zone).utcoffset():
-            return _TimeText(separator, separator)
-        return _TimeText(separator, separator, _WIDEST_OFFSET)
+    def _long(self, entity: rows.Int32, time: Int64, named: Sequence[Any], values: Sequence[Any]) -> rows.Part:
+        spec = self._spec
+        known = {name: index for index, name in enumerate(spec.metrics)}
+        names = [rows.to_text(name) for name in named]
+        metric = np.fromiter(map(known.get, names, repeat(-1)), np.int32, len(names))  # type: ignore[arg-type]
+        if (metric < 0).any():  # CHAR columns pad with blanks
+            names = [name if name is None else name.rstrip(" ") for name in names]
+            metric = np.fromiter(map(known.get, names, repeat(-1)), np.int32, len(names))  # type: ignore[arg-type]
+            if spec.table:  # the database takes this name for one of the monitor's: its case or its accents differ
+                self._noted.note("metric", (entity >= 0) & (metric < 0), named.__getitem__)
+        return entity, metric, time, self._values(values, (entity >= 0) & (metric >= 0))
 
-    def format(self, moment: datetime, outward: int) -> str:
-        moment += outward * self.slack
-        if outward > 0:
-            moment += timedelta(microseconds=999_999)  # the next full second
-        separator = self.end_separator if outward > 0 else self.start_separator
-        # a bound without fraction and zone sorts before every text it is a prefix of, which is what both ends need
-        return moment.strftime(f"%Y-%m-%d{separator}%H:%M:%S")
+    def _values(self, column: Sequence[Any], counts: Bool) -> Float64:
+        values = rows.to_values(column)
+        if np.isnan(values).any():
+            self._noted.note("value", counts & rows.unreadable(column, values), column.__getitem__)
+        return values
+
+
+def _position(returned: Sequence[str], name: str) -> int:
+    try:
+        return returned.index(name)
+    except ValueError:
+        msg = f"the query must return a column {name!r}; received {', '.join(returned)}"
+        raise SourceError(msg) from None
+
+
+def _keep_unreadable_times(connection: Any) -> None:
+    """Times of PostgreSQL that Python has not come as text, so that one of them does not end a read."""
+    from psycopg import DataError, postgres
+    from psycopg.pq import Format
+
+    def lenient(usual: Any) -> type:
+        class Lenient:
+            format = Format.TEXT
+
+            def __init__(self, oid: int, context: Any = None) -> None:
+                self._load = usual(oid, context).load
+
+            def load(self, data: Any) -> Any:
+                try:
+                    return self._load(data)
+                except DataError:
+                    return bytes(data).decode()
+
+        return Lenient
+
+    for name in ("timestamp", "timestamptz", "date"):
+        oid = postgres.types[name].oid
+        usual = connection.adapters.get_loader(oid, Format.TEXT)
+        if usual.__name__ != "Lenient":
+            connection.adapters.register_loader(oid, lenient(usual))
 
 
 def _table(name: str, columns: Sequence[str]) -> TableClause:
@@ -195,23 +346,9 @@ def _table(name: str, columns: Sequence[str]) -> TableClause:
 
 def _join(columns: Sequence[Sequence[Any]]) -> list[str | None]:
     """Entity ids from one or several columns; None where a part is NULL."""
+    texts = [[rows.to_text(part) for part in column] for column in columns]
     if len(columns) == 1:
-        return [None if part is None else str(part) for part in columns[0]]
-    return [None if None in parts else "/".join(map(str, parts)) for parts in zip(*columns, strict=True)]
-
-
-def _between(samples: Samples, start: int, end: int) -> Samples:
-    keep = (samples.time >= start) & (samples.time < end)
-    if keep.all():
-        return samples
-    return Samples(
-        samples.entities, samples.entity[keep], samples.metric[keep], samples.time[keep], samples.value[keep]
-    )
-
-
-def _naive(moment: datetime) -> datetime:
-    return moment.replace(tzinfo=None)
-
-
-def _ms(moment: datetime) -> int:
-    return int(moment.timestamp() * 1000)
+        return texts[0]
+    return [
+        None if None in parts else "/".join(part.rstrip(" ") for part in parts) for parts in zip(*texts, strict=True)
+    ]

@@ -164,7 +164,7 @@ def span(plan: Plan, source: Source, *, now: int, start: int | None = None, end:
 
     Raises: ModelError if the source is empty.
     """
-    extent = source.extent()
+    extent = source.extent(now)
     if extent is None:
         msg = f"monitor {plan.horizon.monitor!r}: its source has no samples at all; see: detector check"
         raise ModelError(msg)

@@ -14,6 +14,7 @@ from sqlalchemy import select
 
 from detector import database
 from detector.config.sections import DecisionSection, EmbeddedSource, MonitorSection
+from detector.core.rejects import Reject
 from detector.core.series import Samples
 from detector.detect.horizon import Horizon
 from detector.detect.recall import recall, stored_state
@@ -70,8 +71,11 @@ class _Arriving:
         metric = np.zeros(len(seen), dtype=np.int32)
         return Samples(ENTITIES, entity.astype(np.int32), metric, time.astype(np.int64), value.astype(np.float64))
 
-    def extent(self) -> tuple[int, int] | None:
+    def extent(self, now: int) -> tuple[int, int] | None:
         return START, self.now
+
+    def rejects(self, now: int) -> tuple[Reject, ...]:
+        return ()
 
 
 def _final(store: Store, source: _Arriving) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from detector.config.sections import EmbeddedSource, MonitorSection
+from detector.core.rejects import Reject
 from detector.core.series import Samples
 from detector.detect import history as reading
 from detector.detect.history import read_history
@@ -30,8 +31,11 @@ class _Counting:
         self.asked.append((start, end))
         return self._source.read(start, end)
 
-    def extent(self) -> tuple[int, int] | None:
-        return self._source.extent()
+    def extent(self, now: int) -> tuple[int, int] | None:
+        return self._source.extent(now)
+
+    def rejects(self, now: int) -> tuple[Reject, ...]:
+        return self._source.rejects(now)
 
 
 def _source() -> tuple[_Counting, np.ndarray[tuple[int, int, int], np.dtype[np.float64]]]:

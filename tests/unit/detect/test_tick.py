@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from detector.config.sections import EmbeddedSource, MonitorSection, RuleSection
+from detector.core.rejects import Reject
 from detector.core.series import Reason, Samples
 from detector.detect import history as reading
 from detector.detect.horizon import Horizon
@@ -205,8 +206,11 @@ class _LateSource:
             found.entities, found.entity[is_there], found.metric[is_there], found.time[is_there], found.value[is_there]
         )
 
-    def extent(self) -> tuple[int, int] | None:
-        return self._rows.extent()
+    def extent(self, now: int) -> tuple[int, int] | None:
+        return self._rows.extent(now)
+
+    def rejects(self, now: int) -> tuple[Reject, ...]:
+        return ()
 
 
 def _watch_late(monitor: MonitorSection, slots: Iterable[int]) -> _Store:

@@ -68,15 +68,15 @@ def test_values_that_are_no_numbers_come_through() -> None:
 
 
 def test_extent_is_from_the_oldest_to_the_newest_sample() -> None:
-    assert _source(("a", 20, 1.0), ("b", -5, 2.0)).extent() == (-5, 20)
-    assert _source().extent() is None
+    assert _source(("a", 20, 1.0), ("b", -5, 2.0)).extent(20) == (-5, 20)
+    assert _source().extent(100) is None
     assert len(_source().read(0, 10)) == 0
 
 
 def test_a_part_knows_nothing_of_the_rest() -> None:
     part = _source(("a", 0, 1.0), ("a", 10, 2.0), ("a", 20, 3.0)).between(5, 20)
 
-    assert part.extent() == (10, 10)
+    assert part.extent(100) == (10, 10)
     assert part.read(0, 100).time.tolist() == [10]
 
 
@@ -111,4 +111,4 @@ def test_nothing_is_closed_up_where_there_is_no_long_gap() -> None:
     source = _source(("a", 0, 1.0), ("a", MINUTE, 2.0))
 
     assert source.closed_up(MINUTE, MINUTE).time.tolist() == [0, MINUTE]
-    assert _source().closed_up(MINUTE, MINUTE).extent() is None
+    assert _source().closed_up(MINUTE, MINUTE).extent(100) is None
