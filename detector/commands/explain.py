@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from detector.commands.shared import ConfigOption, JsonOption, assembled, moment_of
+from detector.commands.shared import ConfigOption, JsonOption, assembled, moment_of, now_ms
 from detector.times import utc
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def explain(
     from detector import wording
     from detector.detect.explain_slot import explain_slot
     from detector.detect.horizon import Horizon
+    from detector.detect.tally import Tally
     from detector.errors import ModelError
 
     moment = moment_of("--at", at)
@@ -37,9 +38,10 @@ def explain(
     if live is None:
         msg = f"monitor {monitor!r} has no model yet; see: detector check"
         raise ModelError(msg)
+    source = Tally(parts.sources[monitor])
     answer = explain_slot(
         Horizon.of(parts.config.monitor(monitor)),
-        parts.sources[monitor],
+        source,
         live,
         entity=entity,
         at=moment,
@@ -47,12 +49,15 @@ def explain(
         past=_past(parts, monitor, entity, moment),
     )
     if as_json:
-        print(json.dumps(asdict(answer) | {"slot": utc(answer.slot)}, indent=2))
+        more = {"slot": utc(answer.slot), "rejects": source.lines(now_ms())}
+        print(json.dumps(asdict(answer) | more, indent=2))
         return
     head = "unknown" if answer.score is None else f"score {answer.score:.2f}"
     print(f"{entity} ({monitor}) at {utc(answer.slot)}: {head}")
     for why in answer.why:
         print(f"  {why}")
+    for rejected in source.lines(now_ms()):
+        print(f"  {rejected}")
     metrics = answer.explanation.get("metrics", [])
     if metrics and answer.score is not None:
         print("\nmetrics by their share of the score")

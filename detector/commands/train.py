@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,6 +15,7 @@ from detector.errors import ConfigError
 from detector.times import utc
 
 if TYPE_CHECKING:
+    from detector.detect.tally import Tally
     from detector.train.versions import Inputs, Span
 
 
@@ -32,12 +36,19 @@ def retrain(
     start, end = if_given(time_of, "--from", from_), if_given(time_of, "--to", to)
     sections = [settings.monitor(name) for name in monitors or [m.name for m in settings.monitors]]
     from detector import wiring
+    from detector.detect.tally import Tally
     from detector.train.versions import Span
 
     parts = wiring.assemble(settings)
     for section in sections:
         inputs = wiring.training_inputs(parts, section)
-        print(_recalibrate(section.name, inputs) if recalibrate else _retrain(section.name, inputs, Span(start, end)))
+        tally = Tally(inputs.source)
+        inputs = replace(inputs, source=tally)
+        with _rejects_named(section.name, tally):
+            done = (
+                _recalibrate(section.name, inputs) if recalibrate else _retrain(section.name, inputs, Span(start, end))
+            )
+        print(done)
 
 
 def _recalibrate(monitor: str, inputs: Inputs) -> str:
@@ -62,6 +73,16 @@ def _retrain(monitor: str, inputs: Inputs, span: Span) -> str:
         f"monitor {monitor}: model version {version} is live;"
         f" {facts['entities']} entities, {_training(facts)}, {data}, {facts['seconds']:.0f} s"
     )
+
+
+@contextmanager
+def _rejects_named(monitor: str, source: Tally) -> Iterator[None]:
+    """Names rows that could not be read, whether the training succeeds or not."""
+    try:
+        yield
+    finally:
+        for line in source.lines(now_ms()):
+            print(f"monitor {monitor}: {line}", file=sys.stderr)
 
 
 def _training(facts: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 
 from detector.config.sections import MonitorSection
 from detector.core import grid
+from detector.daemon.rejected_rows import RejectedRows
 from detector.daemon.systemd import notify_systemd
 from detector.daemon.training_child import TrainingChildren, TrainingTimeout
 from detector.detect import memory
@@ -71,6 +72,7 @@ class MonitorRun:
     plan: Plan
     memory: Memory | None = None
     refused_version: int | None = None
+    rejected: RejectedRows | None = None  # None before the first tick
     failures: int = 0  # failed ticks in a row
     train_not_before: float = 0.0  # of the monotonic clock
     finished: float = field(default_factory=time.monotonic)  # when the last tick ended, failed or not
@@ -170,6 +172,7 @@ class Tasks:
             self._train_if_ready(run, now)
         report = self._score(run, now)
         self._on_tick()
+        self._note_rejects(run, report, now)
         self._export(run, report, now)
         self._log_tick(run, report, time.monotonic() - began)
 
@@ -183,6 +186,15 @@ class Tasks:
             return ticks.observe(run.monitor.horizon, run.monitor.source, now)
         run.memory, report = ticks.tick(run.monitor, run.memory, now, should_stop=self._stop.is_set)
         return report
+
+    def _note_rejects(self, run: MonitorRun, report: ticks.Report, now: int) -> None:
+        if run.rejected is None:
+            name = run.section.name
+            run.rejected = RejectedRows(
+                name, lambda why, rows: self._exporter.rows_rejected.labels(name, why).inc(rows)
+            )
+        run.rejected.note(report.rejects)
+        run.rejected.look_outside(run.monitor.source, now)
 
     def _follow_live_version(self, run: MonitorRun, now: int) -> None:
         """Loads the live model version if it is not the one in memory."""
@@ -227,7 +239,7 @@ class Tasks:
             if had >= plan.minimum_slots or plan.kind == "baseline":
                 return
             needed = min(2 * had, plan.minimum_slots)
-        extent = run.monitor.source.extent()
+        extent = run.monitor.source.extent(now)
         have = 0 if extent is None else (min(extent[1], now) - extent[0]) // step + 1
         if have < needed:
             logger.info("event=warming_up monitor=%s slots=%d needed=%d", plan.horizon.monitor, have, needed)

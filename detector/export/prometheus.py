@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 
 from detector import __version__
 from detector.core.decide import AlertStates, Severity
+from detector.core.rejects import REASONS
 from detector.core.series import Bool, Float32, Int8, Reason
 from detector.ports import AlertCounts
 
@@ -52,6 +53,7 @@ COUNTERS = {
     "detector_job_runs_total": ("Runs of scheduled tasks by outcome", ("task", "monitor", "outcome")),
     "detector_notifications_total": ("Messages to notifiers by outcome; `dead` counts events", ("notifier", "outcome")),
     "detector_samples_read_total": ("Samples read from the source", ("monitor",)),
+    "detector_source_rows_rejected_total": ("Rows of the source that could not be read", ("monitor", "reason")),
     "detector_windows_scored_total": ("Windows scored", ("monitor",)),
     "detector_cursor_rewinds_total": ("Cursors that ran ahead of the clock and were moved back", ("monitor",)),
 }
@@ -101,6 +103,7 @@ class Exporter(Collector):
         self.job_runs = self._counter("detector_job_runs_total")
         self.samples_read = self._counter("detector_samples_read_total")
         self.windows_scored = self._counter("detector_windows_scored_total")
+        self.rows_rejected = self._counter("detector_source_rows_rejected_total")
         self.rewinds = self._counter("detector_cursor_rewinds_total")
         help_, labels = HISTOGRAMS["detector_job_duration_seconds"]
         self.job_duration = Histogram(
@@ -121,6 +124,8 @@ class Exporter(Collector):
                 self.samples_read.labels(view.monitor)
                 self.windows_scored.labels(view.monitor)
                 self.rewinds.labels(view.monitor)
+                for reason in REASONS:
+                    self.rows_rejected.labels(view.monitor, reason)
             self._views = self._views | {view.monitor: view}
 
     def update(self, monitor: str, **changes: object) -> None:

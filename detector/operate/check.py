@@ -16,6 +16,7 @@ from detector.config import values
 from detector.config.sections import AlertmanagerNotifier, Config, MonitorSection, WebhookNotifier
 from detector.core import grid
 from detector.detect.horizon import Horizon
+from detector.detect.tally import Tally
 from detector.errors import ConfigError, DetectorError
 from detector.operate import cost
 from detector.ports import ModelVersion, Notifier, Source
@@ -85,16 +86,22 @@ def _monitor(
         plan = {"daemon": f"would {will}train after {Plan.of(monitor).needed_slots} slots"}
         return _configured(monitor, now) | plan, None
     try:
-        source = parts.source(monitor)
-        extent = source.extent()
+        source = Tally(parts.source(monitor))
+        extent = source.extent(now)
         if extent is None:
             waits = {"newest_sample": None, "daemon": "would wait: the source has no samples"}
-            return _configured(monitor, now) | waits, None
+            return _configured(monitor, now) | waits | _rejects(source.lines(now)), None
         row, load = _measured(monitor, source, extent, now=now)
         live = parts.live(monitor) if has_schema else None
     except DetectorError as exc:
         return {"monitor": monitor.name, "problem": str(exc)}, None
-    return _configured(monitor, now) | row | {"daemon": _plan(monitor, live, extent, now=now)}, load
+    plan = {"daemon": _plan(monitor, live, extent, now=now)}
+    return _configured(monitor, now) | row | plan | _rejects(source.lines(now)), load
+
+
+def _rejects(lines: Sequence[str]) -> dict[str, Any]:
+    """A row's lines about rows of the source that cannot be read, if there are any."""
+    return {"rejects": list(lines)} if lines else {}
 
 
 def _configured(monitor: MonitorSection, now: int) -> dict[str, Any]:

@@ -1,0 +1,88 @@
+"""One row that cannot be read: every command uses the others, and says so (cases c02, c34, x01, x02)."""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+import subprocess
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from running import DETECTOR
+
+STEP = 60
+NOW = int(time.time()) // STEP * STEP
+
+CONFIG = """
+log_level = "warning"
+
+[database]
+url = "sqlite:///detector.db"
+
+[[monitors]]
+name = "web"
+metrics = ["cpu"]
+timesteps = 10
+
+[monitors.source]
+type = "sql"
+url = "sqlite:///source.db"
+table = "samples"
+entity = ["host"]
+time_format = "epoch_seconds"
+
+[monitors.model]
+kind = "baseline"
+"""
+
+
+def _detector(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*DETECTOR, *words], cwd=folder, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A day of good rows and one whose time is in milliseconds."""
+    (tmp_path / "config.toml").write_text(CONFIG)
+    with closing(sqlite3.connect(tmp_path / "source.db")) as connection:
+        connection.execute("CREATE TABLE samples (time INTEGER, host TEXT, cpu REAL)")
+        times = range(NOW - 86_400, NOW, STEP)
+        rows = [(at, "web-1", 30 + math.sin(at / 3600) + at * 7919 % 97 / 100) for at in times]
+        connection.executemany("INSERT INTO samples VALUES (?, ?, ?)", [*rows, (NOW * 1000, "web-9", 1.0)])
+        connection.commit()
+    assert _detector(tmp_path, "db", "upgrade").returncode == 0
+    return tmp_path
+
+
+def test_check_retrain_and_explain_use_the_others_and_name_the_bad_one(folder: Path) -> None:
+    told = f"1 row left out: its time cannot be read, such as '{NOW * 1000}'"
+
+    check = _detector(folder, "check", "--json")
+    monitor = json.loads(check.stdout)[1]
+    assert monitor["rejects"] == [told]
+    assert monitor["daemon"] == "would train a model at once, then score"
+    retrain = _detector(folder, "retrain", "web")
+    assert retrain.returncode == 0, retrain.stderr
+    assert f"monitor web: {told}" in retrain.stderr
+    explain = _detector(folder, "explain", "web", "web-1", "--at", "10m")
+    assert told in explain.stdout, explain.stderr
+
+
+def test_a_catch_up_of_many_chunks_skips_nothing(folder: Path) -> None:
+    """x01: an extent that was unknown counted as "nothing newer"."""
+    begin = NOW - 12 * 3600
+    moments = [time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at)) for at in (begin, begin + 20)]
+    assert _detector(folder, "retrain", "web", "--to", moments[0]).returncode == 0
+
+    for at in (moments[1], time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(NOW))):
+        score = _detector(folder, "score", "web", "--at", at)
+        assert score.returncode == 0, score.stderr
+
+    with closing(sqlite3.connect(folder / "detector.db")) as connection:
+        (scored,) = connection.execute(
+            "SELECT count(*) FROM detector_score WHERE slot >= ?", [(begin + STEP) * 1000]
+        ).fetchone()
+    assert scored >= 12 * 60 - 4  # the delay
