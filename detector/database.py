@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 import os
+import socket
+import sqlite3
+import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote, urlencode
 
-from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, insert, make_url, text
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    ExceptionContext,
+    NullPool,
+    Result,
+    Row,
+    Table,
+    create_engine,
+    event,
+    insert,
+    make_url,
+    text,
+)
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
 
 from detector.errors import ConfigError
@@ -29,6 +47,9 @@ _WRONG_QUESTION = (
     "doesn't exist",
     "unknown column",
 )
+_SQLITE_URI_OPTIONS = {"cache", "immutable", "nolock", "vfs"}
+_KEEPALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 30_000}
+_PATIENCE = "patience"
 _DRIVERS = {"psycopg": "psycopg[binary]", "pymysql": "pymysql"}
 
 
@@ -60,22 +81,29 @@ def missing_file(url: URL) -> Path | None:
     return None if os.path.exists(name) else Path(name).absolute()  # Path.exists would raise if a folder is closed
 
 
-def connect(url: str, *, timeout: timedelta = timedelta(minutes=5), creates: bool = True) -> Engine:
+def connect(
+    url: str, *, timeout: timedelta = timedelta(minutes=5), creates: bool = True, reads_only: bool = False
+) -> Engine:
     """An engine whose connections are checked before use and never wait longer than `timeout` for an answer.
 
     creates: whether connecting creates a SQLite file that does not exist; else it fails
+    reads_only: whether it belongs to somebody else: nothing can be written, and no file is created or changed
 
     Raises: ConfigError if it is not a URL, its driver is not installed, or SQLite's folder does not exist.
     """
     parsed = parse(url)
     backend = parsed.get_backend_name()
+    if backend == "sqlite" and reads_only and parsed.database not in (None, "", ":memory:"):
+        return create_engine(parsed, poolclass=NullPool, creator=lambda: _opened_read_only(parsed))
     if backend == "sqlite" and parsed.database not in (None, "", ":memory:"):
         folder = Path(str(parsed.database)).parent
         if not folder.is_dir():
             msg = f"the folder of {redacted(parsed)} must exist; create it: mkdir -p {folder}"
             raise ConfigError(msg)
     try:
-        engine = create_engine(parsed, pool_pre_ping=True, connect_args=_connect_args(backend, timeout))
+        engine = create_engine(
+            parsed, pool_pre_ping=True, connect_args=_connect_args(parsed, timeout, reads_only=reads_only)
+        )
     except (NoSuchModuleError, ModuleNotFoundError) as exc:
         name = getattr(exc, "name", None) or parsed.drivername
         driver = _DRIVERS.get(str(name))
@@ -89,7 +117,134 @@ def connect(url: str, *, timeout: timedelta = timedelta(minutes=5), creates: boo
         event.listen(engine, "connect", _prepare_sqlite)
         if not creates:
             event.listen(engine, "do_connect", lambda dialect, *_: _refuse_missing(parsed, dialect))
+    if backend == "postgresql":
+        _limit_ping(engine, min(timeout, BUSY_TIMEOUT))
+        event.listen(engine, "handle_error", _close_cursor)
+    if backend in {"mysql", "mariadb"} and reads_only:
+        event.listen(engine, "connect", _forbid_writes)
     return engine
+
+
+def _opened_read_only(url: URL) -> sqlite3.Connection:
+    """A connection to a SQLite file that changes neither the file nor its folder.
+
+    A file in WAL mode needs an index beside it. Where that can be neither found nor created, on a read-only mount, it
+    is opened as one that nobody changes; every read opens it anew, so that it sees what has changed since.
+    """
+    if missing_file(url) is not None:
+        msg = "unable to open database file: it does not exist"
+        raise sqlite3.OperationalError(msg)
+    try:
+        return _opened(url)
+    except sqlite3.OperationalError:
+        if not _is_in_closed_folder(url):
+            raise
+    return _opened(url, immutable="1")
+
+
+def _opened(url: URL, **options: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        _read_only_uri(url, **options), uri=True, timeout=BUSY_TIMEOUT.total_seconds(), check_same_thread=False
+    )
+    try:
+        connection.execute("PRAGMA schema_version")  # only now is the file read
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+def _read_only_uri(url: URL, **options: str) -> str:
+    name = str(url.database)
+    given = {key: str(value) for key, value in url.query.items() if key in _SQLITE_URI_OPTIONS}
+    base = name if name.startswith("file:") else f"file:{quote(name)}"
+    return f"{base}?{urlencode(given | options | {'mode': 'ro'})}"
+
+
+def _is_in_closed_folder(url: URL) -> bool:
+    path = Path(unquote(str(url.database).removeprefix("file:")))
+    return path.is_file() and not os.access(path.absolute().parent, os.W_OK)
+
+
+def is_read_as_immutable(url: str) -> bool:
+    """Whether a SQLite file can only be read as one that nobody changes (see `_opened_read_only`)."""
+    parsed = parse(url)
+    if parsed.get_backend_name() != "sqlite" or not _is_in_closed_folder(parsed):
+        return False
+    try:
+        _opened(parsed).close()
+    except sqlite3.OperationalError:
+        return True
+    return False
+
+
+def _forbid_writes(connection: Any, _record: object) -> None:
+    cursor = connection.cursor()
+    cursor.execute("SET SESSION TRANSACTION READ ONLY")
+    cursor.close()
+
+
+class _Patience:
+    """Closes a PostgreSQL connection from which nothing has been heard for some seconds.
+
+    The server's own limit does not reach a client that its answers do not reach: a firewall has forgotten the
+    connection, or something between the two has fallen silent.
+    """
+
+    def __init__(self, connection: Any, seconds: float) -> None:
+        self._connection = connection
+        self._seconds = seconds
+        self._lock = threading.Lock()
+        self._timer: threading.Timer | None = None
+        self.is_over = False
+
+    def __enter__(self) -> _Patience:
+        self.renew()
+        return self
+
+    def __exit__(self, *_raised: object) -> None:
+        with self._lock:
+            self._cancel()
+
+    def renew(self) -> None:
+        """Begins to wait anew."""
+        with self._lock:
+            self._cancel()
+            self._timer = threading.Timer(self._seconds, self._hang_up)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _cancel(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _hang_up(self) -> None:
+        with self._lock:
+            if self._timer is not threading.current_thread():
+                return  # it has just been renewed, or is no longer needed
+            self.is_over = True
+            with suppress(OSError), socket.socket(fileno=os.dup(self._connection.fileno())) as line:
+                line.shutdown(socket.SHUT_RDWR)  # who waits for an answer sees the end of the stream
+
+
+def _close_cursor(context: ExceptionContext) -> None:
+    """Closes the cursor of a broken connection, which SQLAlchemy 2.1 leaves open: psycopg warns of that."""
+    execution: Any = context.execution_context
+    if context.is_disconnect and execution is not None:
+        with suppress(Exception):
+            execution.cursor.close()
+
+
+def _limit_ping(engine: Engine, timeout: timedelta) -> None:
+    """Ends the check of a connection that has fallen silent while nobody used it."""
+    ping: Any = engine.dialect.do_ping
+
+    def do_ping(connection: Any) -> bool:
+        with _Patience(connection, timeout.total_seconds()):
+            return bool(ping(connection))
+
+    engine.dialect.do_ping = do_ping  # type: ignore[method-assign, assignment]  # of this engine only
 
 
 def _refuse_missing(url: URL, dialect: Any) -> None:
@@ -99,16 +254,18 @@ def _refuse_missing(url: URL, dialect: Any) -> None:
         raise dialect.loaded_dbapi.OperationalError(msg)
 
 
-def _connect_args(backend: str, timeout: timedelta) -> dict[str, Any]:
+def _connect_args(url: URL, timeout: timedelta, *, reads_only: bool) -> dict[str, Any]:
     seconds = max(1, round(timeout.total_seconds()))
     connect_seconds = round(BUSY_TIMEOUT.total_seconds())
-    match backend:
+    match url.get_backend_name():
         case "postgresql":
             # UTC makes naive and aware timestamp columns mean the same
             options = (
                 f"-c statement_timeout={seconds * 1000} -c timezone=UTC -c idle_in_transaction_session_timeout=600000"
             )
-            return {"connect_timeout": connect_seconds, "options": options}
+            options += " -c default_transaction_read_only=on" if reads_only else ""
+            alive = {name: value for name, value in _KEEPALIVE.items() if name not in url.query}
+            return {"connect_timeout": connect_seconds, "options": options, **alive}
         case "mysql" | "mariadb":
             return {
                 "connect_timeout": connect_seconds,
@@ -132,8 +289,15 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
 
 @contextmanager
 def reading(engine: Engine, timeout: timedelta) -> Iterator[Connection]:
-    """A connection for one read; SQLite is interrupted when the time is over, servers do that by themselves."""
+    """A connection for one read; SQLite is interrupted when the time is over, servers see to that themselves.
+
+    A PostgreSQL connection that falls silent is closed; `parts` tells that it has not.
+    """
     with engine.connect() as connection:
+        if engine.dialect.name == "postgresql":
+            with _listening(connection, timeout.total_seconds()):
+                yield connection
+            return
         if engine.dialect.name != "sqlite":
             yield connection
             return
@@ -144,6 +308,32 @@ def reading(engine: Engine, timeout: timedelta) -> Iterator[Connection]:
             yield connection
         finally:
             driver.set_progress_handler(None, 0)
+
+
+@contextmanager
+def _listening(connection: Connection, seconds: float) -> Iterator[None]:
+    # a second more than the server takes to end a statement itself, which leaves the connection usable
+    with _Patience(connection.connection.driver_connection, seconds + 1.0) as patience:
+        info = connection.info  # of a connection that has been closed there is none
+        info[_PATIENCE] = patience
+        try:
+            yield
+        except DBAPIError as exc:
+            if not patience.is_over:
+                raise
+            silence = TimeoutError(f"nothing heard for {seconds:g} s; the connection was closed")
+            raise OperationalError("", None, silence) from exc
+        finally:
+            info.pop(_PATIENCE, None)
+
+
+def parts(connection: Connection, result: Result[Any], size: int) -> Iterator[Sequence[Row[Any]]]:
+    """A result in parts of so many rows; the time that `reading` allows counts for each of them."""
+    patience = connection.info.get(_PATIENCE)
+    for part in result.partitions(size):
+        if patience is not None:
+            patience.renew()
+        yield part
 
 
 def streaming(connection: Connection) -> Connection:
@@ -203,5 +393,5 @@ def ping(engine: Engine) -> None:
 
     Raises: an error of SQLAlchemy if it does not answer.
     """
-    with engine.connect() as connection:
+    with reading(engine, BUSY_TIMEOUT) as connection:
         connection.execute(text("SELECT 1"))

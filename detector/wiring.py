@@ -76,8 +76,9 @@ def source(config: Config, monitor: MonitorSection, engine: Engine) -> Source:
     if isinstance(section, configuration.SqlSource):
         from detector.sources.sql import SqlSource, TableSpec
 
-        url = loading.secret(section)
-        own = database.connect(url, timeout=section.timeout, creates=False) if url else engine
+        # one of its own also where it inherits the detector's database: with its own limit, and unable to write
+        url = loading.secret(section) or loading.secret(config.database)
+        own = database.connect(url, timeout=section.timeout, reads_only=True)
         settings = section.model_dump(exclude={"type", "url", "url_file"})
         return SqlSource(own, TableSpec(metrics=monitor.metrics, only_entity=monitor.name, **settings))
     return embedded(monitor, engine)

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Engine
 
 from detector import database
-from detector.config import values
+from detector.config import loading, values
 from detector.config.sections import AlertmanagerNotifier, Config, MonitorSection, WebhookNotifier
 from detector.core import grid
 from detector.detect.horizon import Horizon
@@ -92,11 +92,20 @@ def _monitor(
             waits = {"newest_sample": None, "daemon": "would wait: the source has no samples"}
             return _configured(monitor, now) | waits | _rejects(source.lines(now)), None
         row, load = _measured(monitor, source, extent, now=now)
+        row |= _opened(monitor)
         live = parts.live(monitor) if has_schema else None
     except DetectorError as exc:
         return {"monitor": monitor.name, "problem": str(exc)}, None
     plan = {"daemon": _plan(monitor, live, extent, now=now)}
     return _configured(monitor, now) | row | plan | _rejects(source.lines(now)), load
+
+
+def _opened(monitor: MonitorSection) -> dict[str, Any]:
+    """How the source is opened, where that needs a word."""
+    url = loading.secret(monitor.source) if monitor.source.type == "sql" else ""
+    if not url or not database.is_read_as_immutable(url):
+        return {}
+    return {"opened": "as a file that nobody changes: it is in WAL mode, and its folder is closed to this user"}
 
 
 def _rejects(lines: Sequence[str]) -> dict[str, Any]:

@@ -113,7 +113,7 @@ class SqlSource:
         names, noted = rows.Names(), rows.Noted()
         with database.streaming(connection).execute(statement, bounds) as result:
             reader = _Reader(self._spec, self._columns, result, self._zone, names, noted)
-            parts = [reader.part(part, start, end) for part in result.partitions(_CHUNK)]
+            parts = [reader.part(part, start, end) for part in database.parts(connection, result, _CHUNK)]
         entities, number = names.without_padding()
         if (number < 0).any():
             width = 1 if self._spec.metric else len(self._spec.metrics)  # samples of a row
@@ -213,7 +213,7 @@ class SqlSource:
         seen = counted = 0
         with database.streaming(connection).execute(statement, bounds) as result:
             position = _position(list(result.keys()), self._spec.time)
-            for part in result.partitions(_CHUNK):
+            for part in database.parts(connection, result, _CHUNK):
                 column = [row[position] for row in part]
                 time = rows.to_milliseconds(column, self._spec.time_format, self._zone)
                 is_bad, is_early = time == rows.BAD_TIME, time >= until

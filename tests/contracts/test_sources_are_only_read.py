@@ -1,0 +1,249 @@
+"""A source belongs to somebody else: it is read, never written to, and a read that gets no answer ends."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sqlite3
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import make_url, text
+from sqlalchemy.exc import DBAPIError
+
+from detector import database, wiring
+from detector.config.sections import Config
+from detector.errors import SourceError, SourceUnavailable
+from detector.sources.sql import SqlSource, TableSpec
+
+T0 = 1_795_435_200_000
+MINUTE = 60_000
+SPEC = TableSpec(metrics=("cpu",), table="s", entity=("host",), time_format="epoch_seconds")
+
+
+def _source(url: str) -> SqlSource:
+    return SqlSource(database.connect(url, reads_only=True), SPEC)
+
+
+def _rows(url: str) -> int:
+    source = _source(url)
+    try:
+        return len(source.read(T0, T0 + 10 * MINUTE))
+    finally:
+        source._engine.dispose()
+
+
+def _written(path: Path, mode: str) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"PRAGMA journal_mode={mode}")
+        connection.execute("CREATE TABLE s (time INTEGER, host TEXT, cpu REAL)")
+        connection.executemany("INSERT INTO s VALUES (?, 'web', 1)", [(T0 // 1000 + 60 * n,) for n in range(10)])
+        connection.commit()
+
+
+@pytest.fixture(params=["delete", "wal"])
+def file(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A SQLite file of another program, in a folder of its own."""
+    folder = tmp_path / "100% theirs"
+    folder.mkdir()
+    _written(folder / "app.db", request.param)
+    return folder / "app.db"
+
+
+def test_the_bytes_and_the_journal_mode_of_a_file_stay(file: Path) -> None:  # c08, x10
+    before = file.read_bytes()
+
+    assert _rows(f"sqlite:///{file}") == 10
+    assert file.read_bytes() == before
+
+
+def test_a_file_may_be_named_as_a_uri(file: Path) -> None:
+    name = str(file).replace("%", "%25")
+
+    assert _rows(f"sqlite:///file:{name}?mode=ro&uri=true") == 10
+    assert _rows(f"sqlite:///file:{name}?mode=rwc&uri=true") == 10
+
+
+def test_a_source_cannot_be_written_to(file: Path) -> None:
+    engine = database.connect(f"sqlite:///{file}", reads_only=True)
+
+    with engine.connect() as connection, pytest.raises(DBAPIError, match="readonly"):
+        connection.execute(text("INSERT INTO s VALUES (1, 'web', 1)"))
+
+
+def test_a_misspelt_path_is_one_line_and_creates_nothing(tmp_path: Path) -> None:
+    for url in (f"sqlite:///{tmp_path}/typo.db", f"sqlite:///file:{tmp_path}/typo.db?mode=rwc&uri=true"):
+        with pytest.raises(SourceError, match="unable to open") as caught:
+            _rows(url)
+        assert len(str(caught.value).splitlines()) == 1
+        assert not isinstance(caught.value, SourceUnavailable)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_that_a_writer_in_wal_mode_adds_are_seen(tmp_path: Path) -> None:
+    _written(tmp_path / "app.db", "wal")
+    source = _source(f"sqlite:///{tmp_path}/app.db")
+    with closing(sqlite3.connect(tmp_path / "app.db")) as writer:
+        assert len(source.read(T0, T0 + 100 * MINUTE)) == 10
+        writer.execute("INSERT INTO s VALUES (?, 'web', 1)", (T0 // 1000 + 3000,))
+        writer.commit()
+
+        assert len(source.read(T0, T0 + 100 * MINUTE)) == 11
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts")
+def test_a_file_on_a_read_only_mount_is_read(file: Path) -> None:
+    folder = file.parent
+    url = f"sqlite:///{file}"
+    if subprocess.run(["mount", "--bind", folder, folder], check=False, capture_output=True).returncode != 0:
+        pytest.skip("may not mount")
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", folder], check=True)
+
+        assert _rows(url) == 10
+        assert database.is_read_as_immutable(url) == (file.read_bytes()[18] == 2)  # 2: WAL
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+@pytest.fixture(params=["postgresql", pytest.param("mariadb", marks=pytest.mark.mysql)])
+def server(request: pytest.FixtureRequest) -> str:
+    """URL of a database on a server, with ten rows."""
+    url = str(request.getfixturevalue(f"{request.param.replace('postgresql', 'postgres')}_database"))
+    engine = database.connect(url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE s (time BIGINT, host VARCHAR(20), cpu FLOAT)")
+        for n in range(10):
+            connection.exec_driver_sql(f"INSERT INTO s VALUES ({T0 // 1000 + 60 * n}, 'web', 1)")
+    engine.dispose()
+    return url
+
+
+def test_a_source_on_a_server_cannot_be_written_to(server: str) -> None:
+    engine = database.connect(server, reads_only=True)
+
+    with engine.connect() as connection, pytest.raises(DBAPIError, match=r"(?i)read.only"):
+        connection.execute(text("INSERT INTO s VALUES (1, 'web', 1)"))
+    engine.dispose()
+
+
+def test_a_source_that_inherits_the_database_has_its_own_limit_and_cannot_write(server: str) -> None:
+    source = {"type": "sql", "table": "s", "entity": "host", "time_format": "epoch_seconds", "timeout": "1s"}
+    monitor = {"name": "m", "metrics": ["cpu"], "source": source}
+    config = Config.model_validate({"database": {"url": server}, "monitors": [monitor]})
+    store = database.connect(server)
+    made = wiring.source(config, config.monitors[0], store)
+    assert isinstance(made, SqlSource)
+    assert len(made.read(T0, T0 + 10 * MINUTE)) == 10
+
+    slow = "pg_sleep(20)" if "postgresql" in server else "sleep(20)"
+    began = time.monotonic()
+    with pytest.raises(DBAPIError), database.reading(made._engine, timedelta(seconds=1)) as connection:
+        connection.execute(text(f"SELECT {slow}"))
+
+    assert time.monotonic() - began < 10
+    with made._engine.connect() as connection, pytest.raises(DBAPIError, match=r"(?i)read.only"):
+        connection.execute(text("INSERT INTO s VALUES (1, 'web', 1)"))
+    made._engine.dispose()
+    store.dispose()
+
+
+class _Line:
+    """Passes connections on to a server until it falls silent; connections made after that work."""
+
+    def __init__(self, server: socket.socket | None, connect: object) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._connect = connect
+        self._pairs: list[tuple[socket.socket, socket.socket]] = []
+        self._silent: set[socket.socket] = set()
+        self.after: int | None = None  # bytes from the server after which every connection falls silent
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def fall_silent(self) -> None:
+        self._silent.update(end for pair in self._pairs for end in pair)
+
+    def close(self) -> None:
+        self._listener.close()
+        for end in (end for pair in self._pairs for end in pair):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+    def _serve(self) -> None:
+        with suppress(OSError):
+            while True:
+                client = self._listener.accept()[0]
+                server = self._connect()  # type: ignore[operator]
+                self._pairs.append((client, server))
+                threading.Thread(target=self._pump, args=(client, server, False), daemon=True).start()
+                threading.Thread(target=self._pump, args=(server, client, True), daemon=True).start()
+
+    def _pump(self, source: socket.socket, target: socket.socket, is_answer: bool) -> None:
+        passed = 0
+        with suppress(OSError):
+            while data := source.recv(8192):
+                passed += len(data)
+                if is_answer and self.after is not None and passed > self.after:
+                    self._silent.add(source)
+                if source not in self._silent and target not in self._silent:
+                    target.sendall(data)
+
+
+@pytest.fixture
+def line(server: str) -> Iterator[_Line]:
+    url = make_url(server)
+
+    def connect() -> socket.socket:
+        if folder := url.query.get("host") or url.query.get("unix_socket"):
+            end = socket.socket(socket.AF_UNIX)
+            end.connect(f"{folder}/.s.PGSQL.5432" if "postgresql" in server else str(folder))
+            return end
+        return socket.create_connection((str(url.host), url.port or 5432))
+
+    line = _Line(None, connect)
+    yield line
+    line.close()
+
+
+def _through(line: _Line, server: str) -> SqlSource:
+    url = make_url(server)
+    url = url.set(host="127.0.0.1", port=line.port).difference_update_query(["host", "unix_socket"])
+    limit = timedelta(seconds=1)
+    engine = database.connect(url.render_as_string(hide_password=False), timeout=limit, reads_only=True)
+    return SqlSource(engine, TableSpec(**{**vars(SPEC), "timeout": limit}))
+
+
+def test_a_connection_that_falls_silent_between_two_reads_is_replaced(line: _Line, server: str) -> None:  # x06
+    source = _through(line, server)
+    assert len(source.read(T0, T0 + 10 * MINUTE)) == 10
+    line.fall_silent()
+
+    began = time.monotonic()
+    assert len(source.read(T0, T0 + 10 * MINUTE)) == 10
+
+    assert time.monotonic() - began < 5
+    source._engine.dispose()
+
+
+def test_a_connection_that_falls_silent_while_it_is_read_ends_the_read(line: _Line, server: str) -> None:  # x06
+    source = _through(line, server)
+    assert len(source.read(T0, T0 + 10 * MINUTE)) == 10
+    source._engine.dispose()
+    line.after = 1000  # a login takes less
+    source._spec.__dict__["query"] = "SELECT repeat('x', 500) AS host, time, cpu FROM s WHERE :start < :end"
+    source._spec.__dict__["table"] = ""
+
+    began = time.monotonic()
+    with pytest.raises(SourceUnavailable, match="does not answer"):
+        source.read(T0, T0 + 10 * MINUTE)
+
+    assert time.monotonic() - began < 5
+    source._engine.dispose()
