@@ -103,20 +103,31 @@ class StoredVersions:
         return model_store.live_version(self._engine, self._monitor.name)
 
     def live(self) -> ModelVersion | None:
-        """The live version; None if there is none, or if it does not fit the monitor's configuration (logged)."""
+        """The live version, or the newest one before it if it is damaged; None if none fits the monitor (logged)."""
         number = self.live_number()
         if number is None:
             return None
-        try:
-            version = self.load(number)
-            if version.artifact.provenance["fingerprint"] != self._monitor.fingerprint:
-                msg = f"model version {number} was trained for other settings of monitor {self._monitor.name!r}"
-                raise ArtifactError(msg)
-        except ArtifactError as exc:
-            name, reason = self._monitor.name, str(exc)
-            logger.warning("event=model_refused monitor=%s version=%d reason=%r", name, number, reason)
+        for candidate in self._from(number):
+            try:
+                version = self.load(candidate)
+            except ArtifactError as exc:
+                self._refused(candidate, str(exc))
+                continue
+            if version.artifact.provenance["fingerprint"] == self._monitor.fingerprint:
+                return version
+            self._refused(candidate, f"it was trained for other settings of monitor {self._monitor.name!r}")
             return None
-        return version
+        return None
+
+    def _from(self, number: int) -> Iterator[int]:
+        """The live version and, only if somebody asks for them, those before it, newest first."""
+        yield number
+        yield from (
+            row.version for row in model_store.listing(self._engine, self._monitor.name) if row.version < number
+        )
+
+    def _refused(self, number: int, reason: str) -> None:
+        logger.warning("event=model_refused monitor=%s version=%d reason=%r", self._monitor.name, number, reason)
 
     def load(self, number: int) -> ModelVersion:
         """Any stored version, ready to score.

@@ -72,6 +72,7 @@ class MonitorRun:
     plan: Plan
     memory: Memory | None = None
     refused_version: int | None = None
+    good: ModelVersion | None = None  # the last version that could be used
     rejected: RejectedRows | None = None  # None before the first tick
     failures: int = 0  # failed ticks in a row
     train_not_before: float = 0.0  # of the monotonic clock
@@ -197,20 +198,23 @@ class Tasks:
         run.rejected.look_outside(run.monitor.source, now)
 
     def _follow_live_version(self, run: MonitorRun, now: int) -> None:
-        """Loads the live model version if it is not the one in memory."""
+        """Loads the live model version if it is not in memory; while it cannot be used, the last good one stays."""
         versions = self._services.versions[run.section.name]
         number = versions.live_number()
         current = run.memory.model.version if run.memory else None
-        if number == current and number is not None:
+        if number is None:
+            run.good = None
+            run.memory = run.memory if current == NO_MODEL else None
             return
-        if number is None or number == run.refused_version:
-            if current != NO_MODEL:
-                run.memory = None
+        if number == current:
             return
-        live = versions.live()
-        if live is None:
-            run.refused_version, run.memory = number, None
+        live = None if number == run.refused_version else versions.live()
+        if live is None or live.version != number:
+            run.refused_version = number
+        live = live or run.good
+        if live is None or live.version == current:
             return
+        run.good = live
         run.memory = self._recalled(run, live, now)
         created = int(live.artifact.provenance["created_at"])
         changes = {"model_version": live.version, "model_kind": live.kind, "model_created": created}
@@ -218,7 +222,7 @@ class Tasks:
         logger.info(
             "event=model_loaded monitor=%s version=%d kind=%s entities=%d finds=%r",
             run.section.name,
-            number,
+            live.version,
             live.kind,
             len(live.artifact.entities),
             live.detectability,

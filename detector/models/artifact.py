@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import io
 import json
+import math
+import struct
 import zipfile
+import zlib
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from detector.core.scaling import Scaling
 from detector.core.threshold import Calibration
 from detector.errors import ArtifactError
+from detector.models import schema
 from detector.ports import Artifact
 
 Cell = Literal["lstm", "gru"]
@@ -83,34 +88,73 @@ def dump(artifact: Artifact) -> bytes:
 
 
 def load(data: bytes) -> Artifact:
-    """A model version from its bytes.
+    """A model version from its bytes, every part of it checked.
 
-    Raises: ArtifactError if they are no model version or one of another format.
+    Raises: ArtifactError if they are no model version, one of another format, or hold what no training writes.
     """
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-        header = json.loads(arrays["header"].tobytes())
+        arrays = _arrays(data)
+        header = json.loads(arrays.pop("header").tobytes())
         if header["format"] != FORMAT:
-            msg = f"model format {FORMAT} expected, {header['format']} received; run: detector retrain"
+            msg = f"model format {FORMAT} expected, {header['format']!r:.40} received; run: detector retrain"
             raise ArtifactError(msg)
+        schema.check_header(header, SPECS)
+        spec = SPECS[header["kind"]](**header["spec"])
+        schema.check_arrays(arrays, entities=len(header["entities"]), metrics=spec.metrics)
         return Artifact(
-            spec=SPECS[header["kind"]](**header["spec"]),
+            spec=spec,
             weights={name.removeprefix("weights/"): a for name, a in arrays.items() if name.startswith("weights/")},
             entities=tuple(header["entities"]),
             scaling=Scaling(**{name: arrays[f"scaling/{name}"] for name in _fields(Scaling)}),
             noise=arrays["noise"],
             fleet_noise=arrays["fleet_noise"],
             calibration=Calibration(
-                **{name: arrays[f"calibration/{name}"] for name in _fields(Calibration)}, level=header["level"]
+                **{name: arrays[f"calibration/{name}"] for name in _fields(Calibration)}, level=float(header["level"])
             ),
             freeze_limits=arrays["rest"],
             provenance=header["provenance"],
             seen=arrays.get("seen", np.zeros((0, 0), dtype=np.bool_)),  # versions of before do not say
         )
-    except (ValueError, KeyError, TypeError, EOFError, OSError, zipfile.BadZipFile) as exc:
-        msg = f"stored model cannot be read ({exc}); run: detector retrain"
+    except _DAMAGE as exc:
+        msg = f"stored model cannot be read ({' '.join(str(exc).split()):.200}); run: detector retrain"
         raise ArtifactError(msg) from exc
+
+
+# what reading bytes of any kind as an archive, an array or JSON raises
+_DAMAGE = (
+    *(ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, MemoryError, SyntaxError),
+    *(EOFError, OSError, zipfile.BadZipFile, zlib.error, struct.error),
+)
+
+
+def _arrays(data: bytes) -> dict[str, NDArray[Any]]:
+    """The arrays of an archive, by name.
+
+    Nothing is unpacked: what `dump` writes is not compressed, so an array cannot be larger than its bytes. The size
+    that an array claims is compared with theirs before any memory is taken.
+    """
+    arrays: dict[str, NDArray[Any]] = {}
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        for member in archive.infolist():
+            name = member.filename.removesuffix(".npy")
+            if member.compress_type != zipfile.ZIP_STORED or member.file_size > len(data) or name in arrays:
+                msg = f"{name!r:.60} is compressed, larger than the whole, or there twice"
+                raise ValueError(msg)
+            arrays[name] = _array(archive.read(member), name)
+    return arrays
+
+
+def _array(stored: bytes, name: str) -> NDArray[Any]:
+    """An array from bytes in NumPy's format."""
+    stream = io.BytesIO(stored)
+    version = np.lib.format.read_magic(stream)
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, is_fortran, dtype = read_header(stream)
+    if dtype.hasobject or dtype.itemsize * math.prod(shape) != len(stored) - stream.tell() or min(shape, default=0) < 0:
+        msg = f"{name!r:.60} is not of the size that it claims"
+        raise ValueError(msg)
+    flat = np.frombuffer(stored, dtype=dtype, offset=stream.tell())
+    return flat.reshape(shape, order="F" if is_fortran else "C")
 
 
 def _fields(kind: type[Scaling] | type[Calibration]) -> list[str]:

@@ -37,6 +37,9 @@ class SeasonalBaseline:
         except KeyError as exc:
             msg = f"baseline without array {exc}; run: detector retrain"
             raise ArtifactError(msg) from exc
+        if set(weights) != {"profile", "fleet_profile"} or self._profile.ndim != 3:
+            msg = f"baseline with profile (E, P, F) and fleet_profile expected, {sorted(weights)} received"
+            raise ArtifactError(f"{msg:.200}; run: detector retrain")
         expected = (spec.phases, spec.metrics)
         if self._profile.shape[1:] != expected or self._fleet.shape != expected:
             msg = f"baseline of shape {expected} expected, {self._profile.shape[1:]} received; run: detector retrain"

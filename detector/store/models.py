@@ -68,7 +68,8 @@ def load(engine: Engine, version: int) -> bytes:
     if row is None:
         msg = f"no model version {version}; see: detector models list"
         raise ArtifactError(msg)
-    if hashlib.sha256(row.artifact).hexdigest() != row.sha256:
+    is_binary = isinstance(row.artifact, bytes | bytearray | memoryview)
+    if not is_binary or hashlib.sha256(row.artifact).hexdigest() != row.sha256:
         msg = f"model version {version} is damaged in the database (SHA-256 differs); run: detector retrain"
         raise ArtifactError(msg)
     return bytes(row.artifact)
@@ -84,9 +85,18 @@ def listing(engine: Engine, monitor: str | None = None) -> list[ModelRow]:
         query = query.where(model.c.monitor == monitor)
     with translated(engine), engine.connect() as connection:
         return [
-            ModelRow(version, name, created_at, bool(is_live), size, json.loads(header))
+            ModelRow(version, name, created_at, bool(is_live), size, _header(header))
             for version, name, created_at, is_live, header, size in connection.execute(query)
         ]
+
+
+def _header(stored: str) -> dict[str, Any]:
+    """A version's header; empty if it is damaged, so that the others can be listed."""
+    try:
+        header = json.loads(stored)
+    except (ValueError, TypeError, RecursionError):
+        return {}
+    return header if isinstance(header, dict) else {}
 
 
 def acquire_lease(engine: Engine, name: str, holder: str, *, now: int, expires_at: int) -> bool:

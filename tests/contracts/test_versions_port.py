@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from sqlalchemy import update
 from untrained import MemoryVersions, monitor_of, noise_history
 
 from detector import database
@@ -16,7 +18,8 @@ from detector.errors import ArtifactError, ModelError
 from detector.models.fitting import MonitorFit
 from detector.ports import ModelVersion, Versions
 from detector.progress import silent
-from detector.store import schema
+from detector.store import models, schema
+from detector.tables import model
 from detector.train.division import Plan
 from detector.train.fit import train
 from detector.wiring import StoredVersions
@@ -165,3 +168,43 @@ def test_the_right_of_a_process_that_was_killed_expires(open_versions: Open) -> 
 
     with open_versions().hold(NOW + 7_200_000):  # `training.timeout`: two hours
         pass
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Iterator[StoredVersions]:
+    engine = database.connect(f"sqlite:///{tmp_path}/detector.db")
+    schema.upgrade(engine)
+    yield StoredVersions(engine, BASELINE)
+    engine.dispose()
+
+
+@pytest.mark.parametrize("right_checksum", [True, False])
+def test_the_last_good_version_goes_on_while_the_live_one_is_damaged(
+    stored: StoredVersions, trained: ModelVersion, right_checksum: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    good, newest = stored.save(trained, NOW), stored.save(trained, NOW + 1)
+    damaged = b"no model"
+    change = update(model).where(model.c.version == newest).values(artifact=damaged)
+    if right_checksum:
+        change = change.values(sha256=hashlib.sha256(damaged).hexdigest())
+    with stored._engine.begin() as connection:
+        connection.execute(change)
+
+    live = stored.live()
+
+    assert live is not None
+    assert (live.version, stored.live_number()) == (good, newest)
+    assert [line.split(" reason=")[0] for line in caplog.messages] == [
+        f"event=model_refused monitor=web version={newest}"
+    ]
+
+
+def test_a_damaged_header_does_not_keep_the_others_from_being_listed(
+    stored: StoredVersions, trained: ModelVersion
+) -> None:
+    stored.save(trained, NOW)
+    second = stored.save(trained, NOW + 1)
+    with stored._engine.begin() as connection:
+        connection.execute(update(model).where(model.c.version == second).values(header="{"))
+
+    assert [bool(row.header) for row in models.listing(stored._engine)] == [False, True]

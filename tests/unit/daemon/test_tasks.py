@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -143,3 +145,89 @@ def test_a_cursor_that_another_daemon_moved_is_a_warning(run: MonitorRun, caplog
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
         ("WARNING", "event=cursor_moved_elsewhere monitor=web")
     ]
+
+
+class _Versions:
+    """Versions of which some cannot be used; `live` falls back to `fallback`."""
+
+    number: int | None = None
+    usable: tuple[int, ...] = ()
+    fallback: int | None = None
+    asked = 0
+
+    def live_number(self) -> int | None:
+        return self.number
+
+    def live(self) -> Any:
+        self.asked += 1
+        found = self.number if self.number in self.usable else self.fallback
+        return None if found is None else SimpleNamespace(**_VERSION, version=found)
+
+
+_VERSION: dict[str, Any] = {
+    "kind": "network",
+    "drift": None,
+    "detectability": {},
+    "artifact": SimpleNamespace(provenance={"created_at": 1}, entities=()),
+}
+
+
+@dataclass
+class _Following:
+    """A monitor that follows its live version."""
+
+    run: MonitorRun
+    versions: _Versions
+    follow: Callable[[], None]
+
+    def in_memory(self) -> int | None:
+        return None if self.run.memory is None else self.run.memory.model.version
+
+
+@pytest.fixture
+def following(run: MonitorRun, monkeypatch: pytest.MonkeyPatch) -> _Following:
+    versions, stage = _Versions(), Stage(run, lambda _monitor, _before: 0)
+    services: Any = SimpleNamespace(versions={"web": versions})
+    monkeypatch.setattr(stage.tasks, "_services", services)
+    monkeypatch.setattr(stage.tasks, "_recalled", lambda _run, model, _now: SimpleNamespace(model=model))
+    monkeypatch.setattr(stage.exporter, "update", lambda *_args, **_changes: None)
+    run.memory = None
+    return _Following(run, versions, lambda: stage.tasks._follow_live_version(run, 0))
+
+
+def test_a_damaged_new_live_version_leaves_the_good_one_in_memory(following: _Following) -> None:  # x11
+    following.versions.number, following.versions.usable = 1, (1, 3)
+    following.follow()
+    following.versions.number = 2
+    for _ in range(3):
+        following.follow()
+        assert following.in_memory() == 1
+    assert following.versions.asked == 2  # a version that was refused is not loaded again
+
+    following.run.memory = None  # as a failed tick leaves it
+    following.follow()
+    assert following.in_memory() == 1
+
+    following.versions.number = 3
+    following.follow()
+    assert following.in_memory() == 3
+
+
+def test_a_daemon_that_starts_with_a_damaged_live_version_takes_the_one_before(following: _Following) -> None:
+    following.versions.number, following.versions.fallback = 2, 1
+
+    for _ in range(3):
+        following.follow()
+
+    assert following.in_memory() == 1
+    assert following.versions.asked == 1
+
+
+def test_without_any_version_there_is_no_memory(following: _Following) -> None:
+    following.versions.number, following.versions.usable = 1, (1,)
+    following.follow()
+
+    following.versions.number = None
+    following.follow()
+
+    assert following.in_memory() is None
