@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import sqlite3
 import threading
@@ -53,24 +54,40 @@ _PATIENCE = "patience"
 _DRIVERS = {"psycopg": "psycopg[binary]", "pymysql": "pymysql"}
 
 
+_SHOWN = {"host", "port", "dbname", "unix_socket", "sslmode", "charset", "mode", "uri", "immutable", "cache"}
+"""Parameters of a URL that are no secret; any other one is not shown."""
+
+_USER = re.compile(r"^[^:/]*(:[^@]*)?@")  # with the password, as SQLAlchemy reads it
+_CREDENTIALS = re.compile(r"(?<=://)\S*@|(?i:(?<=password=)|(?<=passwd=)|(?<=pwd=))('[^']*'|\S+)")
+
+
 def parse(url: str) -> URL:
     """A URL with this program's default driver.
 
-    Raises: ConfigError if it is not a URL.
+    Raises: ConfigError if it is not a URL, without showing it.
     """
     try:
         parsed = make_url(url)
     except ArgumentError:
         msg = "the database URL must look like sqlite:///file.db or postgresql://user@host/name (not shown: secrets)"
         raise ConfigError(msg) from None
+    except ValueError:
+        msg = (
+            "the port of the database URL must be a number (not shown: secrets); in a password write @ as %40, / as %2F"
+        )
+        raise ConfigError(msg) from None
+    if "@" in _USER.sub("", url.partition("://")[2], count=1) and parsed.get_backend_name() != "sqlite":
+        # a bare @ of a password has ended it too early; what follows it must not be taken for a host
+        msg = "a password in the database URL must be percent-encoded: @ as %40, / as %2F (not shown: secrets)"
+        raise ConfigError(msg)
     return parsed.set(drivername=DRIVERS.get(parsed.drivername, parsed.drivername))
 
 
 def redacted(url: str | URL) -> str:
     """The URL without its password, fit for logs."""
     parsed = parse(url) if isinstance(url, str) else url
-    secrets = [key for key in parsed.query if "pass" in key.lower() or "secret" in key.lower() or "key" in key.lower()]
-    return parsed.difference_update_query(secrets).render_as_string(hide_password=True)
+    hidden = [key for key in parsed.query if key not in _SHOWN]
+    return parsed.difference_update_query(hidden).render_as_string(hide_password=True)
 
 
 def missing_file(url: URL) -> Path | None:
@@ -111,7 +128,7 @@ def connect(
         msg = f"no driver for {redacted(parsed)}; {hint}"
         raise ConfigError(msg) from exc
     except (TypeError, ValueError) as exc:
-        msg = f"{redacted(parsed)} is not a usable database URL: {exc}"
+        msg = f"{redacted(parsed)} is not a usable database URL: {without_passwords(str(exc))}"
         raise ConfigError(msg) from exc
     if backend == "sqlite":
         event.listen(engine, "connect", _prepare_sqlite)
@@ -385,7 +402,12 @@ def is_unavailable(exc: DBAPIError) -> bool:
 
 def reason(exc: DBAPIError) -> str:
     """The driver's own words in one line, without statement, parameters or passwords."""
-    return " ".join(str(exc.orig).split())
+    return without_passwords(" ".join(str(exc.orig).split()))
+
+
+def without_passwords(words: str) -> str:
+    """A driver's words without the user and password of a URL in them, nor what follows `password=`."""
+    return _CREDENTIALS.sub("***", words)
 
 
 def ping(engine: Engine) -> None:

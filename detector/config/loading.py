@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import (
-    ValidationError,
-)
+from pydantic import ValidationError
 
+from detector.config import urls
 from detector.config.sections import (
     AlertmanagerNotifier,
     Config,
@@ -162,8 +161,13 @@ def secret(
     environment = os.environ if environment is None else environment
     folder = environment.get("CREDENTIALS_DIRECTORY", "")
     for path in (Path(folder, file) if folder else None, Path(file)):
-        if path is not None and path.is_file():
-            return path.read_text(encoding="utf-8").strip()
+        try:
+            if path is not None and os.path.isfile(path):
+                return path.read_text(encoding="utf-8").strip()
+        except (OSError, ValueError) as exc:
+            why = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8 text"
+            msg = f"{key}_file: {file!r} cannot be read: {why}"
+            raise ConfigError(msg) from None  # the cause may show what the file holds
     msg = f"{key}_file: no file {file!r} here or in $CREDENTIALS_DIRECTORY; create it or set `{key}`"
     raise ConfigError(msg)
 
@@ -172,7 +176,10 @@ _PLACEHOLDER = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 
 
 def _expand(value: Any, environment: Mapping[str, str], missing: list[str], *, where: str = "") -> Any:
-    """Replaces ${NAME} and ${NAME:-default} in every string; names that are not set are collected in `missing`."""
+    """Replaces ${NAME} and ${NAME:-default} in every string; names that are not set are collected in `missing`.
+
+    What is put into a part of a URL is percent-encoded, so that a password may hold any character.
+    """
     if isinstance(value, dict):
         return {
             key: _expand(item, environment, missing, where=f"{where}.{key}".lstrip(".")) for key, item in value.items()
@@ -181,13 +188,14 @@ def _expand(value: Any, environment: Mapping[str, str], missing: list[str], *, w
         return [_expand(item, environment, missing, where=f"{where}[{i}]") for i, item in enumerate(value)]
     if not isinstance(value, str):
         return value
+    encode = urls.encoder(value, _PLACEHOLDER) if where.rpartition(".")[2] == "url" else None
 
     def replace(match: re.Match[str]) -> str:
         found = environment.get(match[1]) or match[2]
         if found is None:
             missing.append(f"{where}: environment variable {match[1]} must be set (or write ${{{match[1]}:-default}})")
             return ""
-        return found
+        return found if encode is None else encode(match.start(), found)
 
     return _PLACEHOLDER.sub(replace, value)
 

@@ -9,7 +9,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import OperationalError
 
 from detector import database
-from detector.errors import SchemaOutdated
+from detector.errors import ConfigError, SchemaOutdated
 from detector.store import schema
 
 
@@ -60,3 +60,56 @@ def test_file_of_a_relative_url_is_named_in_full(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
 
     assert database.missing_file(make_url("sqlite:///./detector.db")) == tmp_path / "detector.db"
+
+
+# secrets
+
+AWKWARD = [
+    "s3cret@9Kfz",
+    "a@b/TopSecret",
+    "x@y:zz/Hidden9",
+    "pa%41ss",
+    "100%sure",
+    "a:b?c#d e",
+    "tail@",
+    "Part1@?Part2",
+]
+
+
+@pytest.mark.parametrize("password", AWKWARD)
+def test_a_password_that_was_not_encoded_is_read_as_it_is_or_refused_without_showing_it(password: str) -> None:
+    url = f"postgresql://reader:{password}@db.example/metrics"  # c07
+
+    try:
+        shown = database.redacted(url)
+    except ConfigError as exc:
+        shown = str(exc)
+        assert "%40" in shown
+
+    assert all(part not in shown for part in password.replace("@", "/").split("/") if len(part) > 3)
+
+
+def test_a_port_that_is_no_number_is_one_line_without_the_url() -> None:
+    with pytest.raises(ConfigError, match=r"the port of the database URL must be a number") as caught:
+        database.parse("postgresql://reader:Hidden@db:zzPort/metrics")
+
+    assert "zzPort" not in str(caught.value)
+    assert "Hidden" not in str(caught.value)
+
+
+def test_parameters_of_a_url_are_shown_only_if_they_are_no_secret() -> None:
+    url = "postgresql://db/x?host=/run/pg&sslmode=require&password=Hidden1&sslpassword=Hidden2&token=Hidden3"
+
+    assert database.redacted(url) == "postgresql+psycopg://db/x?host=%2Frun%2Fpg&sslmode=require"
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("cannot open postgresql://reader:Hid@den@db/x now", "cannot open postgresql://***db/x now"),
+        ("bad dsn: user=reader password='Hid den' host=db", "bad dsn: user=reader password=*** host=db"),
+        ("password authentication failed for user", "password authentication failed for user"),
+    ],
+)
+def test_a_driver_s_words_are_told_without_passwords(words: str, expected: str) -> None:
+    assert database.without_passwords(words) == expected

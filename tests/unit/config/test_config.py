@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from detector import database
 from detector.config import loading, values
 from detector.config import sections as config
 from detector.config.sections import Config, DatabaseSection, EmbeddedSource, HostSource, SqlSource
@@ -310,6 +311,59 @@ def test_a_dollar_sign_alone_stays(tmp_path: Path) -> None:
     text = SMALLEST.replace("detector.db", "a$b.db")
 
     assert _load(tmp_path, text).database.url == "sqlite:///a$b.db"
+
+
+AWKWARD = ["simple123", "s3cret@9Kfz", "a@b/TopSecret", "pa%41ss", "100%sure", "x@y:zz/Hidden9", "? #:;&=+ ü"]
+
+
+@pytest.mark.parametrize("password", AWKWARD)
+def test_a_password_from_the_environment_arrives_as_it_is(tmp_path: Path, password: str) -> None:
+    text = SQL + 'table = "samples"\nurl = "postgresql://reader:${PGPASSWORD}@db.example:5433/metrics"'  # c07
+
+    source = _load(tmp_path, text, {"PGPASSWORD": password}).monitors[0].source
+
+    assert isinstance(source, SqlSource)
+    url = database.parse(source.url)
+    assert (url.username, url.password, url.host, url.port) == ("reader", password, "db.example", 5433)
+    assert url.database == "metrics"
+
+
+@pytest.mark.parametrize(
+    ("url", "environment", "expected"),
+    [
+        ("${X}", "postgresql://a:p%40ss@db/x", "postgresql://a:p%40ss@db/x"),  # a whole URL is one already
+        ("${X}/metrics", "postgresql://a@db", "postgresql://a@db/metrics"),
+        ("postgresql://${X}@db/x", "user:p@ss", "postgresql://user:p%40ss@db/x"),
+        ("postgresql://a:b@${X}/x", "db.example:5433", "postgresql://a:b@db.example:5433/x"),
+        ("sqlite:///${X}/a b@c.db", "/var/lib/x y", "sqlite:////var/lib/x y/a b@c.db"),
+        ("postgresql://db/x?password=${X}", "a&b=c@d", "postgresql://db/x?password=a%26b%3Dc%40d"),
+        ("postgresql://db/x?${X}", "sslmode=require", "postgresql://db/x?sslmode=require"),
+    ],
+)
+def test_what_a_placeholder_puts_into_a_url_is_encoded_where_it_must_be(
+    tmp_path: Path, url: str, environment: str, expected: str
+) -> None:
+    text = SMALLEST.replace("sqlite:///detector.db", url)
+
+    assert _load(tmp_path, text, {"X": environment}).database.url == expected
+
+
+def test_a_token_in_the_path_of_a_notifier_keeps_its_slashes_and_hides_its_other_marks(tmp_path: Path) -> None:
+    text = SMALLEST + PAGER + "url = 'https://user:${PW}@hooks.example/services/${TOKEN}'"
+
+    found = _load(tmp_path, text, {"PW": "p@:/w", "TOKEN": "T0/B1/a?b#c d"})
+
+    assert found.notifiers[0].url == "https://user:p%40%3A%2Fw@hooks.example/services/T0/B1/a%3Fb%23c%20d"
+
+
+def test_a_url_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "database_url"
+    file.write_bytes(b"postgresql://reader:hush\xff@db/x")  # for root no file is closed: text that is no text stands in
+
+    with pytest.raises(ConfigError, match=r"url_file: '.*' cannot be read: it is not UTF-8 text") as caught:
+        loading.secret(DatabaseSection(url_file=str(file)), {})
+
+    assert "hush" not in str(caught.value)
 
 
 def test_a_url_comes_from_the_file_that_is_named(tmp_path: Path) -> None:
