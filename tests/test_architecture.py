@@ -79,7 +79,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "database": {"sqlalchemy"},
     "csv_files": set(),
     "ports": {"numpy"},
-    "config": {"pydantic", "apscheduler"},
+    "config": {"pydantic", "cronsim"},
     "detect": {"numpy", "dateutil"},
     "train": {"numpy"},
     "replay": {"numpy"},

@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from detector.config.values import Duration, Zone, http_url
+from detector.config.values import CronLine, Duration, Zone, http_url
 from detector.errors import ConfigError
 from detector.times import milliseconds
 
@@ -222,8 +222,9 @@ class MonitorSection(Section):
     timesteps: int = Field(default=30, ge=2, le=2000)
     max_missing: Share = 0.2
     score_every: Duration | None = None
-    retrain: str = "0 3 * * sun"
-    recalibrate: str = "30 2 * * *"
+    retrain: CronLine = "0 3 * * sun"
+    recalibrate: CronLine = "30 2 * * *"
+    schedule_zone: Zone = "UTC"
     max_catch_up: Duration = timedelta(days=7)
     no_data_alert_after: Duration | None = None
     store_scores: Literal["all", "anomalous", "none"] = "all"
@@ -258,19 +259,6 @@ class MonitorSection(Section):
             msg = f"`no_data_alert_after` must be at least one step and at most 500 steps ({most})"
             raise ValueError(msg)
         return self
-
-    @field_validator("retrain", "recalibrate")
-    @classmethod
-    def _is_off_or_cron(cls, value: str) -> str:
-        if value != "off":
-            from apscheduler.triggers.cron import CronTrigger
-
-            try:
-                CronTrigger.from_crontab(value)
-            except ValueError as exc:
-                msg = f'must be "off" or a cron line such as "0 3 * * sun" ({exc})'
-                raise ValueError(msg) from exc
-        return value
 
     @model_validator(mode="before")
     @classmethod

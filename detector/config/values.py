@@ -10,10 +10,8 @@ from typing import Annotated
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-)
+from cronsim import CronSim, CronSimError
+from pydantic import AfterValidator, BeforeValidator
 
 _LONGEST_MS = 1000 * 366 * 86_400_000
 _UNITS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
@@ -76,16 +74,41 @@ def http_url(value: str) -> str:
     return value
 
 
-def next_firings(cron: str, now: int, count: int) -> list[int]:
+def cron_line(value: str) -> str:
+    """A line of five fields as crontab(5) has them, or "off".
+
+    Raises: ValueError if it is neither.
+    """
+    if value == "off":
+        return value
+    try:
+        if len(value.split()) != 5:
+            raise CronSimError("five fields expected")
+        CronSim(value, datetime(2000, 1, 1, tzinfo=UTC))
+    except (CronSimError, ValueError) as exc:
+        msg = f'must be "off" or a cron line such as "0 3 * * sun" ({exc})'
+        raise ValueError(msg) from exc
+    return value
+
+
+CronLine = Annotated[str, AfterValidator(cron_line)]
+
+
+def next_firings(cron: str, now: int, count: int, zone: str = "UTC") -> list[int]:
     """The next times a cron line (not "off") fires after now; fewer if it fires less often. Epoch milliseconds."""
-    return list(islice(firing_times(cron, now, now + _LONGEST_MS), count))
+    return list(islice(firing_times(cron, now, now + _LONGEST_MS, zone), count))
 
 
-def firing_times(cron: str, start: int, end: int) -> Iterator[int]:
-    """Times between two others, both exclusive, when a cron line (not "off") fires; all epoch milliseconds."""
-    from apscheduler.triggers.cron import CronTrigger
+def firing_times(cron: str, start: int, end: int, zone: str = "UTC") -> Iterator[int]:
+    """Times between two others, both exclusive, when a cron line (not "off") fires; all epoch milliseconds.
 
-    trigger = CronTrigger.from_crontab(cron, timezone=UTC)
-    at = datetime.fromtimestamp(start / 1000, UTC)
-    while (at := trigger.get_next_fire_time(at, at)) and (fires := round(at.timestamp() * 1000)) < end:
-        yield fires
+    As Debian's cron: 0 and 7 are Sunday; day of the month and weekday are alternatives where both are given; a line of
+    fixed hours that falls into an hour that is left out fires right after it, and once in an hour that comes twice.
+    """
+    begin = datetime.fromtimestamp(start / 1000, UTC if zone == "UTC" else ZoneInfo(zone))
+    for moment in CronSim(cron, begin):
+        fires = round(moment.timestamp() * 1000)
+        if fires >= end:
+            return
+        if fires > start:  # in the second pass of an hour that comes twice, the first one's times come up again
+            yield fires

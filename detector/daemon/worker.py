@@ -15,9 +15,9 @@ from apscheduler.events import EVENT_JOB_MAX_INSTANCES, JobExecutionEvent
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
-from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
+from detector.config import values
 from detector.config.sections import Config, MonitorSection
 from detector.daemon import health
 from detector.daemon.messengers import Messenger
@@ -36,6 +36,19 @@ STOP_SECONDS = 4.0
 _PRUNE_EVERY = timedelta(hours=1)
 _LOOK_SECONDS = 0.2  # between two looks at signals and the clock: a stop begins within it
 _STEP_SECONDS = 1.0  # a wall clock that moves by more against the monotonic one was set; NTP slews by far less
+
+
+class CronTrigger(BaseTrigger):  # type: ignore[misc]  # APScheduler has no types
+    """Fires as a cron line says; APScheduler's own trigger counts weekdays from Monday and joins days by "and"."""
+
+    def __init__(self, cron: str, zone: str) -> None:
+        self._cron, self._zone = cron, zone
+
+    def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime | None:
+        """The first time after the previous one, or after now; None if there is none."""
+        after = round((previous_fire_time or now).timestamp() * 1000)
+        following = values.next_firings(self._cron, after, 1, self._zone)
+        return datetime.fromtimestamp(following[0] / 1000, UTC) if following else None
 
 
 class Worker:
@@ -235,7 +248,7 @@ class Worker:
             return
         self._exporter.task(task, run.section.name)
         job = f"{task}:{run.section.name}"
-        self._triggers[job] = lambda: CronTrigger.from_crontab(cron, timezone=UTC)
+        self._triggers[job] = lambda: CronTrigger(cron, run.section.schedule_zone)
         scheduler.add_job(self._tasks.run, self._triggers[job](), args=[task, run], id=job, executor="training")
 
     def _train_now(self, run: MonitorRun) -> None:

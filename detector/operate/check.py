@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from sqlalchemy import Engine
 
@@ -122,17 +123,17 @@ def _configured(monitor: MonitorSection, now: int) -> dict[str, Any]:
         "metrics": f"{len(monitor.metrics)}: {named}{', …' if len(monitor.metrics) > _NAMED else ''}",
         "schedule": f"a tick every {monitor.score_interval.total_seconds():g} s, window"
         f" {monitor.timesteps} × {monitor.step.total_seconds():g} s, retrain {monitor.retrain}",
-        "next_retrain": next_runs(monitor.retrain, now),
-        "next_recalibrate": next_runs(monitor.recalibrate, now),
+        "next_retrain": next_runs(monitor.retrain, now, monitor.schedule_zone),
+        "next_recalibrate": next_runs(monitor.recalibrate, now, monitor.schedule_zone),
     }
 
 
-def next_runs(cron: str, now: int) -> str | list[str]:
+def next_runs(cron: str, now: int, zone: str = "UTC") -> str | list[str]:
     """The next two times of a schedule, with weekday and zone; or "off", or "never". now: epoch milliseconds"""
     if cron == "off":
         return "off"
-    times = values.next_firings(cron, now, 2)
-    return [f"{datetime.fromtimestamp(at / 1000, UTC):%a %F %H:%M} UTC" for at in times] or "never"
+    times = values.next_firings(cron, now, 2, zone)
+    return [f"{datetime.fromtimestamp(at / 1000, ZoneInfo(zone)):%a %F %H:%M} {zone}" for at in times] or "never"
 
 
 def _measured(

@@ -29,8 +29,8 @@ class Schedule:
         ticks = _tick_times(monitor, np.sort(times[times >= begin]))
         return Schedule(
             ticks=ticks,
-            retrainings=_firings(monitor.retrain, begin, ticks[-1]),
-            recalibrations=_firings(monitor.recalibrate, begin, ticks[-1]),
+            retrainings=_firings(monitor, monitor.retrain, begin, ticks[-1]),
+            recalibrations=_firings(monitor, monitor.recalibrate, begin, ticks[-1]),
         )
 
     @property
@@ -49,5 +49,5 @@ def _tick_times(monitor: MonitorSection, times: Int64) -> list[int]:
     return found
 
 
-def _firings(cron: str, begin: int, end: int) -> frozenset[int]:
-    return frozenset() if cron == "off" else frozenset(values.firing_times(cron, begin, end))
+def _firings(monitor: MonitorSection, cron: str, begin: int, end: int) -> frozenset[int]:
+    return frozenset() if cron == "off" else frozenset(values.firing_times(cron, begin, end, monitor.schedule_zone))

@@ -495,7 +495,7 @@ def test_a_cron_line_fires_between_two_times_in_utc() -> None:
 
     assert fires("0 12 * * sun", 0, 15) == [6.5, 13.5]
     assert fires("0 0 * * *", 0, 3) == [1.0, 2.0]  # neither at the first moment nor at the last
-    assert fires("0 0 30 2 *", 0, 1000) == []
+    assert fires("0 0 29 2 *", 0, 59) == []
 
 
 @pytest.mark.parametrize(
@@ -503,13 +503,55 @@ def test_a_cron_line_fires_between_two_times_in_utc() -> None:
     [
         ("0 3 * * sun", ["2026-11-29T03:00:00Z", "2026-12-06T03:00:00Z"]),
         ("0 3 27 11 *", ["2027-11-27T03:00:00Z", "2028-11-27T03:00:00Z"]),  # now itself does not count
-        ("0 0 30 2 *", []),
+        ("0 3 13 * 5", ["2026-12-04T03:00:00Z", "2026-12-11T03:00:00Z"]),  # the 13th, and every Friday
     ],
 )
 def test_next_times_of_a_cron_line_come_after_now(cron: str, expected: list[str]) -> None:
     now = round(datetime(2026, 11, 27, 3, 0, tzinfo=UTC).timestamp() * 1000)
 
     assert [utc(at) for at in values.next_firings(cron, now, 2)] == expected
+
+
+@pytest.mark.parametrize(
+    ("days", "expected"),
+    [
+        ("0", "Sun"),
+        ("7", "Sun"),
+        ("sun", "Sun"),
+        ("SUN", "Sun"),
+        ("1-5", "Mon Tue Wed Thu Fri"),
+        ("6,0", "Sun Sat"),
+        ("5-7", "Sun Fri Sat"),
+        ("*", "Sun Mon Tue Wed Thu Fri Sat"),
+    ],
+)
+def test_weekdays_count_from_sunday_as_in_a_crontab(days: str, expected: str) -> None:
+    sunday = round(datetime(2026, 11, 22, tzinfo=UTC).timestamp() * 1000)  # c05
+
+    fires = values.firing_times(f"0 3 * * {days}", sunday, sunday + 7 * 86_400_000)
+
+    assert " ".join(f"{datetime.fromtimestamp(at / 1000, UTC):%a}" for at in fires) == expected
+
+
+@pytest.mark.parametrize(
+    ("cron", "now", "expected"),
+    [
+        ("0 3 * * *", "2026-10-24T00:00Z", ["2026-10-24T01:00:00Z", "2026-10-25T02:00:00Z"]),  # winter begins
+        ("30 2 * * *", "2026-10-24T12:00Z", ["2026-10-25T00:30:00Z", "2026-10-26T01:30:00Z"]),  # once, not twice
+        ("30 2 * * *", "2026-10-25T01:10Z", ["2026-10-26T01:30:00Z", "2026-10-27T01:30:00Z"]),  # within the second pass
+        ("30 2 * * *", "2026-03-28T12:00Z", ["2026-03-29T01:00:00Z", "2026-03-30T00:30:00Z"]),  # an hour left out
+    ],
+)
+def test_a_cron_line_follows_the_clocks_of_its_zone(cron: str, now: str, expected: list[str]) -> None:
+    at = round(datetime.fromisoformat(now).timestamp() * 1000)
+
+    assert [utc(at) for at in values.next_firings(cron, at, 2, "Europe/Berlin")] == expected
+
+
+@pytest.mark.parametrize("cron", ["* * * *", "0 0 3 * * sun", "0 3 * * 8", "0 0 30 2 *", "60 3 * * *", "hourly", ""])
+def test_a_cron_line_that_cannot_fire_is_refused(cron: str) -> None:
+    with pytest.raises(ValueError, match='must be "off" or a cron line such as'):
+        values.cron_line(cron)
 
 
 # the service's own files

@@ -15,7 +15,7 @@ import pytest
 
 from detector.config.sections import Config, DatabaseSection, EmbeddedSource, MonitorSection
 from detector.daemon.tasks import Services
-from detector.daemon.worker import Worker
+from detector.daemon.worker import CronTrigger, Worker
 from detector.export.prometheus import Exporter
 from detector.sources.memory import MemorySource
 from detector.store.memory import MemoryStore
@@ -107,3 +107,13 @@ def test_a_signal_to_stop_stops(worker: Worker, number: signal.Signals) -> None:
     worker._handle_signals()
 
     assert worker._stop.is_set()
+
+
+def test_the_daemon_trains_when_the_cron_line_says_so_in_its_zone() -> None:
+    trigger = CronTrigger("0 3 * * 0", "Europe/Berlin")  # c05
+    now = datetime(2026, 10, 24, 12, tzinfo=UTC)
+
+    first = trigger.get_next_fire_time(None, now)
+    second = trigger.get_next_fire_time(first, now)
+
+    assert (first, second) == (datetime(2026, 10, 25, 2, tzinfo=UTC), datetime(2026, 11, 1, 2, tzinfo=UTC))

@@ -56,14 +56,18 @@ def test_next_runs_show_weekday_and_zone() -> None:
     assert checking.next_runs("0 3 * * sun", NOW) == expected
 
 
-def test_numbered_weekday_is_shown_as_the_scheduler_reads_it() -> None:
-    """The scheduler counts from Monday, cron from Sunday: a line written for cron would run a day late."""
-    assert checking.next_runs("0 3 * * 0", NOW) == ["Mon 2026-11-30 03:00 UTC", "Mon 2026-12-07 03:00 UTC"]
+def test_numbered_weekday_is_shown_as_a_crontab_reads_it() -> None:
+    assert checking.next_runs("0 3 * * 0", NOW) == ["Sun 2026-11-29 03:00 UTC", "Sun 2026-12-06 03:00 UTC"]  # c05
 
 
-@pytest.mark.parametrize(("cron", "expected"), [("off", "off"), ("0 0 30 2 *", "never")])
-def test_schedule_that_never_runs_says_so(cron: str, expected: str) -> None:
-    assert checking.next_runs(cron, NOW) == expected
+def test_schedule_is_shown_in_its_own_zone() -> None:
+    shown = checking.next_runs("0 3 * * sun", NOW, "Europe/Berlin")
+
+    assert shown == ["Sun 2026-11-29 03:00 Europe/Berlin", "Sun 2026-12-06 03:00 Europe/Berlin"]
+
+
+def test_schedule_that_is_off_says_so() -> None:
+    assert checking.next_runs("off", NOW) == "off"
 
 
 def test_monitor_is_shown_with_the_next_runs_of_both_schedules(tmp_path: Path) -> None:
