@@ -21,12 +21,12 @@ from detector.commands import (
     models,
     report,
     run,
+    shared,
     train,
 )
 from detector.errors import DetectorError
 
 app = typer.Typer(
-    help="Watches metrics in a database with an LSTM autoencoder; stores alerts and exports them to Prometheus.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -42,18 +42,35 @@ app.add_typer(models_app, name="models")
 app.add_typer(db_app, name="db")
 
 
+_GLOBAL = ("--utc", "--traceback")
+"""Options of the program that may also stand after the command."""
+
+
 def main() -> None:
-    """Runs the command line; an error for the operator is one line on stderr, never a traceback."""
+    """Runs the command line; an error is one line on stderr, never a traceback that nobody has asked for."""
+    arguments = _global_first(sys.argv[1:])
     try:
-        app(standalone_mode=True)
+        app(args=arguments, standalone_mode=True)
     except DetectorError as exc:
-        print(f"detector: {exc}", file=sys.stderr)
+        shared.say(f"detector: {exc}", to_stderr=True)
         sys.exit(exc.exit_status)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # `detector alerts list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except Exception as exc:
+        if "--traceback" in arguments:
+            raise
+        shared.say(f"detector: unexpected {shared.told(exc)}; to see where, add --traceback", to_stderr=True)
+        sys.exit(1)
+
+
+def _global_first(arguments: list[str]) -> list[str]:
+    """The arguments with the options of the program before the command."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    first = [option for option in _GLOBAL if option in arguments[:end]]
+    return [*first, *(word for word in arguments[:end] if word not in _GLOBAL), *arguments[end:]]
 
 
 def _version(value: bool) -> None:
@@ -69,8 +86,16 @@ def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
+    utc: Annotated[bool, typer.Option("--utc", help="Print and take times in UTC.")] = False,
+    traceback: Annotated[bool, typer.Option("--traceback", help="Show where an unexpected error happened.")] = False,
 ) -> None:
-    del version
+    """Watches metrics in a database with an LSTM autoencoder; stores alerts and exports them to Prometheus.
+
+    Times are printed and taken in the zone of this machine, with its offset; --utc, or [display] timezone in the
+    configuration, changes both. A time with an offset of its own means that. In JSON all times are UTC.
+    """
+    del version, traceback
+    shared.display.is_utc, shared.display.zone = utc, ""
 
 
 app.command()(run.run)

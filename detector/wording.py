@@ -13,6 +13,7 @@ _KINDS = {
     "frozen": "Frozen",
     "no_data": "No data for {slots} slots",
 }
+_BREAKS = "\t\n\v\f\r\x1c\x1d\x1e\x1f\x85\u2028\u2029"  # blanks that break a line or a column
 _PREFIXES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
@@ -69,3 +70,21 @@ def number(value: float) -> str:
         return f"{value:.2e}"
     digits = f"{value:.3g}"
     return f"{float(digits):,.0f}".replace(",", "\u202f") if size >= 999.5 else digits
+
+
+def printable(text: str, *, keep: str = "") -> str:
+    """Text without control characters, which would move the cursor or colour the terminal: they are escaped.
+
+    keep: control characters that stay
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in keep or _is_blank(c) else _escaped(c) for c in text)
+
+
+def _is_blank(character: str) -> bool:
+    return character.isspace() and character not in _BREAKS  # as the thin one between thousands
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape", "surrogatepass").decode("ascii")

@@ -24,6 +24,9 @@ from detector import database
 
 START_SECONDS = 60.0
 
+os.environ["TZ"] = "UTC"  # commands print times in the machine's zone; the processes of tests inherit it
+time.tzset()
+
 
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,17 +12,19 @@ from detector.commands.shared import (
     ConfigOption,
     EntityOption,
     JsonOption,
+    Moment,
     MonitorOption,
     assembled,
     if_given,
     moment_of,
     now_ms,
     one_of,
+    print_json,
     print_rows,
+    say,
     user,
 )
 from detector.errors import ConfigError
-from detector.times import utc
 
 if TYPE_CHECKING:
     from detector.store.alerts import AlertRow
@@ -47,7 +48,8 @@ def list_alerts(
         bool, typer.Option("--open", help="Only open and acknowledged alerts; exit status 3 if there are any.")
     ] = False,
     since: Annotated[
-        str | None, typer.Option(help="Only alerts opened since a time, or since this long ago (24h, 7d).")
+        str | None,
+        typer.Option(help="Only alerts opened since a time in this machine's zone, or since this long ago (24h, 7d)."),
     ] = None,
     until: Annotated[
         str | None, typer.Option(help="Only alerts opened before a time, or before this long ago.")
@@ -91,15 +93,17 @@ def show_alert(identity: AlertId, config: ConfigOption = None, as_json: JsonOpti
 
     shown = _alert_row(row) | {
         "notified": outbox.summary(parts.engine, [row.id])[row.id],
-        "peak": utc(row.episode.peak_slot),
+        "peak": Moment(row.episode.peak_slot),
         "model_version": row.model_version,
         "metrics": row.explanation.get("metrics", []),
         "part": row.explanation.get("part"),
         "window": row.explanation.get("window"),
-        "events": [event | {"slot": utc(event["slot"]), "created_at": utc(event["created_at"])} for event in events],
+        "events": [
+            event | {"slot": Moment(event["slot"]), "created_at": Moment(event["created_at"])} for event in events
+        ],
     }
     if as_json:
-        print(json.dumps(shown, indent=2))
+        print_json(shown)
     else:
         _print_alert(row, shown)
 
@@ -107,16 +111,16 @@ def show_alert(identity: AlertId, config: ConfigOption = None, as_json: JsonOpti
 def _print_alert(row: AlertRow, shown: dict[str, Any]) -> None:
     from detector import wording
 
-    print(f"{row.entity} ({row.monitor}): {wording.sentence(row.explanation)}\n")
+    say(f"{row.entity} ({row.monitor}): {wording.sentence(row.explanation)}\n")
     lines = {
         name: value for name, value in shown.items() if name not in _IN_SECTIONS and value not in (None, False, "")
     }
     print_rows([lines], vertical=True)
     if shown["metrics"]:
-        print("\nmetrics by their share of the score")
+        say("\nmetrics by their share of the score")
         for metric in shown["metrics"]:
-            print(f"  {wording.metric_line(metric)}")
-    print("\nhistory")
+            say(f"  {wording.metric_line(metric)}")
+    say("\nhistory")
     print_rows([{k: v for k, v in event.items() if k not in {"peak_score", "severity"}} for event in shown["events"]])
 
 
@@ -132,7 +136,7 @@ def acknowledge(identity: AlertId, config: ConfigOption = None, by: By = None, c
         raise ConfigError(msg)
     who, notifiers = by or user(), parts.config.notified(row.monitor)
     alerts.acknowledge(parts.engine, row, by=who, comment=comment, now=now_ms(), notifiers=notifiers)
-    print(f"alert {identity} is acknowledged by {who}")
+    say(f"alert {identity} is acknowledged by {who}")
 
 
 def close_alert(identity: AlertId, config: ConfigOption = None, by: By = None, comment: Comment = None) -> None:
@@ -146,7 +150,7 @@ def close_alert(identity: AlertId, config: ConfigOption = None, by: By = None, c
         raise ConfigError(msg)
     who, notifiers = by or user(), parts.config.notified(row.monitor)
     alerts.close(parts.engine, row, by=who, comment=comment, now=now_ms(), notifiers=notifiers)
-    print(f"alert {identity} is closed; a new one opens only after {row.entity} has been normal again")
+    say(f"alert {identity} is closed; a new one opens only after {row.entity} has been normal again")
 
 
 def find_alert(parts: Parts, identity: int) -> tuple[AlertRow, list[dict[str, Any]]]:
@@ -168,8 +172,8 @@ def _alert_row(row: AlertRow) -> dict[str, Any]:
         "entity": row.entity,
         "state": row.state,
         "severity": row.episode.severity,
-        "opened": utc(row.episode.opened_slot),
-        "detected": utc(row.detected_at),
+        "opened": Moment(row.episode.opened_slot),
+        "detected": Moment(row.detected_at),
         "closed": _closed(row),
         "peak_score": round(row.episode.peak_score, 2),
         "incident": None if row.incident is None else f"{row.incident} ({row.incident_size})",
@@ -180,7 +184,7 @@ def _alert_row(row: AlertRow) -> dict[str, Any]:
     }
 
 
-def _closed(row: AlertRow) -> str | None:
+def _closed(row: AlertRow) -> Moment | None:
     """Time when an alert closed for people, by a person or by itself."""
     closed = row.episode.closed_slot if row.closed_at is None else row.closed_at
-    return None if closed is None else utc(closed)
+    return None if closed is None else Moment(closed)

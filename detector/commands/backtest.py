@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from detector.commands.shared import JsonOption, load, log_to_stderr, print_rows
+from detector.commands.shared import JsonOption, load, log_to_stderr, print_json, print_rows, say
 from detector.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -70,7 +68,7 @@ def backtest(
     seconds = {"train": outcome.train_seconds, "replay": outcome.replay_seconds, "total": time.monotonic() - began}
     _print_backtest(verdicts.report(outcome, judged), seconds, as_json=as_json)
     for failure in outcome.failures:
-        print(f"detector: {failure.entity}: {failure.reason}", file=sys.stderr)
+        say(f"detector: {failure.entity}: {failure.reason}", to_stderr=True)
     if outcome.failures:
         raise typer.Exit(1)
 
@@ -121,14 +119,14 @@ def _judged(outcome: Outcome, out: Path, progress: Progress) -> list[Verdict]:
 
 def _print_backtest(report: dict[str, Any], seconds: dict[str, float], *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(report | {"seconds": {what: round(took, 1) for what, took in seconds.items()}}, indent=2))
+        print_json(report | {"seconds": {what: round(took, 1) for what, took in seconds.items()}})
         return
     rows = [*report["entities"], {"entity": "total"} | report["total"]]
     print_rows(
         [{"entity": row["entity"]} | {title: _short(row.get(name)) for name, title in _TITLES.items()} for row in rows]
     )
-    print("\nrates are per entity; baseline to PCA are the VUS-PR of scores that need no network")
-    print(", ".join(f"{what} {took:.1f} s" for what, took in seconds.items()))
+    say("\nrates are per entity; baseline to PCA are the VUS-PR of scores that need no network")
+    say(", ".join(f"{what} {took:.1f} s" for what, took in seconds.items()))
 
 
 def _short(value: float | None) -> float | str | None:

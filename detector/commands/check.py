@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from detector.commands.shared import ConfigOption, JsonOption, load, now_ms, print_rows
+from detector.commands.shared import ConfigOption, JsonOption, Moment, load, now_ms, print_rows
 
 
 def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
@@ -20,6 +20,7 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
         source=lambda monitor: wiring.source(settings, monitor, engine),
         live=lambda monitor: wiring.StoredVersions(engine, monitor).live(),
         notifier=wiring.notifier,
+        **({} if as_json else {"show": lambda at: str(Moment(at))}),
     )
     rows, too_much = checking.check(settings, parts, now_ms())
     if not as_json:

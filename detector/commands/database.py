@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from detector.commands.shared import ConfigOption, assembled, load, moment_of, now_ms
+from detector.commands.shared import ConfigOption, Moment, assembled, load, moment_of, now_ms, say
 from detector.errors import ConfigError
-from detector.times import milliseconds, utc
+from detector.times import milliseconds
 
 
 def upgrade(config: ConfigOption = None) -> None:
@@ -23,7 +23,7 @@ def upgrade(config: ConfigOption = None) -> None:
     schema.upgrade(engine)
     after = schema.current(engine)
     what = "already at" if before == after else f"upgraded from {before or 'nothing'} to"
-    print(f"{database.redacted(engine.url)}: {what} schema {after}")
+    say(f"{database.redacted(engine.url)}: {what} schema {after}")
 
 
 def check_schema(config: ConfigOption = None) -> None:
@@ -35,7 +35,7 @@ def check_schema(config: ConfigOption = None) -> None:
 
     engine = database.connect(loading.secret(settings.database), creates=False)
     schema.check(engine)
-    print(f"{database.redacted(engine.url)}: at schema {schema.HEAD}, as this version needs")
+    say(f"{database.redacted(engine.url)}: at schema {schema.HEAD}, as this version needs")
 
 
 def prune(config: ConfigOption = None) -> None:
@@ -51,12 +51,17 @@ def prune(config: ConfigOption = None) -> None:
         before, removed = now_ms() - milliseconds(monitor.keep_scores), 0
         while rows := scores.prune(engine, monitor.name, before):
             removed += rows
-        print(f"{monitor.name}: {removed} scores from before {utc(before)} removed")
+        say(f"{monitor.name}: {removed} scores from before {Moment(before)} removed")
 
 
 def rewind(
     monitor: Annotated[str, typer.Argument(help="The monitor whose cursor moves back.")],
-    to: Annotated[str, typer.Option("--to", help="Where to: judge again from this time on, or this long ago (2h).")],
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to", help="Where to: judge again from this time on, in this machine's zone, or this long ago (2h)."
+        ),
+    ],
     config: ConfigOption = None,
 ) -> None:
     """Moves a monitor's cursor back: its slots from there on are judged again with the next tick."""
@@ -70,10 +75,11 @@ def rewind(
         msg = f"monitor {monitor!r} has no cursor yet: nothing of it was ever judged"
         raise ConfigError(msg)
     if moment is None or moment >= cursor:
-        msg = f"--to must be earlier than the cursor, {utc(cursor)}. Received: {to}"
+        msg = f"--to must be earlier than the cursor, {Moment(cursor)}. Received: {to}"
         raise ConfigError(msg)
     rewinding.rewind(horizon, parts.store, to=moment, now=now_ms())
     again = parts.store.cursor(monitor) or moment
-    print(
-        f"monitor {monitor}: the cursor moved from {utc(cursor)} back to {utc(again)}; the next tick judges from there"
+    say(
+        f"monitor {monitor}: the cursor moved from {Moment(cursor)} back to {Moment(again)};"
+        " the next tick judges from there"
     )

@@ -12,16 +12,18 @@ from detector.commands.shared import (
     ConfigOption,
     EntityOption,
     JsonOption,
+    Moment,
     MonitorOption,
     assembled,
     now_ms,
     one_of,
     print_rows,
+    say,
     time_of,
     user,
 )
 from detector.errors import ConfigError
-from detector.times import DAY_MS, milliseconds, utc
+from detector.times import DAY_MS, milliseconds
 
 if TYPE_CHECKING:
     from detector.config.sections import MonitorSection
@@ -36,7 +38,12 @@ def add(
     config: ConfigOption = None,
     entity: EntityOption = None,
     metric: Annotated[str | None, typer.Option(help="Only metrics like this, with * and ?.")] = None,
-    from_: Annotated[str | None, typer.Option("--from", help="Start [now].", show_default=False)] = None,
+    from_: Annotated[
+        str | None,
+        typer.Option(
+            "--from", help="Start, in this machine's zone unless --time-zone is given [now].", show_default=False
+        ),
+    ] = None,
     to: Annotated[str | None, typer.Option("--to", help="End [open-ended].", show_default=False)] = None,
     duration: Annotated[str | None, typer.Option("--for", help="Instead of --to: a duration (2h).")] = None,
     effect: Annotated[str, typer.Option(help="mute: no notifications; mask: kept out of training; both.")] = "mute",
@@ -44,7 +51,10 @@ def add(
         str | None, typer.Option(help="Recurrence by RFC 5545: FREQ=WEEKLY;BYDAY=SU. Needs --to or --for.")
     ] = None,
     time_zone: Annotated[
-        str | None, typer.Option(help="Time zone of the times and the rule [the monitor's].", show_default=False)
+        str | None,
+        typer.Option(
+            help="Zone of the rule, and of the times, too, if given [rule: the monitor's].", show_default=False
+        ),
     ] = None,
     by: By = None,
     comment: Comment = None,
@@ -55,24 +65,23 @@ def add(
 
     section, now = parts.config.monitor(monitor), now_ms()
     one_of("--effect", effect, ("mute", "mask", "both"))
-    zone = time_zone or section.time_zone
-    start = now if from_ is None else time_of("--from", from_, zone)
+    start = now if from_ is None else time_of("--from", from_, time_zone or "")
     new = Exclusion(
         id=0,
         monitor=section.name,
         entity=entity,
         metric=metric,
         start=start,
-        end=_end(start, to, duration, zone),
+        end=_end(start, to, duration, time_zone or ""),
         effect=effect,
         rule=rule,
-        time_zone=zone,
+        time_zone=time_zone or section.time_zone,
         comment=comment,
         created_at=now,
         created_by=by or user(),
     )
     number = add_exclusion(parts, section, new)
-    print(f"exclusion {number} of monitor {monitor} is in force{_times(new, now)}")
+    say(f"exclusion {number} of monitor {monitor} is in force{_times(new, now)}")
 
 
 def _end(start: int, to: str | None, duration: str | None, zone: str) -> int | None:
@@ -105,10 +114,10 @@ def _times(exclusion: Exclusion, now: int) -> str:
     from detector.detect import exclusions
 
     if exclusion.rule is None:
-        end = "whenever it is removed" if exclusion.end is None else utc(exclusion.end)
-        return f" from {utc(exclusion.start)} to {end}"
+        end = "whenever it is removed" if exclusion.end is None else Moment(exclusion.end)
+        return f" from {Moment(exclusion.start)} to {end}"
     following = next(exclusions.ranges(exclusion, now, now + _LOOK_AHEAD), None)
-    return "" if following is None else f", next from {utc(following[0])} to {utc(following[1])}"
+    return "" if following is None else f", next from {Moment(following[0])} to {Moment(following[1])}"
 
 
 def list_exclusions(config: ConfigOption = None, monitor: MonitorOption = None, as_json: JsonOption = False) -> None:
@@ -125,8 +134,8 @@ def list_exclusions(config: ConfigOption = None, monitor: MonitorOption = None, 
             "entity": found.entity or "*",
             "metric": found.metric or "*",
             "effect": found.effect,
-            "from": utc(found.start),
-            "to": None if found.end is None else utc(found.end),
+            "from": Moment(found.start),
+            "to": None if found.end is None else Moment(found.end),
             "rule": found.rule,
             "time_zone": found.time_zone,
             "now": exclusions.in_force(found, now),
@@ -149,4 +158,4 @@ def remove(
     if not stored.remove(parts.engine, identity):
         msg = f"no exclusion {identity}; see: detector exclude list"
         raise ConfigError(msg)
-    print(f"exclusion {identity} is removed")
+    say(f"exclusion {identity} is removed")

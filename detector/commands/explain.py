@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from detector.commands.shared import ConfigOption, JsonOption, assembled, moment_of, now_ms
-from detector.times import utc
+from detector.commands.shared import ConfigOption, JsonOption, Moment, assembled, moment_of, now_ms, print_json, say
 
 if TYPE_CHECKING:
     from detector.detect.explain_slot import PastAlert
@@ -21,7 +19,10 @@ _LATEST = 100  # alerts of the entity that are looked at
 def explain(
     monitor: Annotated[str, typer.Argument(help="The monitor.")],
     entity: Annotated[str, typer.Argument(help="The entity.")],
-    at: Annotated[str, typer.Option("--at", help="A time such as 2026-11-23T14:00, or this long ago (2h).")],
+    at: Annotated[
+        str,
+        typer.Option("--at", help="A time in this machine's zone, such as 2026-11-23T14:00, or this long ago (2h)."),
+    ],
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -49,20 +50,19 @@ def explain(
         past=_past(parts, monitor, entity, moment),
     )
     if as_json:
-        more = {"slot": utc(answer.slot), "rejects": source.lines(now_ms())}
-        print(json.dumps(asdict(answer) | more, indent=2))
+        print_json(asdict(answer) | {"slot": Moment(answer.slot), "rejects": source.lines(now_ms())})
         return
     head = "unknown" if answer.score is None else f"score {answer.score:.2f}"
-    print(f"{entity} ({monitor}) at {utc(answer.slot)}: {head}")
+    say(f"{entity} ({monitor}) at {Moment(answer.slot)}: {head}")
     for why in answer.why:
-        print(f"  {why}")
+        say(f"  {why}")
     for rejected in source.lines(now_ms()):
-        print(f"  {rejected}")
+        say(f"  {rejected}")
     metrics = answer.explanation.get("metrics", [])
     if metrics and answer.score is not None:
-        print("\nmetrics by their share of the score")
+        say("\nmetrics by their share of the score")
         for metric in metrics:
-            print(f"  {wording.metric_line(metric)}")
+            say(f"  {wording.metric_line(metric)}")
 
 
 def _past(parts: Parts, monitor: str, entity: str, moment: int) -> list[PastAlert]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from detector.commands.shared import ConfigOption, JsonOption, load, print_rows
+from detector.commands.shared import ConfigOption, JsonOption, Moment, load, print_rows, say
 from detector.errors import ConfigError
-from detector.times import utc
 
 if TYPE_CHECKING:
     from detector.csv_files import Outcome
@@ -48,9 +46,9 @@ def import_(
 
 def _print_bad_lines(outcome: Outcome) -> None:
     for line in outcome.bad_lines:
-        print(f"{outcome.file}: {line}", file=sys.stderr)
+        say(f"{outcome.file}: {line}", to_stderr=True)
     if outcome.bad > len(outcome.bad_lines):
-        print(f"{outcome.file}: … and {outcome.bad - len(outcome.bad_lines)} more bad lines", file=sys.stderr)
+        say(f"{outcome.file}: … and {outcome.bad - len(outcome.bad_lines)} more bad lines", to_stderr=True)
 
 
 def _row(outcome: Outcome) -> dict[str, Any]:
@@ -59,7 +57,7 @@ def _row(outcome: Outcome) -> dict[str, Any]:
         "rows": outcome.rows,
         "samples": outcome.samples,
         "entities": len(outcome.entities),
-        "from": None if outcome.first is None else utc(outcome.first),
-        "to": None if outcome.last is None else utc(outcome.last),
+        "from": None if outcome.first is None else Moment(outcome.first),
+        "to": None if outcome.last is None else Moment(outcome.last),
         "bad_lines": outcome.bad,
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,14 +12,16 @@ from detector.commands.shared import (
     By,
     Comment,
     ConfigOption,
+    Moment,
     MonitorOption,
     assembled,
     now_ms,
+    say,
     time_of,
     user,
 )
 from detector.errors import ConfigError, StaleState
-from detector.times import DAY_MS, utc
+from detector.times import DAY_MS
 
 if TYPE_CHECKING:
     from detector.config.sections import MonitorSection
@@ -39,7 +40,9 @@ def incident(
     ] = None,
     monitor: MonitorOption = None,
     entity: Annotated[str | None, typer.Option(help="With --from: only entities like this, with * and ?.")] = None,
-    from_: Annotated[str | None, typer.Option("--from", help="Start of a real incident …")] = None,
+    from_: Annotated[
+        str | None, typer.Option("--from", help="Start of a real incident, in this machine's zone …")
+    ] = None,
     to: Annotated[str | None, typer.Option("--to", help="… and its end.")] = None,
     by: By = None,
     comment: Comment = None,
@@ -70,7 +73,7 @@ def _judge(parts: Parts, identity: int, *, is_real: bool, by: str, comment: str 
     verdict = "real" if is_real else "false"
     alerts.judge(parts.engine, row, verdict=verdict, by=by, comment=comment, now=now)
     what = "its time is kept out of training" if is_real else "its scores count as normal"
-    print(f"alert {identity} is marked {verdict}: {what} from the next calibration on")
+    say(f"alert {identity} is marked {verdict}: {what} from the next calibration on")
     return parts.config.monitor(row.monitor)
 
 
@@ -120,12 +123,12 @@ def _mark(parts: Parts, section: MonitorSection, new: Exclusion) -> None:
             by, at = new.created_by or "", new.created_at
             alerts.judge(parts.engine, row, verdict="real", by=by, comment=new.comment, now=at)
         except StaleState as exc:
-            print(f"detector: {exc}", file=sys.stderr)
+            say(f"detector: {exc}", to_stderr=True)
         else:
             marked += 1
     alerts_are = "alert is" if marked == 1 else "alerts are"
-    end = "" if new.end is None else utc(new.end)
-    print(f"{utc(new.start)} to {end} is kept out of training; {marked} {alerts_are} marked real")
+    end = "" if new.end is None else Moment(new.end)
+    say(f"{Moment(new.start)} to {end} is kept out of training; {marked} {alerts_are} marked real")
 
 
 def _print_reconsidered(parts: Parts, section: MonitorSection, now: int) -> None:
@@ -142,16 +145,16 @@ def _print_reconsidered(parts: Parts, section: MonitorSection, now: int) -> None
             inputs = wiring.training_inputs(parts, section)
             found = versions.reconsidered(inputs, raised, now=now, progress=progress)
     except ModelError as exc:
-        print(f"Cannot predict what the next recalibration would change: {exc}")
+        say(f"Cannot predict what the next recalibration would change: {exc}")
         return
     gone = [str(number) for number, peak in found.judged if peak < 1.0]
     others = f" ({found.unjudged} others are of earlier models or of rules)" if found.unjudged else ""
     if not found.judged:
-        print(f"no alert of the last {_RECENT_DAYS} days could change with a recalibration of this model{others}")
+        say(f"no alert of the last {_RECENT_DAYS} days could change with a recalibration of this model{others}")
         return
-    print(
+    say(
         f"with the next recalibration {len(gone)} of the {len(found.judged)} alerts that this model raised in"
         f" the last {_RECENT_DAYS} days would not have opened{others}"
     )
     if gone:
-        print(f"these are {', '.join(gone)}; to recalibrate now: detector retrain --recalibrate {section.name}")
+        say(f"these are {', '.join(gone)}; to recalibrate now: detector retrain --recalibrate {section.name}")

@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from detector.commands.shared import ConfigOption, JsonOption, MonitorOption, assembled, print_rows
+from detector.commands.shared import ConfigOption, JsonOption, Moment, MonitorOption, assembled, print_rows
 from detector.errors import ConfigError
-from detector.times import utc
 
 
 def list_models(config: ConfigOption = None, monitor: MonitorOption = None, as_json: JsonOption = False) -> None:
@@ -22,7 +21,7 @@ def list_models(config: ConfigOption = None, monitor: MonitorOption = None, as_j
             "version": row.version,
             "monitor": row.monitor,
             "live": row.is_live,
-            "created": utc(row.created_at),
+            "created": Moment(row.created_at),
             "entities": row.header.get("entities"),
             "validation_loss": round(row.header.get("validation_loss", float("nan")), 5),
             "kilobytes": row.bytes // 1000,
@@ -47,7 +46,7 @@ def show_model(
         raise ConfigError(msg)
     row = asdict(found[0])
     header = row.pop("header")
-    times = {"created_at": utc(row["created_at"])} | {
-        name: utc(header[name]) for name in ("trained_from", "trained_until") if name in header
+    times = {"created_at": Moment(row["created_at"])} | {
+        name: Moment(header[name]) for name in ("trained_from", "trained_until") if name in header
     }
     print_rows([row | header | times], as_json=as_json, vertical=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from detector.commands.alerts import find_alert
-from detector.commands.shared import ConfigOption, assembled, moment_of, now_ms
+from detector.commands.shared import ConfigOption, assembled, moment_of, now_ms, say, zone_name
 from detector.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,7 +21,10 @@ def report(
     monitor: Annotated[str | None, typer.Argument(help="Only this monitor [all].", show_default=False)] = None,
     alert: Annotated[int | None, typer.Option("--alert", metavar="ID", help="Only this alert.")] = None,
     since: Annotated[
-        str | None, typer.Option(help="Only alerts opened since a time, or since this long ago (24h, 30d) [7d].")
+        str | None,
+        typer.Option(
+            help="Only alerts opened since a time in this machine's zone, or since this long ago (24h, 30d) [7d]."
+        ),
     ] = None,
     config: ConfigOption = None,
 ) -> None:
@@ -39,7 +42,7 @@ def report(
         rows = _rows_of_period(parts, monitor, since=moment_of("--since", since or "7d"), now=now)
     else:
         rows = _rows_of_alert(parts, alert, now=now)
-    built = content.build(rows, now=now, is_whole=alert is None)
+    built = content.build(rows, now=now, zone=zone_name(), is_whole=alert is None)
     written = page.render(built).encode()
     try:
         out.write_bytes(written)
@@ -48,7 +51,7 @@ def report(
         raise ConfigError(msg) from exc
     count = len(built["alerts"]) + built["untold"]
     of = f"{len(rows)} monitor{'s' if len(rows) != 1 else ''}"
-    print(f"{out}: {count} alert{'s' if count != 1 else ''} of {of}, {-(-len(written) // 1000)} kB")
+    say(f"{out}: {count} alert{'s' if count != 1 else ''} of {of}, {-(-len(written) // 1000)} kB")
 
 
 def _rows_of_period(parts: Parts, monitor: str | None, *, since: int, now: int) -> list[Rows]:

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from detector.commands.shared import ConfigOption, JsonOption, load, log_to_stderr, now_ms, print_rows, time_of
+from detector.commands.shared import ConfigOption, JsonOption, Moment, load, log_to_stderr, now_ms, print_rows, time_of
 from detector.errors import ConfigError
-from detector.times import utc
 
 if TYPE_CHECKING:
     from detector.config.sections import MonitorSection
@@ -44,7 +43,9 @@ def score(
     monitors: Annotated[list[str] | None, typer.Argument(help="Monitors to score [all].", show_default=False)] = None,
     config: ConfigOption = None,
     once: Annotated[bool, typer.Option("--once", help="One tick per monitor, then end (the only mode).")] = True,
-    at: Annotated[str | None, typer.Option("--at", help="Score as if it were this time [now].")] = None,
+    at: Annotated[
+        str | None, typer.Option("--at", help="Score as if it were this time, in this machine's zone [now].")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Runs one tick per monitor as the daemon would: scores and commits everything since the cursor."""
@@ -53,7 +54,7 @@ def score(
     clock = now_ms()
     now = clock if at is None else time_of("--at", at)
     if now > clock:
-        msg = f"--at must not be later than now, {utc(clock)}: the slots after it have no data yet. Received: {at}"
+        msg = f"--at must not be later than now, {Moment(clock)}: the slots after it have no data yet. Received: {at}"
         raise ConfigError(msg)
     names = monitors or [monitor.name for monitor in settings.monitors]
     from detector import wiring
@@ -107,7 +108,7 @@ def _rows(monitor: str, report: Report) -> list[dict[str, Any]]:
             "score": None if reason else round(float(value), 4),
             "state": f"unknown ({Reason(reason).label})" if reason else "anomalous" if value >= 1.0 else "normal",
             "alert": bool(is_open),
-            "slot_end": None if report.cursor is None else utc(report.cursor),
+            "slot_end": None if report.cursor is None else Moment(report.cursor),
         }
         for entity, value, reason, is_open in entities
     ]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from detector.errors import ConfigError
+from detector.times import utc
+from detector.wording import printable
 
 if TYPE_CHECKING:
     from detector.config.sections import Config
@@ -32,6 +36,49 @@ MonitorOption = Annotated[str | None, typer.Option("--monitor", help="Only this 
 By = Annotated[str | None, typer.Option("--by", help="The name to record [the current user].", show_default=False)]
 Comment = Annotated[str | None, typer.Option("--comment", help="The reason, for those who read it later.")]
 EntityOption = Annotated[str | None, typer.Option("--entity", help="Only entities like this, with * and ?.")]
+
+
+@dataclass
+class _Display:
+    """The zone in which times are printed and taken."""
+
+    is_utc: bool = False  # --utc
+    zone: str = ""  # of [display] timezone; "": the machine's
+
+    @property
+    def named(self) -> str:
+        """Its name, "" for the machine's."""
+        return "UTC" if self.is_utc else self.zone
+
+
+display = _Display()
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A time in epoch milliseconds: printed as the clocks of the display's zone show it, in JSON as UTC."""
+
+    at: int
+
+    def __str__(self) -> str:
+        """ISO 8601 with the zone's offset."""
+        from zoneinfo import ZoneInfo
+
+        moment = datetime.fromtimestamp(self.at / 1000, UTC)
+        local = moment.astimezone(ZoneInfo(display.named) if display.named else None)
+        return local.isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def zone_name() -> str:
+    """Name of the zone in which times are printed and taken, such as Europe/Berlin; UTC if the machine names none."""
+    if display.named:
+        return display.named
+    import tzlocal
+
+    try:
+        return tzlocal.get_localzone_name() or "UTC"
+    except (KeyError, LookupError, ValueError, OSError):
+        return "UTC"
 
 
 def now_ms() -> int:
@@ -63,6 +110,7 @@ def load(path: Path | None) -> tuple[Path, Config]:
     found = loading.find(path)
     settings = loading.load(found)
     log_to_stderr(settings.log_level)
+    display.zone = settings.display.timezone
     if loading.is_guessed(found):
         from detector import database
 
@@ -81,11 +129,21 @@ def assembled(path: Path | None, monitor: str | None) -> Parts:
     return wiring.assemble(settings)
 
 
+class _OneLine(logging.Formatter):
+    """Log lines in which no name can break the line or drive the terminal."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own name
+        """The line without a traceback."""
+        return printable(super().formatMessage(record))
+
+
 def log_to_stderr(level: str) -> None:
     """Logs to stderr, without noise from libraries."""
     # journald stamps the time itself
     stamp = "" if "JOURNAL_STREAM" in os.environ else "%(asctime)s "
-    logging.basicConfig(level=level.upper(), format=f"{stamp}%(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_OneLine(f"{stamp}%(levelname)s %(name)s %(message)s"))
+    logging.basicConfig(level=level.upper(), handlers=[handler])
     for noisy in ("apscheduler", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     # skipped runs are counted and logged by the worker, with the monitor's name
@@ -93,8 +151,12 @@ def log_to_stderr(level: str) -> None:
     logging.getLogger("apscheduler.executors").setLevel(logging.ERROR)
 
 
-def time_of(option: str, written: str, zone: str = "UTC", *, or_else: str = "") -> int:
-    """Epoch milliseconds of an ISO 8601 time, in the zone unless it names its own; or_else: what else may be given."""
+def time_of(option: str, written: str, zone: str = "", *, or_else: str = "") -> int:
+    """Epoch milliseconds of an ISO 8601 time, in the zone unless it names its own.
+
+    zone: by default the one in which times are printed
+    or_else: what else may be given
+    """
     from zoneinfo import ZoneInfo
 
     try:
@@ -102,10 +164,17 @@ def time_of(option: str, written: str, zone: str = "UTC", *, or_else: str = "") 
     except ValueError as exc:
         msg = f"{option} must be a time such as 2026-11-23T14:00 or 2026-11-23{or_else}. Received: {written!r}"
         raise ConfigError(msg) from exc
+    name = zone or display.named
     try:
-        return int((moment if moment.tzinfo else moment.replace(tzinfo=ZoneInfo(zone))).timestamp() * 1000)
-    except (KeyError, ValueError) as exc:
+        inside = ZoneInfo(name) if name else None
+    except (KeyError, ValueError, OSError) as exc:
         msg = f"the time zone must be one such as Europe/Berlin or UTC. Received: {zone!r}"
+        raise ConfigError(msg) from exc
+    try:
+        aware = moment if moment.tzinfo else moment.replace(tzinfo=inside) if inside else moment.astimezone()
+        return int(aware.timestamp() * 1000)
+    except (OverflowError, ValueError) as exc:
+        msg = f"{option} must be a time between the years 1 and 9999. Received: {written!r}"
         raise ConfigError(msg) from exc
 
 
@@ -129,12 +198,40 @@ def if_given(read: Callable[[str, str], int], option: str, written: str | None) 
     return None if written is None else read(option, written)
 
 
+def say(text: str = "", *, to_stderr: bool = False) -> None:
+    """Prints text; control characters in it, but for ends of lines, are escaped."""
+    print(printable(text, keep="\n"), file=sys.stderr if to_stderr else sys.stdout)
+
+
+def told(exc: Exception) -> str:
+    """An error that nobody expected, in one line without secrets."""
+    from detector.database import without_passwords
+
+    words = without_passwords(" ".join(str(getattr(exc, "orig", None) or exc).split()))[:300]
+    return printable(f"{type(exc).__name__}{f': {words}' if words else ''}")
+
+
+def print_json(value: object) -> None:
+    """Prints strict JSON: a number that is not finite is null, a time is UTC."""
+    print(json.dumps(_plain(value), indent=2, allow_nan=False))
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, dict):
+        return {str(name): _plain(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, Moment):
+        return utc(value.at)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def print_rows(
     rows: Sequence[dict[str, Any]], *, as_json: bool = False, empty: str = "", vertical: bool = False
 ) -> None:
     """Prints rows as a table, one below the other with `vertical`, or as JSON; `empty` if there are none."""
     if as_json:
-        print(json.dumps(rows, indent=2))
+        print_json(rows)
     elif not rows:
         print(empty)
     elif vertical:
@@ -153,10 +250,10 @@ def _padded(cells: Iterable[tuple[str, int]]) -> list[str]:
 
 
 def _cell(value: object) -> str:
-    if value is None:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):
-        return ", ".join(map(str, value)) or "-"
-    return str(value)
+        return printable(", ".join(map(str, value))) or "-"
+    return printable(str(value))

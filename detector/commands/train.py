@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from detector.commands.shared import ConfigOption, if_given, load, now_ms, time_of
+from detector.commands.shared import ConfigOption, Moment, if_given, load, now_ms, say, time_of
 from detector.errors import ConfigError
-from detector.times import utc
 
 if TYPE_CHECKING:
     from detector.detect.tally import Tally
@@ -22,7 +21,9 @@ if TYPE_CHECKING:
 def retrain(
     monitors: Annotated[list[str] | None, typer.Argument(help="Monitors to train [all].", show_default=False)] = None,
     config: ConfigOption = None,
-    from_: Annotated[str | None, typer.Option("--from", help="Train on data from this time on.")] = None,
+    from_: Annotated[
+        str | None, typer.Option("--from", help="Train on data from this time on, in this machine's zone.")
+    ] = None,
     to: Annotated[str | None, typer.Option("--to", help="Train on data up to this time.")] = None,
     recalibrate: Annotated[
         bool, typer.Option("--recalibrate", help="Keep the network; fit the threshold to recent data.")
@@ -48,7 +49,7 @@ def retrain(
             done = (
                 _recalibrate(section.name, inputs) if recalibrate else _retrain(section.name, inputs, Span(start, end))
             )
-        print(done)
+        say(done)
 
 
 def _recalibrate(monitor: str, inputs: Inputs) -> str:
@@ -68,7 +69,7 @@ def _retrain(monitor: str, inputs: Inputs, span: Span) -> str:
 
     with shown(f"retrain {monitor}") as progress:
         version, facts = versions.retrain(inputs, now=now_ms(), span=span, progress=progress)
-    data = f"data {utc(facts['trained_from'])} to {utc(facts['trained_until'])}"
+    data = f"data {Moment(facts['trained_from'])} to {Moment(facts['trained_until'])}"
     return (
         f"monitor {monitor}: model version {version} is live;"
         f" {facts['entities']} entities, {_training(facts)}, {data}, {facts['seconds']:.0f} s"

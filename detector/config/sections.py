@@ -78,6 +78,12 @@ class ExportSection(Section):
         return host.strip("[]"), int(port)
 
 
+class DisplaySection(Section):
+    """How commands print and take times."""
+
+    timezone: Zone | Literal[""] = ""  # "": the machine's
+
+
 class HostSource(Section):
     """This machine's own metrics, recorded into the embedded store at every step."""
 
@@ -384,6 +390,7 @@ class Config(Section):
 
     database: DatabaseSection
     export: ExportSection = ExportSection()
+    display: DisplaySection = DisplaySection()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     monitors: tuple[MonitorSection, ...] = Field(min_length=1)
     notifiers: tuple[Annotated[AlertmanagerNotifier | WebhookNotifier, Field(discriminator="type")], ...] = ()

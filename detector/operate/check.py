@@ -37,6 +37,7 @@ class Parts:
     source: Callable[[MonitorSection], Source]
     live: Callable[[MonitorSection], ModelVersion | None]
     notifier: Callable[[AlertmanagerNotifier | WebhookNotifier], Notifier]
+    show: Callable[[int], str] = lambda at: f"{datetime.fromtimestamp(at / 1000, UTC):%F %T} UTC"  # epoch milliseconds
 
 
 def check(config: Config, parts: Parts, now: int) -> tuple[list[dict[str, Any]], ConfigError | None]:
@@ -92,7 +93,7 @@ def _monitor(
         if extent is None:
             waits = {"newest_sample": None, "daemon": "would wait: the source has no samples"}
             return _configured(monitor, now) | waits | _rejects(source.lines(now)), None
-        row, load = _measured(monitor, source, extent, now=now)
+        row, load = _measured(monitor, source, extent, now=now, show=parts.show)
         row |= _opened(monitor)
         live = parts.live(monitor) if has_schema else None
     except DetectorError as exc:
@@ -137,7 +138,7 @@ def next_runs(cron: str, now: int, zone: str = "UTC") -> str | list[str]:
 
 
 def _measured(
-    monitor: MonitorSection, source: Source, extent: tuple[int, int], *, now: int
+    monitor: MonitorSection, source: Source, extent: tuple[int, int], *, now: int, show: Callable[[int], str]
 ) -> tuple[dict[str, Any], Load]:
     """The source's samples, and the load of a tick over them. now: epoch milliseconds"""
     oldest, newest = extent
@@ -147,15 +148,11 @@ def _measured(
     when = f"{age:.0f} s ago" if age >= 0 else f"{-age:.0f} s in the future: is `time_zone` right?"
     load = _load(monitor, source, end=end, entities=len(recent.entities))
     return {
-        "newest_sample": f"{_moment(newest)}, {when}",
-        "oldest_sample": _moment(oldest),
+        "newest_sample": f"{show(newest)}, {when}",
+        "oldest_sample": show(oldest),
         "newest_window": f"{len(recent)} samples of {len(recent.entities)} entities",
         "capacity": f"a tick takes about {_seconds(load.seconds)} of {cost.interval(monitor):g} s on this machine",
     }, load
-
-
-def _moment(at: int) -> str:
-    return f"{datetime.fromtimestamp(at / 1000, UTC):%F %T} UTC"
 
 
 @dataclass(frozen=True)

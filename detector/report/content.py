@@ -57,10 +57,12 @@ def _end(alert: AlertRow, until: int) -> int:
     return max(until if alert.episode.closed_slot is None else alert.episode.closed_slot, alert.episode.peak_slot)
 
 
-def build(rows: Sequence[Rows], *, now: int, is_whole: bool = True) -> dict[str, Any]:
-    """The content of a report; without an overview if it is not of a whole period. now: epoch milliseconds"""
-    zones = {of.monitor.time_zone for of in rows}
-    zone = zones.pop() if len(zones) == 1 else "UTC"
+def build(rows: Sequence[Rows], *, now: int, zone: str = "UTC", is_whole: bool = True) -> dict[str, Any]:
+    """The content of a report; without an overview if it is not of a whole period.
+
+    now: epoch milliseconds
+    zone: of all its times and days
+    """
     clock = _Clock(zone, has_seconds=any(of.monitor.step_ms % 60_000 for of in rows))
     newest = sorted(
         (alert for of in rows for alert in of.alerts),

@@ -192,12 +192,12 @@ def test_a_week_with_its_budget() -> None:
     }
 
 
-def test_days_are_those_of_the_monitors_time_zone() -> None:
+def test_days_are_those_of_the_zone_in_which_commands_print() -> None:
     """10:00 UTC on New Year's Day is 23:00 in Auckland; two hours later it is the next day there."""
-    monitor = _monitor(time_zone="Pacific/Auckland")
     alerts = (_alert(2, opened_slot=T0 + 2 * HOUR, severity="critical"), _alert(1))
 
-    shown = content.build([_rows(*alerts, monitor=monitor, first=T0 - DAY, until=T0 + 3 * HOUR)], now=T0)
+    rows = _rows(*alerts, first=T0 - DAY, until=T0 + 3 * HOUR)
+    shown = content.build([rows], now=T0, zone="Pacific/Auckland")
 
     assert shown["zone"] == "Pacific/Auckland"
     assert shown["overview"]["days"] == {
@@ -205,12 +205,6 @@ def test_days_are_those_of_the_monitors_time_zone() -> None:
         "total": [0, 1, 1],
         "critical": [0, 0, 1],
     }
-
-
-def test_monitors_of_several_time_zones_are_shown_in_utc() -> None:
-    rows = [_rows(monitor=_monitor("a", time_zone="Europe/Berlin")), _rows(monitor=_monitor("b"))]
-
-    assert content.build(rows, now=T0)["zone"] == "UTC"
 
 
 def test_entities_are_ranked_by_alerts_then_peak() -> None:
