@@ -76,15 +76,19 @@ def load(path: Path, environment: Mapping[str, str] | None = None, *, service: S
         environment = {**environment, "STATE_DIRECTORY": str(folder)}
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
+    except (OSError, ValueError) as exc:  # also a number of too many digits
         msg = f"{path}: cannot be read as TOML: {exc}"
         raise ConfigError(msg) from exc
+    except RecursionError:
+        raise ConfigError(f"{path}: cannot be read as TOML: it is nested too deeply") from None
     missing: list[str] = []
-    data = _expand(data, environment, missing)
     try:
+        data = _expand(data, environment, missing)
         config = Config.model_validate(data)
+    except RecursionError:
+        raise ConfigError(f"{path}: cannot be read: it is nested too deeply") from None
     except ValidationError as exc:
-        raise ConfigError("\n".join(f"{path}: {line}" for line in [*missing, *_lines(exc, data)])) from None
+        raise ConfigError("\n".join(f"{path}: {line}" for line in [*missing, *_lines(exc)])) from None
     if missing:
         raise ConfigError("\n".join(f"{path}: {line}" for line in missing))
     return config
@@ -128,7 +132,7 @@ def monitor(table: Mapping[str, Any], assignments: Sequence[str] = ()) -> Monito
     try:
         return Config.model_validate(data).monitors[0]
     except ValidationError as exc:
-        lines = (line.removeprefix("monitors[0].") for line in _lines(exc, data))
+        lines = (line.removeprefix("monitors[0].") for line in _lines(exc))
         raise ConfigError("\n".join(f"--set {line}" for line in lines)) from None
 
 
@@ -201,17 +205,14 @@ def _expand(value: Any, environment: Mapping[str, str], missing: list[str], *, w
     return _PLACEHOLDER.sub(replace, value)
 
 
-_TAGS = {"host", "embedded", "sql", "alertmanager", "webhook"}
-
-
-def _lines(exc: ValidationError, data: Any) -> Iterator[str]:
+def _lines(exc: ValidationError) -> Iterator[str]:
     """One line per error: key path, what is wrong, what was received."""
     errors = exc.errors()
     refused = {error["loc"][0] for error in errors if len(error["loc"]) > 1}
     for error in errors:
         if error["type"] == "too_short" and error["loc"][0] in refused:
             continue  # refused items also count as missing
-        location = [part for part in error["loc"] if part not in _TAGS or part in _keys(data)]
+        location = _without_tags(error["loc"])
         where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".") or "file"
         message = error["msg"].removeprefix("Value error, ")
         if error["type"] == "extra_forbidden":
@@ -229,9 +230,13 @@ def _may_hold_password(location: list[str | int], value: object) -> bool:
     return location[-1] in {"url", "secret"} or "://" in str(value)
 
 
-def _keys(data: Any) -> set[str]:
-    """Keys of the outermost table: a monitor's source tag in a location is pydantic's, not the file's."""
-    return set(data) if isinstance(data, dict) else set()
+def _without_tags(location: tuple[int | str, ...]) -> list[int | str]:
+    """A location as the file has it: pydantic puts the type of a source or notifier after its place."""
+    return [
+        part
+        for index, part in enumerate(location)
+        if not (index > 0 and location[index - 1] == "source") and not (index == 2 and location[0] == "notifiers")
+    ]
 
 
 _SECTIONS: dict[str, tuple[type[Section], ...]] = {

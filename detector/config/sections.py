@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from detector.config.values import CronLine, Duration, Zone, http_url
+from detector.config.values import CronLine, Duration, Zone, http_url, more_than_nothing
 from detector.errors import ConfigError
 from detector.times import milliseconds
 
@@ -37,9 +37,9 @@ Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class Section(BaseModel):
-    """A table of the configuration: frozen, unknown keys refused."""
+    """A table of the configuration: frozen; unknown keys are refused, and numbers that are not finite."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True, allow_inf_nan=False)
 
 
 class DatabaseSection(Section):
@@ -66,7 +66,7 @@ class ExportSection(Section):
     @classmethod
     def _is_host_and_port(cls, value: str) -> str:
         host, _, port = value.rpartition(":")
-        if not host or not port.isdigit() or int(port) > 65535:
+        if not host or not port.isascii() or not port.isdigit() or len(port) > 5 or int(port) > 65535:
             msg = "must be HOST:PORT, such as 127.0.0.1:9788"
             raise ValueError(msg)
         return value
@@ -112,6 +112,11 @@ class SqlSource(Section):
     metric: str = ""
     value: str = ""
     timeout: Duration = timedelta(seconds=30)
+
+    @field_validator("timeout")
+    @classmethod
+    def _is_positive(cls, value: timedelta) -> timedelta:
+        return more_than_nothing(value)
 
     @field_validator("entity", mode="before")
     @classmethod
@@ -162,6 +167,11 @@ class TrainingSection(Section):
     trim: Share = 0.01
     seed: int = 0
     timeout: Duration = timedelta(hours=2)
+
+    @field_validator("span", "timeout")
+    @classmethod
+    def _is_positive(cls, value: timedelta) -> timedelta:
+        return more_than_nothing(value)
 
 
 class ThresholdSection(Section):
@@ -242,10 +252,10 @@ class MonitorSection(Section):
     rules: tuple[RuleSection, ...] = ()
     time_zone: Zone = "UTC"
 
-    @field_validator("step")
+    @field_validator("step", "score_every")
     @classmethod
-    def _is_a_second_or_more(cls, value: timedelta) -> timedelta:
-        if value < timedelta(seconds=1):
+    def _is_a_second_or_more(cls, value: timedelta | None) -> timedelta | None:
+        if value is not None and value < timedelta(seconds=1):
             msg = "must be 1s or more"
             raise ValueError(msg)
         return value
@@ -348,10 +358,7 @@ class NotifierSection(Section):
     @field_validator("timeout", "give_up_after")
     @classmethod
     def _is_positive(cls, value: timedelta) -> timedelta:
-        if value <= timedelta(0):
-            msg = "must be more than 0s"
-            raise ValueError(msg)
-        return value
+        return more_than_nothing(value)
 
     @model_validator(mode="after")
     def _has_one_url(self) -> NotifierSection:
@@ -376,6 +383,11 @@ class WebhookNotifier(NotifierSection):
     secret_file: str = ""
     max_messages: int = Field(default=5, ge=1)
     rate_span: Duration = timedelta(minutes=10)
+
+    @field_validator("rate_span")
+    @classmethod
+    def _span_is_positive(cls, value: timedelta) -> timedelta:
+        return more_than_nothing(value)
 
     @model_validator(mode="after")
     def _has_one_secret(self) -> WebhookNotifier:

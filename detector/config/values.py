@@ -38,6 +38,17 @@ def parse_duration(value: object) -> object:
     return duration(value) if isinstance(value, str) else value
 
 
+def more_than_nothing(value: timedelta) -> timedelta:
+    """A duration that is more than nothing.
+
+    Raises: ValueError if it is not.
+    """
+    if value <= timedelta(0):
+        msg = "must be more than 0s"
+        raise ValueError(msg)
+    return value
+
+
 def _refuse_number(value: object) -> object:
     if isinstance(value, int | float):
         msg = f'must be a duration with a unit, such as "{value}s"'

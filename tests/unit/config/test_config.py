@@ -554,6 +554,78 @@ def test_a_cron_line_that_cannot_fire_is_refused(cron: str) -> None:
         values.cron_line(cron)
 
 
+@pytest.mark.parametrize(
+    ("mistake", "expected"),
+    [
+        ("[export]\nhost = '0.0.0.0'", "export.host: unknown key; the nearest known one is"),
+        ("[export]\nsql = 1", "export.sql: unknown key; the nearest known one is"),
+        (PAGER + "url = 'http://x'\nwebhook = 'u'", "notifiers[0].webhook: unknown key; the nearest known one is"),
+    ],
+)
+def test_an_unknown_key_that_is_called_like_a_type_keeps_its_name(tmp_path: Path, mistake: str, expected: str) -> None:
+    (line,) = _refused(tmp_path, SMALLEST + mistake)  # bug 20
+
+    assert line.startswith(expected)
+
+
+@pytest.mark.parametrize("key", ["sql", "host", "embedded"])
+def test_an_unknown_key_of_a_source_that_is_called_like_a_type_keeps_its_name(tmp_path: Path, key: str) -> None:
+    (line,) = _refused(tmp_path, SQL + f"table = 'a'\n{key} = 1")
+
+    assert line.startswith(f"monitors[0].source.{key}: unknown key")
+
+
+@pytest.mark.parametrize("number", ["inf", "-inf", "nan"])
+@pytest.mark.parametrize(
+    "table",
+    [
+        "decision = { open_at_once = NUMBER }",
+        "decision = { critical_at = NUMBER }",
+        "rules = [{ metric = 'cpu', valid_max = NUMBER }]",
+        "rules = [{ metric = 'cpu', min_deviation = NUMBER }]",
+        "threshold = { alert_budget_per_week = NUMBER }",
+        "training = { learning_rate = NUMBER }",
+    ],
+)
+def test_a_number_that_is_not_finite_is_refused_for_it_would_disable_a_rule(
+    tmp_path: Path, table: str, number: str
+) -> None:
+    (line,) = _refused(tmp_path, SMALLEST + table.replace("NUMBER", number))  # bug 28
+
+    assert "must be a finite number" in line or "should be a finite number" in line or "should be greater than" in line
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a = " + "[" * 5000 + "]" * 5000,
+        "a = " + "[" * 450 + "]" * 450,
+        "a = " + "9" * 5000,
+        "[database]\nurl = " + "{ a = " * 400 + "1" + " }" * 400,
+        "a = 1\0",
+    ],
+    ids=["deep", "less deep", "digits", "tables", "NUL"],
+)
+def test_a_configuration_of_no_sense_is_refused_and_ends_nothing(tmp_path: Path, text: str) -> None:
+    assert _refused(tmp_path, text)  # x14
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (SMALLEST + "score_every = '1ms'", "monitors[0].score_every: must be 1s or more"),
+        (SQL + "table = 'a'\ntimeout = '0s'", "monitors[0].source.timeout: must be more than 0s"),
+        (SMALLEST + PAGER + "url = 'http://x'\nrate_span = '0s'", "notifiers[0].rate_span: must be more than 0s"),
+        (SMALLEST + "training = { timeout = '0s' }", "monitors[0].training.timeout: must be more than 0s"),
+        (SMALLEST + "[export]\nlisten = 'h:²'", "export.listen: must be HOST:PORT"),
+    ],
+)
+def test_a_value_that_could_not_work_is_refused(tmp_path: Path, text: str, expected: str) -> None:
+    (line,) = _refused(tmp_path, text)
+
+    assert line.startswith(expected)
+
+
 # the service's own files
 
 
