@@ -42,7 +42,11 @@ ALLOWED: dict[str, set[str]] = {
     "export": {*_LOW, "ports", "detect", "detector"},
     "report": {*_LOW, "ports", "config", "detect", "wording"},
     # what puts the parts together
-    "operate": {*_LOW, *_USE_CASES, "progress", "ports", "config", "database", "sources", "models", "store"},
+    "operate": {
+        *_LOW,
+        *_USE_CASES,
+        *("progress", "ports", "config", "database", "tables", "wording", "sources", "models", "store"),
+    },
     "wiring": {
         *_LOW,
         *_USE_CASES,

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import typer
 
 from detector.commands.shared import ConfigOption, JsonOption, Moment, load, now_ms, print_rows
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from detector.config.sections import MonitorSection
 
 
 def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
@@ -20,6 +27,7 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
         source=lambda monitor: wiring.source(settings, monitor, engine),
         live=lambda monitor: wiring.StoredVersions(engine, monitor).live(),
         notifier=wiring.notifier,
+        names=lambda monitor: _names(monitor, engine),
         **({} if as_json else {"show": lambda at: str(Moment(at))}),
     )
     rows, too_much = checking.check(settings, parts, now_ms())
@@ -30,3 +38,21 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
         raise too_much
     if any(row.get("problem") for row in rows):
         raise typer.Exit(1)
+
+
+def _names(monitor: MonitorSection, engine: Engine) -> list[str]:
+    """Metrics that a monitor's source has rows of, as far as it can be asked."""
+    from detector import database
+    from detector.config import loading
+    from detector.config.sections import SqlSource
+    from detector.operate import newest
+
+    source = monitor.source
+    url = loading.secret(source) if isinstance(source, SqlSource) else ""
+    if not (url and isinstance(source, SqlSource)):
+        return newest.metric_names(engine, monitor)
+    own = database.connect(url, timeout=source.timeout, creates=False)
+    try:
+        return newest.metric_names(own, monitor)
+    finally:
+        own.dispose()

@@ -11,6 +11,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from detector import database
 from detector.config import loading, values
@@ -19,13 +20,14 @@ from detector.core import grid
 from detector.detect.horizon import Horizon
 from detector.detect.tally import Tally
 from detector.errors import ConfigError, DetectorError
-from detector.operate import cost
+from detector.operate import cost, newest
 from detector.ports import ModelVersion, Notifier, Source
 from detector.store import schema
-from detector.times import milliseconds
+from detector.times import DAY_MS, milliseconds
 from detector.train.division import Plan
 
 _NAMED = 8  # metrics listed by name
+_WIDER = 4  # windows in which the usual distance of rows is looked for
 _STALE_STEPS = 5  # steps after which, beyond `delay`, a newest sample counts as old
 
 
@@ -37,6 +39,7 @@ class Parts:
     source: Callable[[MonitorSection], Source]
     live: Callable[[MonitorSection], ModelVersion | None]
     notifier: Callable[[AlertmanagerNotifier | WebhookNotifier], Notifier]
+    names: Callable[[MonitorSection], Sequence[str]] = lambda _monitor: ()  # metrics that the source has
     show: Callable[[int], str] = lambda at: f"{datetime.fromtimestamp(at / 1000, UTC):%F %T} UTC"  # epoch milliseconds
 
 
@@ -93,11 +96,14 @@ def _monitor(
         if extent is None:
             waits = {"newest_sample": None, "daemon": "would wait: the source has no samples"}
             return _configured(monitor, now) | waits | _rejects(source.lines(now)), None
-        row, load = _measured(monitor, source, extent, now=now, show=parts.show)
+        row, load = _measured(monitor, source, extent, now=now, parts=parts)
         row |= _opened(monitor)
         live = parts.live(monitor) if has_schema else None
     except DetectorError as exc:
         return {"monitor": monitor.name, "problem": str(exc)}, None
+    except Exception as exc:  # noqa: BLE001 - whatever one monitor has, the others are still checked
+        words = database.without_passwords(" ".join(str(exc).split()))[:300]
+        return {"monitor": monitor.name, "problem": f"unexpected {type(exc).__name__}: {words}"}, None
     plan = {"daemon": _plan(monitor, live, extent, now=now)}
     return _configured(monitor, now) | row | plan | _rejects(source.lines(now)), load
 
@@ -138,21 +144,42 @@ def next_runs(cron: str, now: int, zone: str = "UTC") -> str | list[str]:
 
 
 def _measured(
-    monitor: MonitorSection, source: Source, extent: tuple[int, int], *, now: int, show: Callable[[int], str]
-) -> tuple[dict[str, Any], Load]:
-    """The source's samples, and the load of a tick over them. now: epoch milliseconds"""
-    oldest, newest = extent
-    end = grid.floor(newest, monitor.step_ms) + monitor.step_ms
-    recent = source.read(end - monitor.timesteps * monitor.step_ms, end)
-    age = (now - newest) / 1000
+    monitor: MonitorSection, source: Source, extent: tuple[int, int], *, now: int, parts: Parts
+) -> tuple[dict[str, Any], Load | None]:
+    """The source's samples, and the load of a tick over them; None if there are none. now: epoch milliseconds"""
+    oldest, last = extent
+    is_to_come = last > now + DAY_MS
+    end = grid.floor(now if is_to_come else last, monitor.step_ms) + monitor.step_ms
+    span = monitor.timesteps * monitor.step_ms
+    recent = source.read(end - span, end)
+    age = (now - last) / 1000
     when = f"{age:.0f} s ago" if age >= 0 else f"{-age:.0f} s in the future: is `time_zone` right?"
-    load = _load(monitor, source, end=end, entities=len(recent.entities))
-    return {
-        "newest_sample": f"{show(newest)}, {when}",
-        "oldest_sample": show(oldest),
+    row: dict[str, Any] = {
+        "newest_sample": f"{parts.show(last)}, {when}",
+        "oldest_sample": parts.show(oldest),
         "newest_window": f"{len(recent)} samples of {len(recent.entities)} entities",
-        "capacity": f"a tick takes about {_seconds(load.seconds)} of {cost.interval(monitor):g} s on this machine",
-    }, load
+    }
+    wrong = [
+        f"the newest sample is of {parts.show(last)}, a time to come; until then it is not scored"
+        if is_to_come
+        else "",
+        newest.missing_metrics(monitor, recent, lambda: _names(monitor, parts)),
+        newest.too_fine_a_step(monitor, recent if len(recent) == 0 else source.read(end - _WIDER * span, end)),
+    ]
+    row |= {"problem": "; ".join(filter(None, wrong))} if any(wrong) else {}
+    if not len(recent) or not recent.entities:
+        return row, None
+    load = _load(monitor, source, end=end, entities=len(recent.entities))
+    row["capacity"] = f"a tick takes about {_seconds(load.seconds)} of {cost.interval(monitor):g} s on this machine"
+    return row, load
+
+
+def _names(monitor: MonitorSection, parts: Parts) -> Sequence[str]:
+    """The metrics that the source has; none if it does not say."""
+    try:
+        return parts.names(monitor)
+    except (DetectorError, SQLAlchemyError):
+        return ()
 
 
 @dataclass(frozen=True)
@@ -213,12 +240,12 @@ def _round_up(seconds: float) -> int:
 
 def _plan(monitor: MonitorSection, live: ModelVersion | None, extent: tuple[int, int], *, now: int) -> str:
     """The daemon's next step."""
-    oldest, newest = extent
+    oldest, last = extent
     if live is not None:
-        is_stale = now - newest > milliseconds(monitor.delay + _STALE_STEPS * monitor.step)
+        is_stale = now - last > milliseconds(monitor.delay + _STALE_STEPS * monitor.step)
         unknown = "; entities would be unknown (stale_data): the newest sample is old" if is_stale else ""
         return f"would score with model version {live.version}{unknown}"
-    have, needed = (newest - oldest) // monitor.step_ms + 1, Plan.of(monitor).needed_slots
+    have, needed = (min(last, now) - oldest) // monitor.step_ms + 1, Plan.of(monitor).needed_slots
     if have < needed:
         return f"would warm up: {have} of {needed} slots of history so far"
     return "would not train (retrain = off)" if monitor.retrain == "off" else "would train a model at once, then score"

@@ -1,0 +1,97 @@
+"""The newest rows of a source: which metrics they lack, under which names, and how far apart they are."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from sqlalchemy import Engine, column, select, table
+
+from detector import database
+from detector.config.sections import MonitorSection, SqlSource
+from detector.core.series import Samples
+from detector.tables import series
+from detector.wording import printable
+
+_NAMED = 8  # names in a message
+_SEEN = 10_000  # newest rows of a table whose metric names are looked at
+_MOST = 1000  # names
+_UNITS = ((86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1000, "s"))
+
+
+def metric_names(engine: Engine, monitor: MonitorSection) -> list[str]:
+    """Names of metrics that the source of a monitor has rows of, some of them if there are many; [] if not known.
+
+    Raises: an error of SQLAlchemy.
+    """
+    source = monitor.source
+    if not isinstance(source, SqlSource):
+        with engine.connect() as connection:
+            query = select(series.c.metric).where(series.c.monitor == monitor.name).distinct().limit(_MOST)
+            return [str(row[0]) for row in connection.execute(query)]
+    if not (source.table and source.metric):
+        return []
+    schema, _, name = source.table.rpartition(".")
+    rows = table(name, column(source.metric), column(source.time), schema=schema or None)
+    newest = select(rows.c[source.metric].label("name")).order_by(rows.c[source.time].desc()).limit(_SEEN).subquery()
+    with database.reading(engine, source.timeout) as connection:
+        found = connection.execute(select(newest.c.name).distinct().limit(_MOST))
+        return [str(row[0]) for row in found if row[0] is not None]
+
+
+def missing_metrics(monitor: MonitorSection, recent: Samples, names: Callable[[], Sequence[str]]) -> str | None:
+    """What to say of metrics without any value in the newest rows; None if there are none.
+
+    names: the source's metrics, asked only if some are missing; [] if not known
+    """
+    seen = set(recent.metric[np.isfinite(recent.value)].tolist())
+    missing = [name for index, name in enumerate(monitor.metrics) if index not in seen]
+    if not missing:
+        return None
+    known = list(names())
+    if not known or all(name in known for name in missing):
+        return f"no value of {_listed(missing)} in the newest window; what is missing is never scored"
+    near = {name: difflib.get_close_matches(name, known, n=1, cutoff=0.5) for name in missing if name not in known}
+    meant = "; ".join(f"for {name!r} perhaps {found[0]!r}" for name, found in list(near.items())[:_NAMED] if found)
+    there = f"the source has {_listed(sorted(known))}"
+    return printable(f"no value of {_listed(missing)}; {there}{f'; {meant}' if meant else ''}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
+
+
+def too_fine_a_step(monitor: MonitorSection, recent: Samples) -> str | None:
+    """What to say if the rows of an entity are usually so far apart that its windows have too many gaps; or None."""
+    usual = usual_distance(recent)
+    if usual is None or monitor.aggregate in {"sum", "count"}:
+        return None
+    share = 1.0 - monitor.step_ms / usual
+    if share <= monitor.max_missing:
+        return None
+    step = monitor.step.total_seconds()
+    return (
+        f"rows of an entity usually come every {usual / 1000:g} s, so {share:.0%} of the slots of {step:g} s would be"
+        f' empty and no window could be scored; set step = "{written(usual)}"'
+    )
+
+
+def usual_distance(samples: Samples) -> int | None:
+    """Usual time between two samples of the same metric of an entity, milliseconds; None if none has three."""
+    is_value = np.isfinite(samples.value)
+    series_of = samples.entity[is_value].astype(np.int64) << 32 | samples.metric[is_value].astype(np.int64)
+    order = np.lexsort((samples.time[is_value], series_of))
+    series_of, time = series_of[order], samples.time[is_value][order]
+    distances = np.diff(time)[(np.diff(series_of) == 0) & (np.diff(time) > 0)]
+    return int(np.median(distances)) if len(distances) > 1 else None
+
+
+def written(milliseconds: int) -> str:
+    """A duration as the configuration writes it, rounded to what people would choose: 298 s is 5m."""
+    for size, unit in _UNITS:
+        count = round(milliseconds / size)
+        if count and abs(milliseconds - count * size) <= 0.05 * milliseconds:
+            return f"{count}{unit}"
+    return f"{max(1, round(milliseconds / 1000))}s"
