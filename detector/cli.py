@@ -94,7 +94,8 @@ def _root(
     Times are printed and taken in the zone of this machine, with its offset; --utc, or [display] timezone in the
     configuration, changes both. A time with an offset of its own means that. In JSON all times are UTC.
     """
-    del version, traceback
+    del version
+    shared.display.wants_traceback = traceback
     shared.display.is_utc, shared.display.zone = utc, ""
 
 

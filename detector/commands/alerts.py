@@ -157,7 +157,8 @@ def find_alert(parts: Parts, identity: int) -> tuple[AlertRow, list[dict[str, An
     """An alert and its events; refuses a number that no alert has."""
     from detector.store import alerts
 
-    found = alerts.show(parts.engine, identity)
+    # no database numbers its rows so high, nor takes a number of more than 64 bits
+    found = alerts.show(parts.engine, identity) if 0 <= identity < 1 << 63 else None
     if found is None:
         msg = f"no alert {identity}; see: detector alerts list"
         raise ConfigError(msg)

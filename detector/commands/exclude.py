@@ -155,7 +155,7 @@ def remove(
     parts = assembled(config, None)
     from detector.store import exclusions as stored
 
-    if not stored.remove(parts.engine, identity):
+    if not 0 <= identity < 1 << 63 or not stored.remove(parts.engine, identity):
         msg = f"no exclusion {identity}; see: detector exclude list"
         raise ConfigError(msg)
     say(f"exclusion {identity} is removed")

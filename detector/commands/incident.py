@@ -20,7 +20,7 @@ from detector.commands.shared import (
     time_of,
     user,
 )
-from detector.errors import ConfigError, StaleState
+from detector.errors import ConfigError, DetectorError, StaleState
 from detector.times import DAY_MS
 
 if TYPE_CHECKING:
@@ -49,24 +49,34 @@ def incident(
 ) -> None:
     """Records whether an alert was real, or when a real incident was; training and thresholds learn from it."""
     has_range = from_ is not None and to is not None
-    if (identity is None) != has_range or (identity is not None and verdict is None):
+    if (identity is None and not has_range) or (identity is not None and verdict is None):
         msg = "name an ALERT and --real or --false, or a time range with --monitor, --from and --to"
+        raise ConfigError(msg)
+    ignored = {"--from": from_, "--to": to, "--monitor": monitor, "--entity": entity}
+    given = [option for option, value in ignored.items() if value is not None]
+    if identity is not None and given:
+        msg = f"an ALERT says when, where and of which monitor; leave out {', '.join(given)}"
         raise ConfigError(msg)
     if identity is None and verdict is False:
         msg = "a time range marks a real incident; mark false alerts one by one with --false"
         raise ConfigError(msg)
     parts, now, who = assembled(config, monitor), now_ms(), by or user()
     if identity is not None:
-        section = _judge(parts, identity, is_real=bool(verdict), by=who, comment=comment, now=now)
+        section: MonitorSection | None = _judge(
+            parts, identity, is_real=bool(verdict), by=who, comment=comment, now=now
+        )
     else:
         section = _monitor(parts, monitor)
         start, end = time_of("--from", from_ or ""), time_of("--to", to or "")
         _mark(parts, section, _masked(section, entity, start=start, end=end, by=who, comment=comment, now=now))
-    _print_reconsidered(parts, section, now)
+    if section is not None:
+        _print_reconsidered(parts, section, now)
 
 
-def _judge(parts: Parts, identity: int, *, is_real: bool, by: str, comment: str | None, now: int) -> MonitorSection:
-    """Marks one alert; returns its monitor."""
+def _judge(
+    parts: Parts, identity: int, *, is_real: bool, by: str, comment: str | None, now: int
+) -> MonitorSection | None:
+    """Marks one alert; returns its monitor, None if the configuration no longer has it."""
     from detector.store import alerts
 
     row, _ = find_alert(parts, identity)
@@ -74,7 +84,7 @@ def _judge(parts: Parts, identity: int, *, is_real: bool, by: str, comment: str 
     alerts.judge(parts.engine, row, verdict=verdict, by=by, comment=comment, now=now)
     what = "its time is kept out of training" if is_real else "its scores count as normal"
     say(f"alert {identity} is marked {verdict}: {what} from the next calibration on")
-    return parts.config.monitor(row.monitor)
+    return next((section for section in parts.config.monitors if section.name == row.monitor), None)
 
 
 def _monitor(parts: Parts, name: str | None) -> MonitorSection:
@@ -134,7 +144,6 @@ def _mark(parts: Parts, section: MonitorSection, new: Exclusion) -> None:
 def _print_reconsidered(parts: Parts, section: MonitorSection, now: int) -> None:
     """Prints which recent alerts would not have opened after the next recalibration."""
     from detector import wiring
-    from detector.errors import ModelError
     from detector.progress import shown
     from detector.store import alerts
     from detector.train import versions
@@ -144,7 +153,7 @@ def _print_reconsidered(parts: Parts, section: MonitorSection, now: int) -> None
         with shown(f"calibrate {section.name}") as progress:
             inputs = wiring.training_inputs(parts, section)
             found = versions.reconsidered(inputs, raised, now=now, progress=progress)
-    except ModelError as exc:
+    except DetectorError as exc:  # the verdict is stored, whatever becomes of the prediction
         say(f"Cannot predict what the next recalibration would change: {exc}")
         return
     gone = [str(number) for number, peak in found.judged if peak < 1.0]

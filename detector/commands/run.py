@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from detector.commands.shared import ConfigOption, JsonOption, Moment, load, log_to_stderr, now_ms, print_rows, time_of
+from detector.commands.shared import (
+    ConfigOption,
+    JsonOption,
+    Moment,
+    for_each,
+    load,
+    log_to_stderr,
+    now_ms,
+    print_rows,
+    time_of,
+)
 from detector.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -61,9 +71,14 @@ def score(
 
     parts = wiring.assemble(settings)
     rows: list[dict[str, Any]] = []
-    for section in [settings.monitor(name) for name in names]:
-        rows += _rows(section.name, _ticked(parts, section, now, is_present=at is None))
-    print_rows(rows, as_json=as_json, empty="no entity has data in the newest window; see: detector check")
+
+    def tick(section: MonitorSection) -> None:
+        rows.extend(_rows(section.name, _ticked(parts, section, now, is_present=at is None)))
+
+    def end() -> None:
+        print_rows(rows, as_json=as_json, empty="no entity has data in the newest window; see: detector check")
+
+    for_each([settings.monitor(name) for name in names], tick, then=end)
 
 
 def _ticked(parts: Parts, section: MonitorSection, now: int, *, is_present: bool) -> Report:

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from detector.errors import ConfigError
+from detector.errors import ConfigError, DetectorError
 from detector.times import utc
 from detector.wording import printable
 
 if TYPE_CHECKING:
-    from detector.config.sections import Config
+    from detector.config.sections import Config, MonitorSection
     from detector.wiring import Parts
 
 _GUESSED = "the service's folder /var/lib/detector is missing or closed to this user, and $STATE_DIRECTORY is not set."
@@ -40,10 +40,11 @@ EntityOption = Annotated[str | None, typer.Option("--entity", help="Only entitie
 
 @dataclass
 class _Display:
-    """The zone in which times are printed and taken."""
+    """How times are printed and taken, and unexpected errors shown."""
 
     is_utc: bool = False  # --utc
     zone: str = ""  # of [display] timezone; "": the machine's
+    wants_traceback: bool = False  # --traceback
 
     @property
     def named(self) -> str:
@@ -64,8 +65,11 @@ class Moment:
         """ISO 8601 with the zone's offset."""
         from zoneinfo import ZoneInfo
 
-        moment = datetime.fromtimestamp(self.at / 1000, UTC)
-        local = moment.astimezone(ZoneInfo(display.named) if display.named else None)
+        try:
+            moment = datetime.fromtimestamp(self.at / 1000, UTC)
+            local = moment.astimezone(ZoneInfo(display.named) if display.named else None)
+        except (OverflowError, ValueError, OSError):  # beyond the calendar's end, as a row can be
+            return f"{self.at / 1000:.0f} s after 1970"
         return local.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
@@ -209,6 +213,35 @@ def told(exc: Exception) -> str:
 
     words = without_passwords(" ".join(str(getattr(exc, "orig", None) or exc).split()))[:300]
     return printable(f"{type(exc).__name__}{f': {words}' if words else ''}")
+
+
+def for_each(
+    sections: Sequence[MonitorSection],
+    work: Callable[[MonitorSection], None],
+    *,
+    then: Callable[[], None] | None = None,
+) -> None:
+    """Does the work for every monitor, also after one that fails: each failure is a line, and the status is not 0.
+
+    then: what follows the last monitor
+
+    Raises: the error of a single monitor as it is.
+    """
+    failed = 0
+    for section in sections:
+        try:
+            work(section)
+        except Exception as exc:
+            if len(sections) == 1 or display.wants_traceback:
+                raise
+            failed += 1
+            words = str(exc) if isinstance(exc, DetectorError) else f"unexpected {told(exc)}"
+            named = "" if repr(section.name) in words else f"monitor {section.name!r}: "
+            say(f"detector: {named}{words}", to_stderr=True)
+    if then is not None:
+        then()
+    if failed:
+        raise typer.Exit(1)
 
 
 def print_json(value: object) -> None:

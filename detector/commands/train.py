@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from detector.commands.shared import ConfigOption, Moment, if_given, load, now_ms, say, time_of
+from detector.commands.shared import ConfigOption, Moment, for_each, if_given, load, now_ms, say, time_of
 from detector.errors import ConfigError
 
 if TYPE_CHECKING:
+    from detector.config.sections import MonitorSection
     from detector.detect.tally import Tally
     from detector.train.versions import Inputs, Span
 
@@ -41,7 +42,8 @@ def retrain(
     from detector.train.versions import Span
 
     parts = wiring.assemble(settings)
-    for section in sections:
+
+    def train(section: MonitorSection) -> None:
         inputs = wiring.training_inputs(parts, section)
         tally = Tally(inputs.source)
         inputs = replace(inputs, source=tally)
@@ -50,6 +52,8 @@ def retrain(
                 _recalibrate(section.name, inputs) if recalibrate else _retrain(section.name, inputs, Span(start, end))
             )
         say(done)
+
+    for_each(sections, train)
 
 
 def _recalibrate(monitor: str, inputs: Inputs) -> str:

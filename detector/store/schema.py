@@ -54,7 +54,11 @@ def current(engine: Engine) -> str | None:
 
 
 def upgrade(engine: Engine) -> None:
-    """Runs the migrations that the database has not seen yet."""
+    """Runs the migrations that the database has not seen yet.
+
+    Raises: SchemaOutdated if a newer version of the program has made the tables; StoreError if the database refuses.
+    """
+    _refuse_newer(engine, current(engine))
     from alembic import command
 
     config = _config()
@@ -79,7 +83,16 @@ def check(engine: Engine) -> None:
         msg = f"the detector's database must exist. {received}; {todo}"
         raise SchemaOutdated(msg)
     found = current(engine)
+    _refuse_newer(engine, found)
     if found != HEAD:
         at = f"{redacted(engine.url)} is at schema {found or 'none'}"
         msg = f"{at}, this version needs {HEAD}; run: detector db upgrade"
+        raise SchemaOutdated(msg)
+
+
+def _refuse_newer(engine: Engine, found: str | None) -> None:
+    """Refuses a revision that this version does not know: revisions are numbered."""
+    if found is not None and found > HEAD:
+        at = f"{redacted(engine.url)} is at schema {found}"
+        msg = f"{at}, newer than this program, which knows {HEAD}; install the version that made it, or a later one"
         raise SchemaOutdated(msg)

@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer
 
 from detector import cli
 from detector.commands import shared
 from detector.commands.shared import Moment
-from detector.errors import ConfigError
+from detector.config.sections import EmbeddedSource, MonitorSection
+from detector.errors import ConfigError, ModelError, SchemaOutdated
 
 NOON = 1_795_089_600_000  # 2026-11-19T12:00:00Z
 
@@ -150,3 +152,41 @@ def test_a_traceback_is_shown_to_those_who_ask_for_it(monkeypatch: pytest.Monkey
 def test_options_of_the_program_may_stand_after_the_command() -> None:
     assert cli._global_first(["alerts", "list", "--utc"]) == ["--utc", "alerts", "list"]
     assert cli._global_first(["alerts", "list", "--", "--utc"]) == ["alerts", "list", "--", "--utc"]
+
+
+def _sections(*names: str) -> list[MonitorSection]:
+    source = EmbeddedSource(type="embedded")
+    return [MonitorSection(name=name, source=source, metrics=("cpu",)) for name in names]
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ModelError("monitor 'b' has too little history"), "detector: monitor 'b' has too little history"),
+        (IndexError("out of\nrange"), "detector: monitor 'b': unexpected IndexError: out of range"),
+    ],
+)
+def test_work_goes_on_after_a_monitor_that_fails_and_the_status_tells(
+    capsys: pytest.CaptureFixture[str], error: Exception, line: str
+) -> None:
+    done: list[str] = []  # bug 16
+
+    def work(section: MonitorSection) -> None:
+        if section.name == "b":
+            raise error
+        done.append(section.name)
+
+    with pytest.raises(typer.Exit) as caught:
+        shared.for_each(_sections("a", "b", "c"), work, then=lambda: done.append("then"))
+
+    assert done == ["a", "c", "then"]
+    assert caught.value.exit_code == 1
+    assert capsys.readouterr().err == f"{line}\n"
+
+
+def test_the_error_of_a_single_monitor_keeps_its_own_status() -> None:
+    def work(_section: MonitorSection) -> None:
+        raise SchemaOutdated("outdated")
+
+    with pytest.raises(SchemaOutdated):
+        shared.for_each(_sections("a"), work)

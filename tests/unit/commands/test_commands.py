@@ -1,0 +1,139 @@
+"""Commands on a database of their own: what they refuse, in which words and with which status."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+from sqlalchemy import text
+
+from detector import cli, database
+from detector.store import models, schema
+
+
+class Ended:
+    """A command that has ended."""
+
+    def __init__(self, status: int, output: str, errors: str) -> None:
+        self.status, self.output, self.errors = status, output, errors
+
+
+class Commands:
+    """The program with a configuration and an empty database."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self.folder, self._monkeypatch, self._capsys = folder, monkeypatch, capsys
+        self.url = f"sqlite:///{folder}/detector.db"
+        self.config = folder / "config.toml"
+        self.config.write_text(
+            f'[database]\nurl = "{self.url}"\n'
+            '[[monitors]]\nname = "web"\nmetrics = ["cpu", "memory"]\nsource = { type = "embedded" }\n'
+            '[[monitors]]\nname = "db"\nmetrics = ["cpu"]\nsource = { type = "embedded" }\n'
+        )
+        self.engine = database.connect(self.url)
+        schema.upgrade(self.engine)
+
+    def __call__(self, *words: str | Path) -> Ended:
+        """Runs a command."""
+        self._monkeypatch.setattr(sys, "argv", ["detector", *map(str, words), "--config", str(self.config)])
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as exc:
+            status = int(exc.code or 0)
+        printed = self._capsys.readouterr()
+        return Ended(status, printed.out, printed.err)
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Commands:
+    return Commands(tmp_path, monkeypatch, capsys)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("alerts", "show"),
+        ("alerts", "ack"),
+        ("alerts", "close"),
+        ("exclude", "remove"),
+        ("models", "show"),
+        ("incident", "--real"),
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("number", ["9223372036854775808", "0", "123456789012345678901234567890"])
+def test_a_number_that_nothing_has_is_one_line(run: Commands, words: tuple[str, ...], number: str) -> None:
+    ended = run(*words, number)  # x14
+
+    assert ended.status == 2
+    assert ended.errors.startswith("detector: no ")
+    assert ended.errors.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "ignored"),
+    [
+        (("--from", "2026-11-20"), "--from"),
+        (("--from", "2026-11-20", "--to", "2026-11-21"), "--from, --to"),
+        (("--entity", "web-*"), "--entity"),
+        (("--monitor", "web"), "--monitor"),
+    ],
+)
+def test_a_verdict_refuses_options_that_it_would_ignore(run: Commands, options: tuple[str, ...], ignored: str) -> None:
+    ended = run("incident", "5", "--real", *options)  # bug 31
+
+    assert (ended.status, ended.errors) == (
+        2,
+        f"detector: an ALERT says when, where and of which monitor; leave out {ignored}\n",
+    )
+
+
+def test_models_are_listed_as_strict_json(run: Commands) -> None:
+    header = {"entities": 3, "kind": "baseline"}  # bug 14
+    models.save(run.engine, monitor="web", artifact=b"x", header=header, now=1)
+
+    def refuse(constant: str) -> NoReturn:
+        raise AssertionError(constant)
+
+    (row,) = json.loads(run("models", "list", "--json").output, parse_constant=refuse)
+
+    assert row["validation_loss"] is None
+    assert "nan" not in run("models", "list").output
+
+
+@pytest.mark.parametrize("command", ["db check", "db upgrade", "alerts list", "run"])
+def test_a_database_of_a_newer_version_says_so(run: Commands, command: str) -> None:
+    with run.engine.begin() as connection:  # x09
+        connection.execute(text("UPDATE detector_alembic_version SET version_num = '9999'"))
+
+    ended = run(*command.split())
+
+    assert ended.status == 3
+    assert ended.errors.endswith(
+        f"detector.db is at schema 9999, newer than this program, which knows {schema.HEAD};"
+        " install the version that made it, or a later one\n"
+    )
+    assert ended.errors.count("\n") == 1
+
+
+def test_a_url_file_that_cannot_be_read_ends_with_the_status_of_a_wrong_configuration(run: Commands) -> None:
+    secret = run.folder / "database_url"  # bug 15
+    secret.write_bytes(b"sqlite:///hush\xff.db")
+    run.config.write_text(run.config.read_text().replace(f'url = "{run.url}"', f'url_file = "{secret}"', 1))
+
+    ended = run("check")
+
+    assert ended.status == 2
+    assert ended.errors == f"detector: url_file: '{secret}' cannot be read: it is not UTF-8 text\n"
+
+
+def test_every_monitor_that_cannot_be_trained_is_named(run: Commands) -> None:
+    ended = run("retrain")  # bug 16
+
+    assert ended.status == 1
+    lines = [line for line in ended.errors.splitlines() if line.startswith("detector: ")]
+    assert ["'web'" in lines[0], "'db'" in lines[1]] == [True, True]
