@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import socket
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +21,7 @@ from detector.models.fitting import MonitorFit
 from detector.ports import ModelVersion, Source
 from detector.store import models as model_store
 from detector.store import schema
+from detector.store.lease import Lease
 from detector.store.state import StateStore
 
 if TYPE_CHECKING:
@@ -97,6 +96,7 @@ class StoredVersions:
     def __init__(self, engine: Engine, monitor: MonitorSection) -> None:
         self._engine = engine
         self._monitor = monitor
+        self._held: Lease | None = None
 
     def live_number(self) -> int | None:
         """Number of the live version, None if there is none."""
@@ -139,9 +139,17 @@ class StoredVersions:
         return versions.load(model_store.load(self._engine, number), number)
 
     def save(self, version: ModelVersion, now: int) -> int:
-        """Stores a version and makes it the live one; its number. now: epoch milliseconds."""
+        """Stores a version and makes it the live one; its number. now: epoch milliseconds.
+
+        Raises: ModelError if the right to make versions was lost meanwhile.
+        """
         from detector.models import artifact as artifacts
 
+        if self._held is not None and self._held.is_lost:
+            msg = (
+                f"monitor {self._monitor.name!r}: another process trains it, since this one was suspended for too long"
+            )
+            raise ModelError(msg)
         made = {"created_at": now, "detector": __version__, "numpy": np.__version__}
         known = version.artifact.provenance  # a recalibrated version already says when and by what it was trained
         header = {**known, **{name: value for name, value in made.items() if name not in known}}
@@ -154,19 +162,20 @@ class StoredVersions:
 
     @contextmanager
     def hold(self, now: int) -> Iterator[None]:
-        """Holds the right to make versions of the monitor; it expires after `training.timeout`.
+        """Holds the right to make versions of the monitor: while this process lives, and 90 seconds longer at most.
 
         Raises: ModelError if another process holds it.
         """
-        holder, name = f"{socket.gethostname()}:{os.getpid()}", f"retrain:{self._monitor.name}"
-        expires = now + times.milliseconds(self._monitor.training.timeout)
-        if not model_store.acquire_lease(self._engine, name, holder, now=now, expires_at=expires):
+        held = Lease(self._engine, f"retrain:{self._monitor.name}")
+        if not held.acquire(now):
             msg = f"monitor {self._monitor.name!r} is being trained by another process; wait for it to end"
             raise ModelError(msg)
+        self._held = held
         try:
             yield
         finally:
-            model_store.release_lease(self._engine, name, holder)
+            self._held = None
+            held.release()
 
 
 def training_inputs(parts: Parts, monitor: MonitorSection) -> Inputs:

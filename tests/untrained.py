@@ -15,7 +15,6 @@ from detector.core.series import Bool, Float32, History, Windows
 from detector.errors import ArtifactError, ModelError
 from detector.ports import Fitted, Model, ModelVersion
 from detector.progress import Progress, silent
-from detector.times import milliseconds
 from detector.train.division import Plan
 from detector.train.fit import train
 
@@ -143,7 +142,7 @@ class MemoryVersions:
         if self.shared.held_until.get(name, 0) > now:
             msg = f"monitor {name!r} is being trained by another process"
             raise ModelError(msg)
-        self.shared.held_until[name] = now + milliseconds(self._monitor.training.timeout)
+        self.shared.held_until[name] = now + 90_000
         try:
             yield
         finally:

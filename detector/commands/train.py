@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -41,6 +42,7 @@ def retrain(
     from detector.detect.tally import Tally
     from detector.train.versions import Span
 
+    _end_in_order_when_asked()
     parts = wiring.assemble(settings)
 
     def train(section: MonitorSection) -> None:
@@ -78,6 +80,17 @@ def _retrain(monitor: str, inputs: Inputs, span: Span) -> str:
         f"monitor {monitor}: model version {version} is live;"
         f" {facts['entities']} entities, {_training(facts)}, {data}, {facts['seconds']:.0f} s"
     )
+
+
+def _end_in_order_when_asked() -> None:
+    """Makes SIGTERM and SIGHUP end the command as an exception does, so that the right to train is given back."""
+
+    def end(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # else nohup wants it to go on
+            signal.signal(number, end)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from detector.config.sections import MonitorSection
 from detector.core import grid
 from detector.daemon.rejected_rows import RejectedRows
 from detector.daemon.systemd import notify_systemd
-from detector.daemon.training_child import TrainingChildren, TrainingTimeout
+from detector.daemon.training_child import TrainingChildren, TrainingKilled, TrainingStopped, TrainingTimeout
 from detector.detect import memory
 from detector.detect import tick as ticks
 from detector.detect.memory import NO_MODEL, Memory
@@ -137,6 +137,12 @@ class Tasks:
         except TrainingTimeout as exc:
             logger.error("event=%s_timeout monitor=%s reason=%r", task, monitor, str(exc))
             return "timeout"
+        except TrainingStopped as exc:
+            logger.warning("event=%s_stopped monitor=%s reason=%r", task, monitor, str(exc))
+            return "skipped"
+        except TrainingKilled as exc:
+            logger.error("event=%s_killed monitor=%s signal=%d reason=%r", task, monitor, exc.signal, str(exc))
+            return "error"
         except DetectorError as exc:
             if task == "tick":
                 self._note_failed_tick(run, exc)
@@ -308,7 +314,7 @@ class Tasks:
     def retrain(self, run: MonitorRun) -> None:
         """Trains a new version in a child process.
 
-        Raises: TrainingTimeout; DetectorError with the child's last words.
+        Raises: TrainingTimeout, TrainingStopped, TrainingKilled; DetectorError with the child's last words.
         """
         self._train("retrain", run)
 

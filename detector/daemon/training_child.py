@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import threading
@@ -15,11 +16,30 @@ class TrainingTimeout(Exception):
     """The training took longer than `training.timeout` and was killed."""
 
 
+class TrainingStopped(Exception):
+    """The training was asked to end: the daemon stops, or somebody sent a signal."""
+
+
+class TrainingKilled(Exception):
+    """The training was killed, by the kernel if it was out of memory."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"the training was killed by signal {number}{_WHY.get(number, '')}")
+        self.signal = number
+
+
+_WHY: dict[int, str] = {
+    signal.SIGKILL: " (out of memory? journalctl -k tells; lower training.max_windows or training.span)"
+}
+_SIGNALLED = 128  # exit status of a process that ended in order because of signal 0, and so on
+_ASKED: set[int] = {signal.SIGTERM, signal.SIGHUP, signal.SIGINT}
+
+
 class TrainingChildren:
     """Runs `detector retrain` as child processes; from any thread."""
 
     def __init__(self, config_path: Path, *, stop: threading.Event) -> None:
-        """stop: set when the daemon stops; from then on it does not matter how a child ends."""
+        """stop: set when the daemon stops; from then on a child that fails was stopped."""
         self._config_path = config_path
         self._running: set[subprocess.Popen[bytes]] = set()
         self._lock = threading.Lock()
@@ -28,9 +48,7 @@ class TrainingChildren:
     def run(self, monitor: str, options: Sequence[str] = (), *, timeout: float) -> None:
         """Trains a monitor and waits for the end, at most `timeout` seconds.
 
-        While the daemon stops, a child that was ended counts as done.
-
-        Raises: TrainingTimeout; DetectorError with the last line that the child wrote to stderr.
+        Raises: TrainingTimeout, TrainingStopped, TrainingKilled; DetectorError with the child's last line on stderr.
         """
         config = ["--config", str(self._config_path)]
         command = [sys.executable, "-m", "detector", "retrain", monitor, *config, *options]
@@ -44,9 +62,19 @@ class TrainingChildren:
                 raise TrainingTimeout(msg) from None
             finally:
                 self._remove(child)
-        if child.returncode != 0 and not self._stop.is_set():
-            lines = errors.decode(errors="replace").strip().splitlines()
-            raise DetectorError(lines[-1] if lines else f"the training process ended with status {child.returncode}")
+        if child.returncode == 0:
+            return
+        if self._stop.is_set():
+            msg = "the daemon stops"
+            raise TrainingStopped(msg)
+        number = -child.returncode if child.returncode < 0 else child.returncode - _SIGNALLED
+        if number in _ASKED:
+            msg = f"signal {number} asked it to end"
+            raise TrainingStopped(msg)
+        if number > 0:
+            raise TrainingKilled(number)
+        lines = errors.decode(errors="replace").strip().splitlines()
+        raise DetectorError(lines[-1] if lines else f"the training process ended with status {child.returncode}")
 
     def terminate(self) -> None:
         """Ends all children with SIGTERM; call it once the daemon stops."""

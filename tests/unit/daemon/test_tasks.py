@@ -15,7 +15,7 @@ import pytest
 
 from detector.config.sections import EmbeddedSource, MonitorSection
 from detector.daemon.tasks import MonitorRun, Services, Tasks
-from detector.daemon.training_child import TrainingTimeout
+from detector.daemon.training_child import TrainingKilled, TrainingStopped, TrainingTimeout
 from detector.detect.tick import Monitor
 from detector.errors import DetectorError, StaleState
 from detector.export.prometheus import Exporter
@@ -111,6 +111,24 @@ def test_an_unknown_error_drops_the_memory_and_shows_where(run: MonitorRun, capl
 
 def test_a_training_that_was_killed_is_a_timeout(run: MonitorRun) -> None:
     assert Stage(run, _fails(TrainingTimeout("too long"))).prune() == {"timeout": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("end", "level", "line"),
+    [
+        (TrainingStopped("the daemon stops"), "WARNING", "event=prune_stopped monitor=web reason='the daemon stops'"),
+        (TrainingKilled(9), "ERROR", "event=prune_killed monitor=web signal=9 reason="),
+    ],
+    ids=["stopped", "killed"],
+)
+def test_a_training_that_was_ended_is_logged_as_what_it_was(  # c18, x12
+    run: MonitorRun, caplog: pytest.LogCaptureFixture, end: Exception, level: str, line: str
+) -> None:
+    counted = Stage(run, _fails(end)).prune()
+
+    (record,) = caplog.records
+    assert (record.levelname, record.getMessage()[: len(line)]) == (level, line)
+    assert "success" not in counted
 
 
 def test_no_task_begins_once_the_daemon_stops(run: MonitorRun) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from detector.daemon.training_child import TrainingChildren, TrainingTimeout
+from detector.daemon.training_child import TrainingChildren, TrainingKilled, TrainingStopped, TrainingTimeout
 from detector.errors import DetectorError
 
 
@@ -64,17 +64,17 @@ def test_a_child_that_takes_too_long_is_killed(children: TrainingChildren, tmp_p
     assert time.monotonic() - began < 10
 
 
-def test_a_stop_ends_a_running_child_without_an_error(
+def test_a_stop_of_the_daemon_ends_a_running_child(
     children: TrainingChildren, stop: threading.Event, tmp_path: Path
 ) -> None:
     _program(tmp_path, f"touch {tmp_path}/started; exec sleep 60")
-    errors: list[BaseException] = []
+    ends: list[BaseException | None] = []
 
     def train() -> None:
         try:
-            children.run("web", timeout=60)
-        except DetectorError as exc:
-            errors.append(exc)
+            ends.append(children.run("web", timeout=60))  # type: ignore[func-returns-value]  # None: as if it had ended well
+        except TrainingStopped as exc:
+            ends.append(exc)
 
     training = threading.Thread(target=train)
     training.start()
@@ -85,7 +85,7 @@ def test_a_stop_ends_a_running_child_without_an_error(
     training.join(10)
 
     assert not training.is_alive()
-    assert errors == []
+    assert [str(end) for end in ends] == ["the daemon stops"]
 
 
 def test_a_child_that_starts_after_the_stop_is_ended_at_once(
@@ -95,6 +95,26 @@ def test_a_child_that_starts_after_the_stop_is_ended_at_once(
     stop.set()
     began = time.monotonic()
 
-    children.run("web", timeout=60)
+    with pytest.raises(TrainingStopped):
+        children.run("web", timeout=60)
 
     assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize("program", ["kill -TERM $$; sleep 9", "exit 143", "kill -HUP $$; sleep 9"])
+def test_a_child_that_somebody_stopped_is_told_as_stopped(  # x12
+    children: TrainingChildren, tmp_path: Path, program: str
+) -> None:
+    _program(tmp_path, program)
+
+    with pytest.raises(TrainingStopped, match="asked it to end"):
+        children.run("web", timeout=60)
+
+
+def test_a_child_that_the_kernel_killed_is_told_with_its_signal(children: TrainingChildren, tmp_path: Path) -> None:
+    _program(tmp_path, "kill -KILL $$; sleep 9")
+
+    with pytest.raises(TrainingKilled, match="killed by signal 9") as caught:
+        children.run("web", timeout=60)
+
+    assert caught.value.signal == 9
