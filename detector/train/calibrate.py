@@ -168,6 +168,8 @@ def recalibrated(plan: Plan, model: ModelVersion, history: History, *, left_out:
     Raises: ModelError if there is too little history.
     """
     horizon, entities = plan.horizon, model.artifact.entities
+    if len(history.slots) < model.timesteps:
+        raise _too_recent(horizon.monitor)
     values = grid.cover(history, entities=entities, start=history.start, end=history.end)
     expected = residuals.expected_metrics(model, np.arange(len(values)))
     reasons = window.reasons(values, model.timesteps, max_missing=horizon.max_missing, expected=expected)
@@ -178,14 +180,18 @@ def recalibrated(plan: Plan, model: ModelVersion, history: History, *, left_out:
         for start, end in left_out.get(name, ()):
             chosen[row, (slots >= start) & (slots < end + echo)] = False
     if chosen.sum(axis=1).max(initial=0) < BASELINE_SLOTS:
-        name = horizon.monitor
-        msg = f"monitor {name!r}: recalibration needs {BASELINE_SLOTS} slots without alerts in recent history"
-        raise ModelError(msg)
+        raise _too_recent(horizon.monitor)
     selection = Selection(values, np.arange(len(values)), history.slots, chosen)
     errors, _ = residuals.errors(model, selection, horizon.metric_rules)
     fresh, before = fit_threshold(plan, errors), model.artifact.calibration
     drift = float(np.median(fresh.start[:, 0] / before.start[:, 0]))
     return bounded(fresh, before), drift
+
+
+def _too_recent(monitor: str) -> ModelError:
+    return ModelError(
+        f"monitor {monitor!r}: recalibration needs {BASELINE_SLOTS} slots without alerts in recent history"
+    )
 
 
 def bounded(fresh: Calibration, before: Calibration) -> Calibration:

@@ -162,3 +162,12 @@ def test_errors_of_the_calibration_part_have_scores_by_the_version_that_comes_fr
     # one alert a week in five hours of noise: nearly everything is below 1, and far from 0
     assert np.nanquantile(scores, 0.99) < 1.0
     assert np.nanmedian(scores) > 0.1
+
+
+@pytest.mark.parametrize("slots", [0, 1000], ids=["no slot", "slots of nobody"])
+def test_a_history_of_no_entity_is_too_little_to_recalibrate_on(slots: int) -> None:
+    trained, _ = _twins()
+    nobody = History((), START, STEP, np.empty((0, slots, 2), dtype=np.float32))
+
+    with pytest.raises(ModelError, match="recalibration needs"):
+        calibrate.recalibrated(PLAN, trained, nobody, left_out={})
