@@ -100,11 +100,11 @@ class AlertChange:
 
 @dataclass(frozen=True)
 class AlertCounts:
-    """Alerts of a monitor in numbers; those withdrawn do not count."""
+    """Alerts of a monitor in numbers."""
 
-    by_severity: Mapping[str, int]  # ever opened, by their severity now
-    by_verdict: Mapping[str, int]  # marked real, false
-    recent: int  # detected since a time
+    by_severity: Mapping[str, int]  # that were ever of a severity, also if withdrawn since: these only grow
+    by_verdict: Mapping[str, int]  # marked real, false; without those withdrawn
+    recent: int  # detected since a time; without those withdrawn
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,10 @@ GAUGES = {
     "detector_build_info": ("1, labelled with the version of the program", ("version",)),
 }
 COUNTERS = {
-    "detector_alerts_total": ("Alerts opened, by their severity now", ("monitor", "severity")),
+    "detector_alerts_total": (
+        "Alerts by the severities they have had; one that got worse counts under both",
+        ("monitor", "severity"),
+    ),
     "detector_job_runs_total": ("Runs of scheduled tasks by outcome", ("task", "monitor", "outcome")),
     "detector_notifications_total": ("Messages to notifiers by outcome; `dead` counts events", ("notifier", "outcome")),
     "detector_samples_read_total": ("Samples read from the source", ("monitor",)),

@@ -121,13 +121,18 @@ def counts(engine: Engine, monitor: str, since: int) -> AlertCounts:
     """Alerts of a monitor in numbers; `since` in epoch milliseconds."""
     mine = and_(alert.c.monitor == monitor, alert.c.state != AlertState.WITHDRAWN)
     with translated(engine), engine.connect() as connection:
-        by_severity, by_verdict = (
-            {
-                row[0]: int(row[1])
-                for row in connection.execute(select(column, func.count()).where(mine).group_by(column))
-            }
-            for column in (alert.c.severity, alert.c.verdict)
+        by_verdict = {
+            row[0]: int(row[1])
+            for row in connection.execute(select(alert.c.verdict, func.count()).where(mine).group_by(alert.c.verdict))
+        }
+        # from the events: they only grow, while an alert may get worse or be withdrawn
+        reached = (
+            select(alert_event.c.severity, func.count(alert_event.c.alert_id.distinct()))
+            .join_from(alert_event, alert, alert_event.c.alert_id == alert.c.id)
+            .where(alert.c.monitor == monitor)
+            .group_by(alert_event.c.severity)
         )
+        by_severity = {row[0]: int(row[1]) for row in connection.execute(reached)}
         recent = connection.scalar(select(func.count()).where(mine, alert.c.detected_at >= since)) or 0
     by_verdict.pop(None, None)
     return AlertCounts(by_severity, by_verdict, recent)

@@ -111,7 +111,9 @@ def test_cloud_metrics_of_seventeen_machines_become_alerts(tmp_path: Path, recor
     assert sum(outcome["rows"] for outcome in run.imported) == sum(rows)
     assert sum(outcome["bad_lines"] for outcome in run.imported) == 0
     assert values_of(run.metrics["detector_alerts_total"], "monitor") == {"cloud"}
-    assert labelled(run.metrics["detector_alerts_total"], monitor="cloud") == len(run.alerts) > 0
+    # one that got worse counts under both severities
+    total = labelled(run.metrics["detector_alerts_total"], monitor="cloud")
+    assert 0 < len(run.alerts) <= total <= 2 * len(run.alerts)
     assert {alert["monitor"] for alert in run.alerts} == {"cloud"}
     # every file is scored from the end of the history on, but for slots without a row
     assert run.scores > 0.9 * (sum(rows) - 750 * len(files))
@@ -126,6 +128,8 @@ def test_three_server_machines_with_38_metrics_become_alerts(tmp_path: Path, rec
     assert [outcome["bad_lines"] for outcome in run.imported] == [0, 0, 0]
     # labels are a column that is no metric: left out
     assert [outcome["samples"] for outcome in run.imported] == [38 * outcome["rows"] for outcome in run.imported]
-    assert labelled(run.metrics["detector_alerts_total"], monitor="servers") == len(run.alerts) > 0
+    # one that got worse counts under both severities
+    total = labelled(run.metrics["detector_alerts_total"], monitor="servers")
+    assert 0 < len(run.alerts) <= total <= 2 * len(run.alerts)
     assert run.scores == sum(outcome["rows"] for outcome in run.imported) - 3 * 23_687
     assert all(set(alert["top_metrics"]) <= set(metrics) and alert["top_metrics"] for alert in run.alerts)

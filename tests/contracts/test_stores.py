@@ -353,6 +353,21 @@ def test_alerts_are_counted_by_severity_and_by_when_they_were_detected(store: St
     assert alerts.counts(migrated, "db", 0) == AlertCounts({}, {}, 0)
 
 
+def test_the_count_of_alerts_never_falls(store: StateStore, migrated: Engine) -> None:
+    store.commit(_commit(changes=[_change(Change.OPENED)]))  # bug 21
+    counted = [alerts.counts(migrated, "web", 0).by_severity]
+    worse = _change(Change.ESCALATED, slot=T0 + STEP, severity=Severity.CRITICAL)
+
+    store.commit(_commit(expected_cursor=T0, cursor=T0 + STEP, changes=[worse]))
+    counted.append(alerts.counts(migrated, "web", 0).by_severity)
+    gone = replace(_change(Change.WITHDRAWN, severity=Severity.CRITICAL), alert=alerts.listing(migrated)[0].id)
+    store.commit(_commit(expected_cursor=T0 + STEP, cursor=T0 + 2 * STEP, changes=[gone]))
+    counted.append(alerts.counts(migrated, "web", 0).by_severity)
+
+    assert counted == [{"warning": 1}, {"warning": 1, "critical": 1}, {"warning": 1, "critical": 1}]
+    assert alerts.counts(migrated, "web", 0).recent == 0
+
+
 def test_people_answer_alerts_and_nobody_overwrites_another(store: StateStore, migrated: Engine) -> None:
     store.commit(_commit(changes=[_change(Change.OPENED)]))
     before = alerts.listing(migrated)[0]
