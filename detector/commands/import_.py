@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from detector.commands.shared import ConfigOption, JsonOption, Moment, load, print_rows, say
-from detector.errors import ConfigError
+from detector.errors import ConfigError, SourceError
+from detector.wording import printable
 
 if TYPE_CHECKING:
     from detector.csv_files import Outcome
+    from detector.progress import Progress
 
 
 def import_(
@@ -32,16 +35,29 @@ def import_(
     parts = wiring.assemble(settings, upgrade=True)
     sink = wiring.embedded(section, parts.engine)
     files = csv_files.files(path)
-    outcomes = []
+    outcomes, failed = [], 0
     with shown("import") as progress:
         for index, file in enumerate(files):
-            report, name = part(progress, index / len(files), 1 / len(files)), file.name
-            outcomes.append(
-                csv_files.load(file, section.metrics, sink, progress=lambda done, r=report, n=name: r(done, n))  # type: ignore[misc]
-            )
+            report = _named(part(progress, index / len(files), 1 / len(files)), printable(file.name))
+            try:
+                outcomes.append(csv_files.load(file, section.metrics, sink, progress=report))
+            except SourceError as exc:
+                failed += 1
+                say(f"detector: {exc}", to_stderr=True)
     for outcome in outcomes:
         _print_bad_lines(outcome)
-    print_rows([_row(outcome) for outcome in outcomes], as_json=as_json)
+    if outcomes or as_json:
+        print_rows([_row(outcome) for outcome in outcomes], as_json=as_json)
+    useless = [outcome.file for outcome in outcomes if outcome.bad and not outcome.samples]
+    for name in useless:
+        say(f"detector: {name}: not a single line of it could be used", to_stderr=True)
+    if useless or failed:
+        raise typer.Exit(1)
+
+
+def _named(progress: Progress, name: str) -> Callable[[float], None]:
+    """Progress of one file, by the share that is done."""
+    return lambda share: progress(share, name)
 
 
 def _print_bad_lines(outcome: Outcome) -> None:

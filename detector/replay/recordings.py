@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import logging
 import math
@@ -28,18 +27,27 @@ NO_TIME = int(np.iinfo(np.int64).min)
 ALERTS = "alerts.csv"
 _FACTS = "meta.json"
 _LABEL = "label"
+_TRUTHS = {
+    *("label", "labels", "is_anomaly", "isanomaly", "anomaly", "anomalies", "is_outlier", "outlier"),
+    *("is_attack", "attack", "ground_truth", "changepoint", "changepoints"),
+}
+"""Names of columns that say what was anomalous, in small letters."""
+_WORDS = {"true": 1.0, "false": 0.0}
+_MISFIT = NO_TIME + 1  # stands for the time of a row that does not fit the header
+_YEAR_SECONDS = 31_536_000
+_FIRST_COUNT = 10_000  # a recording that counts its seconds begins below
 _SHORTEST_STEP_MS = SECOND_MS
 _STEP_MS = MINUTE_MS  # of a file with a single row
 
 
 @dataclass(frozen=True)
 class Recording:
-    """The metrics of one entity, row after row as its file has them."""
+    """The metrics of one entity, in order of time."""
 
     entity: str
     metrics: tuple[str, ...]
     written: Sequence[str]  # (N,) time of each row, as in the file
-    time: Int64  # (N,) epoch milliseconds or NO_TIME; may fall and repeat
+    time: Int64  # (N,) epoch milliseconds or NO_TIME; rising, may repeat
     values: Float64  # (N, F) NaN = missing
     label: Bool | None  # (N,) for judging only: never part of a source
     train_rows: int  # rows before the first one that is replayed, ≤ N
@@ -80,7 +88,7 @@ def read_folder(folder: Path, progress: Callable[[float, str], None]) -> tuple[l
     failures = []
     for index, path in enumerate(files):
         entity = importing.entity_name(path)
-        progress(index / len(files), f"reading {path.name}")
+        progress(index / len(files), f"reading {entity}")
         try:
             if entity in recordings or f"{entity}.csv" == ALERTS:
                 msg = f"{path}: its name is taken; every entity needs one file, and {ALERTS} is written by a backtest"
@@ -94,7 +102,9 @@ def read_folder(folder: Path, progress: Callable[[float, str], None]) -> tuple[l
 def read(path: Path, facts: Mapping[str, Any]) -> Recording:
     """The recording in a file.
 
-    facts: may hold `train_rows`, else half of the rows, and `step_seconds`, else the median distance of its rows
+    facts: may hold `train_rows`, else half of the rows, and `step_seconds`, else the median distance of its times
+
+    Rows are put in order of time. A column of 0 and 1 called like a label (is_anomaly, …) is the label.
 
     Text in a number column is a missing value. A row of the wrong width or without a readable time stays, but has
     neither time nor values.
@@ -105,10 +115,10 @@ def read(path: Path, facts: Mapping[str, Any]) -> Recording:
     time, values, label = array("q"), array("d"), array("b")
     try:
         with path.open("rb") as raw, importing.unpacked(raw, path) as stream:
-            lines = csv.reader(io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline=""))
-            names = [name.strip() for name in next(lines, [])]
+            lines = importing.records(stream)
+            names = [name.strip() for name in next(lines, importing.Record(0, [])).fields]
             layout = _layout(path, names)
-            for line in filter(None, lines):
+            for line in (record.fields for record in lines):
                 at, numbers, is_labelled = _parse(line, layout)
                 written.append(line[layout.time] if layout.time < len(line) else "")
                 time.append(at)
@@ -117,18 +127,66 @@ def read(path: Path, facts: Mapping[str, Any]) -> Recording:
     except importing.UNREADABLE as exc:
         msg = f"{path}: cannot be read: {exc}"
         raise SourceError(msg) from exc
-    times = np.array(time, dtype=np.int64)
+    table = np.array(values, dtype=np.float64).reshape(len(written), len(layout.metrics))
+    times = _counted(written, np.array(time, dtype=np.int64))
     _check_times(path, times)
+    table[times == NO_TIME] = math.nan
+    called = [names[position] for position in layout.metrics]
+    truth = None if layout.label is None else np.array(label, dtype=np.bool_)
+    kept, truth = _without_truth(path, called, table, truth)
+    order = _order(times)
+    if (order[1:] < order[:-1]).any():
+        logger.warning("event=rows_sorted file=%s rows=%d; they were not in order of time", path, len(order))
     return Recording(
         entity=importing.entity_name(path),
-        metrics=tuple(names[position] for position in layout.metrics),
-        written=written,
-        time=times,
-        values=np.array(values, dtype=np.float64).reshape(len(written), len(layout.metrics)),
-        label=None if layout.label is None else np.array(label, dtype=np.bool_),
+        metrics=tuple(called[position] for position in kept),
+        written=[written[row] for row in order.tolist()],
+        time=times[order],
+        values=np.ascontiguousarray(table[order][:, kept]),
+        label=None if truth is None else truth[order],
         train_rows=_train_rows(path, facts, len(written)),
-        step_ms=_step_ms(path, facts, times[times != NO_TIME]),
+        step_ms=_step_ms(path, facts, np.unique(times[times != NO_TIME])),
     )
+
+
+def _counted(written: Sequence[str], times: Int64) -> Int64:
+    """Times, (N,); where none could be read, seconds that a recording counts from its beginning.
+
+    It must begin with a small number: those of a spreadsheet's days do not. _MISFIT marks rows of another width.
+    """
+    if (times >= 0).any():
+        return np.where(times == _MISFIT, NO_TIME, times)
+    numbers = np.array([_number(text) for text in written], dtype=np.float64)
+    numbers[times == _MISFIT] = math.nan
+    is_count = (numbers >= 0) & (numbers < _YEAR_SECONDS)
+    if not is_count.any() or numbers[is_count].min() >= _FIRST_COUNT:
+        return np.where(times == _MISFIT, NO_TIME, times)
+    return np.where(is_count, np.round(np.where(is_count, numbers, 0) * 1000), NO_TIME).astype(np.int64)
+
+
+def _order(times: Int64) -> Int64:
+    """Rows in order of time, (N,); one without a time stays behind the row before it."""
+    before = np.maximum.accumulate(np.where(times == NO_TIME, 0, np.arange(len(times))))
+    return np.argsort(times[before], kind="stable")
+
+
+def _without_truth(
+    path: Path, names: Sequence[str], values: Float64, label: Bool | None
+) -> tuple[list[int], Bool | None]:
+    """Columns that are metrics, and the label: a column of 0 and 1 that is called like a label is no metric."""
+    kept = list(range(len(names)))
+    for column, name in enumerate(names):
+        if name.casefold() not in _TRUTHS or len(kept) == 1:
+            continue
+        known = values[:, column][np.isfinite(values[:, column])]
+        if not len(known) or not np.isin(known, (0.0, 1.0)).all():
+            logger.warning("event=label_not_taken file=%s column=%s; it holds more than 0 and 1", path, name)
+            continue
+        kept.remove(column)
+        use = "taken for the label" if label is None else "left out: there is a label already"
+        logger.warning("event=label_column file=%s column=%s; %s", path, name, use)
+        label = values[:, column] == 1.0 if label is None else label
+    return kept, label
 
 
 def write_rows(path: Path, header: str, columns: Iterable[Iterable[object]]) -> None:
@@ -190,14 +248,14 @@ def _layout(path: Path, names: list[str]) -> _Layout:
 
 
 def _parse(line: list[str], layout: _Layout) -> tuple[int, list[float], bool]:
-    """Time, values and label of a line; neither time nor values if it does not fit the header."""
+    """Time, values and label of a line; no values if it does not fit the header."""
     is_labelled = layout.label is not None and layout.label < len(line) and _number(line[layout.label]) > 0
+    if len(line) != layout.width:
+        return _MISFIT, [math.nan] * len(layout.metrics), is_labelled
     try:
-        if len(line) != layout.width:
-            raise ValueError(line)
         at = importing.parse_time(line[layout.time])
     except ValueError:
-        return NO_TIME, [math.nan] * len(layout.metrics), is_labelled
+        at = NO_TIME
     cells = [line[position] for position in layout.metrics]
     try:
         return at, list(map(float, cells)), is_labelled
@@ -209,7 +267,7 @@ def _number(written: str) -> float:
     try:
         return float(written)
     except ValueError:
-        return math.nan
+        return _WORDS.get(written.strip().casefold(), math.nan)
 
 
 def _check_times(path: Path, times: Int64) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -137,3 +138,42 @@ def test_every_monitor_that_cannot_be_trained_is_named(run: Commands) -> None:
     assert ended.status == 1
     lines = [line for line in ended.errors.splitlines() if line.startswith("detector: ")]
     assert ["'web'" in lines[0], "'db'" in lines[1]] == [True, True]
+
+
+def _csv(folder: Path, name: str | bytes, *lines: str) -> None:
+    path = os.fsencode(folder) + b"/" + (name if isinstance(name, bytes) else name.encode())
+    Path(os.fsdecode(path)).write_text("\n".join(lines) + "\n")
+
+
+def test_a_folder_is_imported_whatever_one_of_its_files_is_like(run: Commands) -> None:
+    folder = run.folder / "in"  # x14, c09
+    folder.mkdir()
+    _csv(folder, "a.csv", "timestamp,cpu", "2026-11-24T10:00:00Z,31")
+    _csv(folder, b"web-\xff.csv", "timestamp,cpu", "2026-11-24T10:00:00Z,32")
+    _csv(folder, "header.csv", "date;cpu", "2026-11-24;1")
+    _csv(folder, "serial.csv", "timestamp,cpu", "46350.41667,31", "46350.41736,32")
+    _csv(folder, "z.csv", "timestamp,cpu", "2026-11-24T10:00:00Z,33")
+    (folder / "folder.csv").mkdir()
+
+    ended = run("import", folder, "--monitor", "web", "--json")
+
+    assert ended.status == 1
+    assert [(row["file"], row["samples"]) for row in json.loads(ended.output)] == [
+        ("a.csv", 1),
+        ("serial.csv", 0),
+        ("web-\udcff.csv", 1),
+        ("z.csv", 1),
+    ]
+    assert "serial.csv: not a single line of it could be used" in ended.errors
+    assert "header.csv: the header must have a column named" in ended.errors
+    assert "folder.csv: cannot be read" in ended.errors
+    assert "Traceback" not in ended.errors
+
+
+def test_a_file_with_some_bad_lines_is_imported_with_status_0(run: Commands) -> None:
+    _csv(run.folder, "a.csv", "timestamp,cpu", "2026-11-24T10:00:00Z,31", "soon,32")
+
+    ended = run("import", run.folder / "a.csv", "--monitor", "web")
+
+    assert ended.status == 0
+    assert "line 3: time expected, 'soon' received" in ended.errors

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,9 @@ def test_half_of_the_rows_are_history_unless_facts_say_otherwise(tmp_path: Path)
         ([0, 300, 600, 600, 300, 900, 1200], {}, 300_000),
         ([0, 1.5, 3, 4.5], {}, 1_500),
         ([0, 0.1, 0.2], {}, 1_000),
-        ([0, 0, 0], {}, 1_000),
+        ([0, 0, 0], {}, 60_000),
+        ([180, 120, 60, 0], {}, 60_000),
+        ([0, 0, 60, 60, 120, 120], {}, 60_000),
         ([0], {}, 60_000),
         ([0, 60], {"step_seconds": 30}, 30_000),
         ([0, 60], {"step_seconds": 300.0}, 300_000),
@@ -161,6 +164,85 @@ def test_facts_that_cannot_be_used_are_refused(tmp_path: Path, facts: str) -> No
 
     with pytest.raises(SourceError, match=r"meta.json: (cannot be read as JSON|must be like)"):
         _read_folder(tmp_path)
+
+
+MINUTES = [f"2024-01-01 00:{minute:02}:00" for minute in range(6)]
+
+
+@pytest.mark.parametrize("order", [[5, 4, 3, 2, 1, 0], [3, 0, 5, 1, 4, 2]], ids=["newest first", "shuffled"])
+def test_rows_in_any_order_are_the_same_recording(
+    tmp_path: Path, order: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    recording = _read(tmp_path, "time,cpu,label", *(f"{MINUTES[n]},{n},{n % 2}" for n in order))  # c11
+
+    assert recording.written == MINUTES
+    assert recording.time.tolist() == [T0 + n * MINUTE for n in range(6)]
+    assert recording.values[:, 0].tolist() == [0, 1, 2, 3, 4, 5]
+    assert recording.label is not None
+    assert recording.label.tolist() == [False, True] * 3
+    assert (recording.train_rows, recording.step_ms) == (3, MINUTE)
+    assert "event=rows_sorted" in caplog.text
+
+
+def test_doubled_rows_do_not_change_the_step(tmp_path: Path) -> None:
+    recording = _read(tmp_path, "time,cpu", *(f"{minute},1" for minute in MINUTES for _ in range(2)))  # c11
+
+    assert recording.step_ms == MINUTE
+
+
+def test_a_row_without_a_time_stays_behind_the_row_before_it(tmp_path: Path) -> None:
+    recording = _read(tmp_path, "time,cpu", f"{MINUTES[2]},2", "soon,9", f"{MINUTES[0]},0")
+
+    assert recording.written == [MINUTES[0], MINUTES[2], "soon"]
+    assert recording.time.tolist() == [T0, T0 + 2 * MINUTE, NO_TIME]
+
+
+@pytest.mark.parametrize("name", ["label", "Label", "is_anomaly", "anomaly", "Anomaly", "attack", "ground_truth"])
+@pytest.mark.parametrize("marks", ["01", ["0.0", "1.0"], ["False", "True"]])
+def test_a_column_of_0_and_1_called_like_a_label_is_the_label(
+    tmp_path: Path, name: str, marks: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = (f"{minute},{n},{marks[n == 4]}" for n, minute in enumerate(MINUTES))  # c12
+    recording = _read(tmp_path, f"time,cpu,{name}", *rows)
+
+    assert recording.metrics == ("cpu",)
+    assert recording.label is not None
+    assert np.flatnonzero(recording.label).tolist() == [4]
+    assert name == "label" or f"column={name}; taken for the label" in caplog.text
+
+
+def test_a_second_label_is_no_metric_that_finds_the_first(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = (f"{minute},{n},{n % 2},{n // 5}" for n, minute in enumerate(MINUTES))
+    recording = _read(tmp_path, "time,cpu,anomaly,changepoint", *rows)
+
+    assert recording.metrics == ("cpu",)
+    assert recording.label is not None
+    assert recording.label.tolist() == [False, True] * 3
+    assert "column=changepoint; left out" in caplog.text
+
+
+def test_a_column_called_like_a_label_that_holds_more_is_a_metric_and_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recording = _read(tmp_path, "time,cpu,anomaly", *(f"{minute},1,{n / 2}" for n, minute in enumerate(MINUTES)))
+
+    assert (recording.metrics, recording.label) == (("cpu", "anomaly"), None)
+    assert "event=label_not_taken" in caplog.text
+
+
+def test_days_as_a_spreadsheet_counts_them_are_no_times(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="no row has a time that can be read"):
+        _read(tmp_path, "time,cpu", "46350.41667,1", "46350.41736,2")
+
+
+def test_a_file_name_that_is_no_text_spoils_nothing(tmp_path: Path) -> None:
+    for name in (b"good.csv", b"web-\xff.csv", b"zz.csv"):  # x14
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)).write_text("time,cpu\n0,1\n60,2\n")
+
+    found, failures = _read_folder(tmp_path)
+
+    assert [one.entity for one in found] == ["good", "web-\\xff", "zz"]
+    assert failures == []
 
 
 def test_a_folder_without_files_is_refused(tmp_path: Path) -> None:
