@@ -16,16 +16,15 @@ from detector import __version__, database, times
 from detector.config import loading, values
 from detector.config import sections as configuration
 from detector.config.sections import Config, MonitorSection
-from detector.errors import ArtifactError, ConfigError, ModelError
+from detector.errors import ArtifactError, ConfigError
 from detector.models.fitting import MonitorFit
 from detector.ports import ModelVersion, Source
 from detector.store import models as model_store
 from detector.store import schema
-from detector.store.lease import Lease
+from detector.store.lease import Lease, right_to_train
 from detector.store.state import StateStore
 
 if TYPE_CHECKING:
-    from detector.core.series import Float64
     from detector.notify.sender import Sender
     from detector.ports import Notifier
     from detector.progress import Progress
@@ -122,9 +121,8 @@ class StoredVersions:
     def _from(self, number: int) -> Iterator[int]:
         """The live version and, only if somebody asks for them, those before it, newest first."""
         yield number
-        yield from (
-            row.version for row in model_store.listing(self._engine, self._monitor.name) if row.version < number
-        )
+        stored = model_store.listing(self._engine, self._monitor.name)
+        yield from (row.version for row in stored if row.version < number)
 
     def _refused(self, number: int, reason: str) -> None:
         logger.warning("event=model_refused monitor=%s version=%d reason=%r", self._monitor.name, number, reason)
@@ -145,14 +143,12 @@ class StoredVersions:
         """
         from detector.models import artifact as artifacts
 
-        if self._held is not None and self._held.is_lost:
-            msg = (
-                f"monitor {self._monitor.name!r}: another process trains it, since this one was suspended for too long"
-            )
-            raise ModelError(msg)
+        if self._held is not None:
+            self._held.check()
         made = {"created_at": now, "detector": __version__, "numpy": np.__version__}
-        known = version.artifact.provenance  # a recalibrated version already says when and by what it was trained
-        header = {**known, **{name: value for name, value in made.items() if name not in known}}
+        header = (
+            made | version.artifact.provenance
+        )  # a recalibrated version already says when and by what it was trained
         stored = artifacts.dump(replace(version.artifact, provenance=header))
         return model_store.save(self._engine, monitor=self._monitor.name, artifact=stored, header=header, now=now)
 
@@ -166,16 +162,11 @@ class StoredVersions:
 
         Raises: ModelError if another process holds it.
         """
-        held = Lease(self._engine, f"retrain:{self._monitor.name}")
-        if not held.acquire(now):
-            msg = f"monitor {self._monitor.name!r} is being trained by another process; wait for it to end"
-            raise ModelError(msg)
-        self._held = held
         try:
-            yield
+            with right_to_train(self._engine, self._monitor.name, now) as self._held:
+                yield
         finally:
             self._held = None
-            held.release()
 
 
 def training_inputs(parts: Parts, monitor: MonitorSection) -> Inputs:
@@ -240,38 +231,6 @@ def _alert(row: AlertRow) -> Alert:
         peak_score=row.episode.peak_score,
         top_metrics=tuple(metric["metric"] for metric in row.explanation.get("metrics", [])),
     )
-
-
-@dataclass(frozen=True)
-class StoredHistory:
-    """The port `report.rows.History`: one monitor's alerts, scores and model versions in the database."""
-
-    engine: Engine
-    monitor: str
-
-    def alerts(self, *, since: int | None = None, until: int | None = None, only_open: bool = False) -> list[AlertRow]:
-        """All alerts that opened in [since, until), newest first; epoch milliseconds."""
-        from detector.store import alerts
-
-        return alerts.listing(
-            self.engine, monitor=self.monitor, since=since, until=until, only_open=only_open, most=_ALL
-        )
-
-    def scores(self, entity: str, slots: range) -> Float64:
-        """An entity's scores at some slots, (len(slots),); NaN where none is stored."""
-        from detector.store import scores
-
-        return scores.of_entity(self.engine, monitor=self.monitor, entity=entity, slots=slots)
-
-    def first_score(self) -> int | None:
-        """The oldest slot with a stored score, epoch milliseconds."""
-        from detector.store import scores
-
-        return scores.first_slot(self.engine, self.monitor)
-
-    def versions_created(self) -> list[int]:
-        """Creation times of all model versions, epoch milliseconds."""
-        return [row.created_at for row in model_store.listing(self.engine, self.monitor)]
 
 
 def notifier(section: configuration.AlertmanagerNotifier | configuration.WebhookNotifier) -> Notifier:

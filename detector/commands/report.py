@@ -56,20 +56,20 @@ def report(
 
 def _rows_of_period(parts: Parts, monitor: str | None, *, since: int, now: int) -> list[Rows]:
     """Rows of one monitor, or of all, since a time; epoch milliseconds."""
-    from detector import wiring
     from detector.report import rows
+    from detector.store.history import StoredHistory
 
     return [
-        rows.read(section, wiring.StoredHistory(parts.engine, section.name), parts.store, since=since, now=now)
+        rows.read(section, StoredHistory(parts.engine, section.name), parts.store, since=since, now=now)
         for section in parts.config.monitors
         if monitor in {None, section.name}
     ]
 
 
 def _rows_of_alert(parts: Parts, identity: int, *, now: int) -> list[Rows]:
-    from detector import wiring
     from detector.report import rows
+    from detector.store.history import StoredHistory
 
     alert, _ = find_alert(parts, identity)
-    history = wiring.StoredHistory(parts.engine, alert.monitor)
+    history = StoredHistory(parts.engine, alert.monitor)
     return [rows.read(parts.config.monitor(alert.monitor), history, parts.store, since=0, now=now, only=alert)]

@@ -105,12 +105,16 @@ def check_arrays(arrays: Mapping[str, NDArray[Any]], *, entities: int, metrics: 
         _demand(name in _MAY_BE_NEGATIVE or bool((arrays[name] > 0).all()), name)
     rest = arrays["rest"]
     _demand(rest.dtype == np.int64 and rest.shape in {(entities, metrics), (0, 0)} and bool((rest >= 0).all()), "rest")
+    if "seen" in arrays:  # versions of before do not say
+        seen = arrays["seen"]
+        _demand(seen.dtype == np.bool_ and seen.shape in {(entities, metrics), (0, 0)}, "seen")
     for name, array in arrays.items():
         is_float = array.dtype in {np.dtype(np.float32), np.dtype(np.float64)}
-        _demand(name == "rest" or (is_float and bool(np.isfinite(array).all())), name)
-        _demand(name in shapes or name == "rest" or name.startswith("weights/"), name)
+        _demand(name in _NOT_FLOAT or (is_float and bool(np.isfinite(array).all())), name)
+        _demand(name in shapes or name in _NOT_FLOAT or name.startswith("weights/"), name)
 
 
+_NOT_FLOAT = {"rest", "seen"}
 _MAY_BE_NEGATIVE = {"scaling/center", "calibration/start", "calibration/fleet_start"}
 
 

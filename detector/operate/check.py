@@ -23,7 +23,7 @@ from detector.errors import ConfigError, DetectorError
 from detector.operate import cost, newest
 from detector.ports import ModelVersion, Notifier, Source
 from detector.store import schema
-from detector.times import DAY_MS, milliseconds
+from detector.times import milliseconds
 from detector.train.division import Plan
 
 _NAMED = 8  # metrics listed by name
@@ -95,6 +95,8 @@ def _monitor(
         extent = source.extent(now)
         if extent is None:
             waits = {"newest_sample": None, "daemon": "would wait: the source has no samples"}
+            other = newest.other_names(monitor.metrics, _names(monitor, parts))
+            waits |= {"problem": other} if other else {}
             return _configured(monitor, now) | waits | _rejects(source.lines(now)), None
         row, load = _measured(monitor, source, extent, now=now, parts=parts)
         row |= _opened(monitor)
@@ -148,8 +150,7 @@ def _measured(
 ) -> tuple[dict[str, Any], Load | None]:
     """The source's samples, and the load of a tick over them; None if there are none. now: epoch milliseconds"""
     oldest, last = extent
-    is_to_come = last > now + DAY_MS
-    end = grid.floor(now if is_to_come else last, monitor.step_ms) + monitor.step_ms
+    end = grid.floor(last, monitor.step_ms) + monitor.step_ms
     span = monitor.timesteps * monitor.step_ms
     recent = source.read(end - span, end)
     age = (now - last) / 1000
@@ -160,9 +161,6 @@ def _measured(
         "newest_window": f"{len(recent)} samples of {len(recent.entities)} entities",
     }
     wrong = [
-        f"the newest sample is of {parts.show(last)}, a time to come; until then it is not scored"
-        if is_to_come
-        else "",
         newest.missing_metrics(monitor, recent, lambda: _names(monitor, parts)),
         newest.too_fine_a_step(monitor, recent if len(recent) == 0 else source.read(end - _WIDER * span, end)),
     ]

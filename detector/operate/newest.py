@@ -49,9 +49,14 @@ def missing_metrics(monitor: MonitorSection, recent: Samples, names: Callable[[]
     missing = [name for index, name in enumerate(monitor.metrics) if index not in seen]
     if not missing:
         return None
-    known = list(names())
+    other = other_names(missing, names())
+    return other or f"no value of {_listed(missing)} in the newest window; what is missing is never scored"
+
+
+def other_names(missing: Sequence[str], known: Sequence[str]) -> str | None:
+    """What to say of missing metrics whose names the source does not have; None if it has all, or its are not known."""
     if not known or all(name in known for name in missing):
-        return f"no value of {_listed(missing)} in the newest window; what is missing is never scored"
+        return None
     near = {name: difflib.get_close_matches(name, known, n=1, cutoff=0.5) for name in missing if name not in known}
     meant = "; ".join(f"for {name!r} perhaps {found[0]!r}" for name, found in list(near.items())[:_NAMED] if found)
     there = f"the source has {_listed(sorted(known))}"

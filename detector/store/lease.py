@@ -8,10 +8,12 @@ import secrets
 import socket
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from sqlalchemy import Engine
 
-from detector.errors import StoreError
+from detector.errors import ModelError, StoreError
 from detector.store.models import acquire_lease, release_lease
 
 logger = logging.getLogger(__name__)
@@ -52,6 +54,12 @@ class Lease:
         self._thread.join()
         release_lease(self._engine, self._name, self._holder)
 
+    def check(self) -> None:
+        """Raises: ModelError if the lease was lost."""
+        if self.is_lost:
+            msg = f"lease {self._name!r} was lost: this process was suspended, and another one has it now"
+            raise ModelError(msg)
+
     def _prolonged(self) -> bool:
         now = time.time() + self._offset
         until = round((now + self._lasts) * 1000)
@@ -68,3 +76,19 @@ class Lease:
             self.is_lost = True
             logger.error("event=lease_lost lease=%s", self._name)
             return
+
+
+@contextmanager
+def right_to_train(engine: Engine, monitor: str, now: int) -> Iterator[Lease]:
+    """The right to make model versions of a monitor. now: epoch milliseconds.
+
+    Raises: ModelError if another process holds it.
+    """
+    lease = Lease(engine, f"retrain:{monitor}")
+    if not lease.acquire(now):
+        msg = f"monitor {monitor!r} is being trained by another process; wait for it to end"
+        raise ModelError(msg)
+    try:
+        yield lease
+    finally:
+        lease.release()

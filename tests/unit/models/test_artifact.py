@@ -215,7 +215,8 @@ def _damaged(data: bytes, rng: np.random.Generator) -> bytes:
             shape = tuple(rng.integers(0, 4, rng.integers(0, 4)).tolist())
             arrays[key] = np.full(shape, 1.0).astype(rng.choice(["f4", "f8", "i8", "u1", "U3", "c8", "M8[s]"]))
         case _:
-            key = list(arrays)[rng.integers(len(arrays))]
+            filled = [key for key, array in arrays.items() if array.size]
+            key = filled[rng.integers(len(filled))]
             changed_array = arrays[key].astype(np.float64)
             changed_array.flat[rng.integers(changed_array.size)] = rng.choice([np.nan, np.inf, -np.inf, 0, -1, 1e308])
             with np.errstate(over="ignore", invalid="ignore"):

@@ -100,7 +100,7 @@ def test_rows_every_five_minutes_on_a_grid_of_one_propose_the_step(
 
 
 @pytest.mark.parametrize("last", [253_402_300_799, 9_223_372_036])  # 9999-12-31T23:59:59, 2262
-def test_a_row_of_a_time_to_come_is_a_problem_that_does_not_hide_the_others(
+def test_a_row_of_a_time_to_come_is_named_and_does_not_hide_the_others(
     tmp_path: Path, checked: Callable[[MonitorSection], dict[str, Any]], last: int
 ) -> None:
     times = [*range(NOW // 1000 - 30_000, NOW // 1000, 60), last]
@@ -108,8 +108,9 @@ def test_a_row_of_a_time_to_come_is_a_problem_that_does_not_hide_the_others(
 
     row = checked(_monitor(tmp_path, model={"kind": "baseline"}))
 
-    assert "a time to come; until then it is not scored" in row["problem"]
-    assert row["newest_window"] == "29 samples of 1 entities"
+    assert "problem" not in row
+    assert [line.partition(":")[0] for line in row["rejects"]] == ["1 row left out"]
+    assert row["newest_window"] == "30 samples of 1 entities"
 
 
 def test_what_breaks_one_monitor_is_told_and_the_others_are_checked(tmp_path: Path) -> None:
