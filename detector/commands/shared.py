@@ -17,7 +17,7 @@ import typer
 
 from detector.errors import ConfigError, DetectorError
 from detector.times import utc
-from detector.wording import printable
+from detector.wording import finite, printable
 
 if TYPE_CHECKING:
     from detector.config.sections import Config, MonitorSection
@@ -246,17 +246,14 @@ def for_each(
 
 def print_json(value: object) -> None:
     """Prints strict JSON: a number that is not finite is null, a time is UTC."""
-    print(json.dumps(_plain(value), indent=2, allow_nan=False))
+
+    print(json.dumps(finite(value), indent=2, allow_nan=False, default=_utc_of))
 
 
-def _plain(value: object) -> object:
-    if isinstance(value, dict):
-        return {str(name): _plain(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
+def _utc_of(value: object) -> str:
     if isinstance(value, Moment):
         return utc(value.at)
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    raise TypeError(f"{type(value).__name__} is not for JSON")
 
 
 def print_rows(

@@ -37,7 +37,10 @@ class Alertmanager:
         notified = self._notified.get(message.monitor, {})
         alerts, open_labels = payload(message, notified, now)
         if alerts:
-            body, headers = json.dumps(alerts).encode(), {"Content-Type": "application/json"}
+            body, headers = (
+                json.dumps(words.finite(alerts), allow_nan=False).encode(),
+                {"Content-Type": "application/json"},
+            )
             http.request(f"{self._url}/api/v2/alerts", body=body, headers=headers, timeout=self._timeout)
         self._notified[message.monitor] = open_labels
 

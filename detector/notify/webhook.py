@@ -55,7 +55,7 @@ def key(notifier: str, message: Message) -> str:
 def body(message: Message) -> bytes:
     """A message as JSON."""
     found = _summary(message) if message.is_summary else _event(message.notices[0], message.alerts[0])
-    return json.dumps(found, ensure_ascii=False).encode()
+    return json.dumps(words.finite(found), ensure_ascii=False, allow_nan=False).encode(errors="replace")
 
 
 def _event(notice: Notice, alert: NotifiedAlert) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
+from detector import wording
+
 _HERE = resources.files("detector.report")
 
 
@@ -28,11 +30,13 @@ def render(report: dict[str, Any]) -> str:
         styles=styles,
         script_hashes=[_hash(script) for script in scripts],
         style_hashes=[_hash(style) for style in styles],
-        drawn={
-            "zone": report["zone"],
-            "days": report["overview"] and report["overview"]["days"],
-            "alerts": {alert["id"]: alert["plots"] for alert in report["alerts"] if alert["plots"]},
-        },
+        drawn=wording.finite(
+            {
+                "zone": report["zone"],
+                "days": report["overview"] and report["overview"]["days"],
+                "alerts": {alert["id"]: alert["plots"] for alert in report["alerts"] if alert["plots"]},
+            }
+        ),
     )
 
 

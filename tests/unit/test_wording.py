@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -98,3 +99,9 @@ def test_silence_is_said_without_metrics() -> None:
 @pytest.mark.parametrize("explanation", [{}, {"metrics": []}, {"metrics": None}])
 def test_nothing_known_is_nothing_said(explanation: dict[str, Any]) -> None:
     assert words.sentence(explanation) == ""
+
+
+def test_what_is_not_finite_is_nothing_in_json() -> None:
+    value = {"a": [1.5, math.nan, {"b": (math.inf, "x", None, True)}], 3: -math.inf}
+
+    assert words.finite(value) == {"a": [1.5, None, {"b": [None, "x", None, True]}], "3": None}
