@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
-from running import DETECTOR
+from running import DETECTOR, daemon
 
 CHARACTERS = "@ : / % # ? & = + '"
 SECRETS = {
@@ -97,3 +98,17 @@ def test_a_mistake_in_the_configuration_shows_no_secret(tmp_path: Path) -> None:
 
     assert status == 2
     assert [word for word in WORDS if word in said] == []
+
+
+def test_the_log_of_a_daemon_whose_sources_do_not_answer_shows_no_secret(tmp_path: Path) -> None:
+    path = _configuration(tmp_path, f"sqlite:///{tmp_path}/detector.db")
+    (tmp_path / "source_url").write_text(f"postgresql://reader:{quote(SECRETS['file'], safe='')}@127.0.0.1:1/metrics")
+    path.write_text('log_level = "debug"\n' + path.read_text())
+
+    with daemon(path, environment={name.upper(): secret for name, secret in SECRETS.items()}) as running:  # x07
+        for monitor in ("web", "db"):
+            running.until_logged(f"event=tick_failed monitor={monitor}")
+        log = running.log
+
+    assert "postgresql+psycopg://r:***@127.0.0.1:1/metrics" in log
+    assert [word for word in WORDS if word in log] == []
