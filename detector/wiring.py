@@ -146,9 +146,8 @@ class StoredVersions:
         if self._held is not None:
             self._held.check()
         made = {"created_at": now, "detector": __version__, "numpy": np.__version__}
-        header = (
-            made | version.artifact.provenance
-        )  # a recalibrated version already says when and by what it was trained
+        # a recalibrated version already says when and by what it was trained
+        header = {**made, **version.artifact.provenance}
         stored = artifacts.dump(replace(version.artifact, provenance=header))
         return model_store.save(self._engine, monitor=self._monitor.name, artifact=stored, header=header, now=now)
 

@@ -274,7 +274,7 @@ def _say_next(folder: Path, path: Path, start: int, *, first_alert: int | None) 
     print(f"  detector alerts list --config {path}")
     if first_alert is not None:
         print(f"  detector alerts show {first_alert} --config {path}")
-    print(f"  detector report --since {utc(start)[:10]} --out report.html --config {path}")
+    print(f"  detector report --since {utc(start)} --out report.html --config {path}")
     print("Watch this very machine: write `detector run` where the shipped config.toml is.")
     print("Watch your own database: README.md, “From your own PostgreSQL table to the first alert”.")
 
