@@ -78,7 +78,9 @@ def test_a_holder_that_was_suspended_for_too_long_learns_that_it_has_lost(store:
 
 
 TRAINS = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may have it ignored, as nohup does
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 from detector import database
 from detector.commands.train import _end_in_order_when_asked
 from detector.store.lease import Lease
