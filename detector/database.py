@@ -153,8 +153,8 @@ def _opened_read_only(url: URL) -> sqlite3.Connection:
         raise sqlite3.OperationalError(msg)
     try:
         return _opened(url)
-    except sqlite3.OperationalError:
-        if not _is_in_closed_folder(url):
+    except sqlite3.OperationalError as exc:
+        if "locked" in str(exc) or not _is_in_closed_folder(url):  # a file that is being written is never immutable
             raise
     return _opened(url, immutable="1")
 

@@ -51,7 +51,7 @@ def _names(monitor: MonitorSection, engine: Engine) -> list[str]:
     url = loading.secret(source) if isinstance(source, SqlSource) else ""
     if not (url and isinstance(source, SqlSource)):
         return newest.metric_names(engine, monitor)
-    own = database.connect(url, timeout=source.timeout, creates=False)
+    own = database.connect(url, timeout=source.timeout, reads_only=True)
     try:
         return newest.metric_names(own, monitor)
     finally:

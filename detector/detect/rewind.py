@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import replace
 
 from detector.core import grid
@@ -26,13 +27,14 @@ def is_ahead(horizon: Horizon, cursor: int, now: int) -> bool:
 def rewound(horizon: Horizon, store: Store, now: int) -> bool:
     """Moves a cursor that ran ahead of the clock back to the newest slot that was truly scored; whether it did.
 
-    Without stored scores it goes back to the present. Nothing is done to a cursor that is not ahead.
+    Where not every score is stored, none tells which slot that was: it goes back to the present. Nothing is done to a
+    cursor that is not ahead.
     """
     cursor = store.cursor(horizon.monitor)
     if cursor is None or not is_ahead(horizon, cursor, now):
         return False
     complete = grid.complete_until(now, horizon.step, horizon.delay)
-    newest = store.newest_score(horizon.monitor)
+    newest = store.newest_score(horizon.monitor) if horizon.least_stored == -math.inf else None
     to = complete if newest is None else min(complete, newest + horizon.step)
     rewind(horizon, store, to=to, now=now)
     ahead, slots = (cursor - complete) // 1000, (cursor - to) // horizon.step

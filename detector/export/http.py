@@ -58,7 +58,8 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
         host, port = address
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        self.address_family = found[0][0]  # IPv6 where the address is one
+        families = [family for family, *_ in found]
+        self.address_family = socket.AF_INET if socket.AF_INET in families else families[0]  # a name may have both
         super().__init__(address, handler)
 
 

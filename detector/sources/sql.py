@@ -36,6 +36,7 @@ from detector.errors import SourceError, SourceUnavailable
 from detector.sources import rows, text_times
 from detector.sources.query_extent import QueryExtent
 from detector.sources.text_times import TextTimes
+from detector.times import DAY_MS
 
 _CHUNK = 10_000  # rows at a time; with more, only the garbage collector has more to look through
 _WIDEST_DST_CHANGE = timedelta(hours=1)
@@ -207,21 +208,28 @@ class SqlSource:
 
     def _note_outside(self, connection: Connection, until: int, noted: rows.Noted) -> None:
         if self._spec.query:
-            statement, bounds = self._statement(connection, until, rows.LAST)
+            statement, bounds = self._statement(connection, until, until + DAY_MS)  # it may make rows for all of them
         else:
             statement, bounds = self._outside(until)
         seen = counted = 0
         with database.streaming(connection).execute(statement, bounds) as result:
-            position = _position(list(result.keys()), self._spec.time)
-            for part in database.parts(connection, result, _CHUNK):
+            names = list(result.keys())
+            position, valued = _position(names, self._spec.time), self._valued(names)
+            for found in database.parts(connection, result, _CHUNK):
+                part = [row for row in found if not valued or any(row[index] is not None for index in valued)]
                 column = [row[position] for row in part]
                 time = rows.to_milliseconds(column, self._spec.time_format, self._zone)
                 is_bad, is_early = time == rows.BAD_TIME, time >= until
                 noted.note("time", is_bad, column.__getitem__)
                 noted.note("future", is_early, column.__getitem__)
-                seen, counted = seen + len(part), counted + int((is_bad | is_early).sum())
+                seen, counted = seen + len(found), counted + int((is_bad | is_early).sum())
                 if counted >= rows.MOST_REJECTS or seen >= _MOST_LOOKED_AT:
                     return
+
+    def _valued(self, returned: Sequence[str]) -> list[int]:
+        """Positions of columns that hold values, [] where none is asked for: a query may fill gaps with empty rows."""
+        wanted = [self._spec.value] if self._spec.metric else self._spec.metrics
+        return [index for index, name in enumerate(returned) if name in wanted]
 
     def _outside(self, until: int) -> tuple[Select[Any], dict[str, Any]]:
         """All rows whose time is not one from 1971 on and before a time."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core import frozen, grid, score, threshold, window
-from detector.core.series import Float32, History, Reason, Spans
+from detector.core.series import Bool, Float32, History, Reason, Spans
 from detector.core.threshold import Calibration
 from detector.detect import residuals
 from detector.detect.residuals import Selection
@@ -44,7 +44,7 @@ def calibrated(data: Division, fitted: Fitted) -> ModelVersion:
         fleet_noise=fleet,
         calibration=fit_threshold(plan, errors),
         freeze_limits=frozen.limits(history.values),
-        seen=np.any(~np.isnan(history.values), axis=1),
+        seen=metrics_seen(history.values),
         provenance={
             **fitted.facts,
             "kind": fitted.kind,
@@ -57,6 +57,17 @@ def calibrated(data: Division, fitted: Fitted) -> ModelVersion:
         },
     )
     return ModelVersion(0, artifact, fitted.model)
+
+
+def metrics_seen(values: Float32) -> Bool:
+    """Metrics that an entity is expected to have, (E, F), from its history (E, L, F).
+
+    A metric counts that has a value in half of the newer slots in which its entity has any: one that comes once an hour
+    beside others of every minute is not gone for 59 minutes, and one that an entity has given up is not missed.
+    """
+    newer = ~np.isnan(values[:, -max(1, values.shape[1] // 4) :])
+    alive = newer.any(axis=2).sum(axis=1)
+    return np.asarray((2 * newer.sum(axis=1) >= alive[:, None]) & np.any(~np.isnan(values), axis=1), dtype=np.bool_)
 
 
 def calibration_residuals(data: Division, model: Model, timesteps: int) -> Float32:

@@ -18,6 +18,7 @@ from sqlalchemy import make_url, text
 from sqlalchemy.exc import DBAPIError
 
 from detector import database, wiring
+from detector.commands.check import _names as source_names
 from detector.config.sections import Config
 from detector.errors import SourceError, SourceUnavailable
 from detector.sources.sql import SqlSource, TableSpec
@@ -60,6 +61,19 @@ def test_the_bytes_and_the_journal_mode_of_a_file_stay(file: Path) -> None:  # c
     before = file.read_bytes()
 
     assert _rows(f"sqlite:///{file}") == 10
+    assert file.read_bytes() == before
+
+
+def test_a_check_of_a_metric_that_is_not_there_leaves_the_file_as_it_was(file: Path, tmp_path: Path) -> None:
+    source = {"type": "sql", "url": f"sqlite:///{str(file).replace('%', '%25')}", "table": "s", "time": "time"}
+    source |= {"metric": "host", "value": "cpu", "time_format": "epoch_seconds"}
+    monitors = [{"name": "web", "metrics": ["cpuu"], "source": source}]
+    config = Config.model_validate({"database": {"url": f"sqlite:///{tmp_path}/own.db"}, "monitors": monitors})
+    own = database.connect(f"sqlite:///{tmp_path}/own.db")
+    before = file.read_bytes()
+
+    assert source_names(config.monitors[0], own) == ["web"]
+    own.dispose()
     assert file.read_bytes() == before
 
 

@@ -100,6 +100,16 @@ def test_a_cursor_that_is_not_ahead_stays(values: Float32) -> None:
     assert store.cursor("web") == BEGIN + 50 * STEP
 
 
+def test_where_not_every_score_is_stored_a_cursor_goes_back_to_the_present(values: Float32) -> None:
+    store = MemoryStore()
+    model = made_versions.by_size(("web-1",), 1, start=4.0, level=5.0, since=BEGIN)
+    _tick(store, _rows(values), model, there=150, now=150)
+    some = Horizon.of(MONITOR.model_copy(update={"store_scores": "anomalous"}))
+
+    assert rewound(some, store, BEGIN + 140 * STEP)
+    assert store.cursor("web") == BEGIN + 140 * STEP
+
+
 def test_slots_after_a_rewind_are_judged_as_they_were(values: Float32) -> None:
     model = made_versions.by_size(("web-1",), 1, start=4.0, level=5.0, since=BEGIN)
     store = MemoryStore()

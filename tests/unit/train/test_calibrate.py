@@ -171,3 +171,14 @@ def test_a_history_of_no_entity_is_too_little_to_recalibrate_on(slots: int) -> N
 
     with pytest.raises(ModelError, match="recalibration needs"):
         calibrate.recalibrated(PLAN, trained, nobody, left_out={})
+
+
+def test_a_metric_counts_as_had_if_it_usually_comes_beside_the_others() -> None:
+    values = np.full((2, 240, 4), np.nan, dtype=np.float32)  # the newer slots are the last 60
+    values[0, :, 0] = 1.0
+    values[0, ::60, 1] = 1.0  # once an hour
+    values[0, :170, 2] = 1.0  # given up before the newer slots
+    values[0, 200:, 3] = 1.0  # since a while: 40 of 60
+    values[1, :100, 2] = 1.0  # an entity that has been silent since
+
+    assert calibrate.metrics_seen(values).tolist() == [[True, False, False, True], [False, False, True, False]]
