@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -101,6 +103,15 @@ def test_a_child_that_starts_after_the_stop_is_ended_at_once(
     assert time.monotonic() - began < 10
 
 
+@pytest.fixture
+def _hangups_end_a_program() -> Iterator[None]:
+    """As they do unless whoever runs the tests has them ignored, as nohup does; children inherit that."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("_hangups_end_a_program")
 @pytest.mark.parametrize("program", ["kill -TERM $$; sleep 9", "exit 143", "kill -HUP $$; sleep 9"])
 def test_a_child_that_somebody_stopped_is_told_as_stopped(  # x12
     children: TrainingChildren, tmp_path: Path, program: str
