@@ -25,6 +25,7 @@ from detector.commands.shared import (
     user,
 )
 from detector.errors import ConfigError
+from detector.wording import printable
 
 if TYPE_CHECKING:
     from detector.store.alerts import AlertRow
@@ -111,7 +112,7 @@ def show_alert(identity: AlertId, config: ConfigOption = None, as_json: JsonOpti
 def _print_alert(row: AlertRow, shown: dict[str, Any]) -> None:
     from detector import wording
 
-    say(f"{row.entity} ({row.monitor}): {wording.sentence(row.explanation)}\n")
+    say(f"{printable(row.entity)} ({row.monitor}): {printable(wording.sentence(row.explanation))}\n")
     lines = {
         name: value for name, value in shown.items() if name not in _IN_SECTIONS and value not in (None, False, "")
     }
@@ -119,7 +120,7 @@ def _print_alert(row: AlertRow, shown: dict[str, Any]) -> None:
     if shown["metrics"]:
         say("\nmetrics by their share of the score")
         for metric in shown["metrics"]:
-            say(f"  {wording.metric_line(metric)}")
+            say(f"  {printable(wording.metric_line(metric))}")
     say("\nhistory")
     print_rows([{k: v for k, v in event.items() if k not in {"peak_score", "severity"}} for event in shown["events"]])
 
@@ -150,7 +151,7 @@ def close_alert(identity: AlertId, config: ConfigOption = None, by: By = None, c
         raise ConfigError(msg)
     who, notifiers = by or user(), parts.config.notified(row.monitor)
     alerts.close(parts.engine, row, by=who, comment=comment, now=now_ms(), notifiers=notifiers)
-    say(f"alert {identity} is closed; a new one opens only after {row.entity} has been normal again")
+    say(f"alert {identity} is closed; a new one opens only after {printable(row.entity)} has been normal again")
 
 
 def find_alert(parts: Parts, identity: int) -> tuple[AlertRow, list[dict[str, Any]]]:

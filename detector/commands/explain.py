@@ -53,16 +53,16 @@ def explain(
         print_json(asdict(answer) | {"slot": Moment(answer.slot), "rejects": source.lines(now_ms())})
         return
     head = "unknown" if answer.score is None else f"score {answer.score:.2f}"
-    say(f"{entity} ({monitor}) at {Moment(answer.slot)}: {head}")
+    say(f"{wording.printable(entity)} ({monitor}) at {Moment(answer.slot)}: {head}")
     for why in answer.why:
-        say(f"  {why}")
+        say(f"  {wording.printable(why)}")
     for rejected in source.lines(now_ms()):
         say(f"  {rejected}")
     metrics = answer.explanation.get("metrics", [])
     if metrics and answer.score is not None:
         say("\nmetrics by their share of the score")
         for metric in metrics:
-            say(f"  {wording.metric_line(metric)}")
+            say(f"  {wording.printable(wording.metric_line(metric))}")
 
 
 def _past(parts: Parts, monitor: str, entity: str, moment: int) -> list[PastAlert]:

@@ -12,7 +12,10 @@ import pytest
 from sqlalchemy import text
 
 from detector import cli, database
+from detector.core.decide import Change, Episode, Severity
+from detector.ports import AlertChange, Commit, ScoreRows
 from detector.store import models, schema
+from detector.store.state import StateStore
 
 
 class Ended:
@@ -177,3 +180,22 @@ def test_a_file_with_some_bad_lines_is_imported_with_status_0(run: Commands) -> 
 
     assert ended.status == 0
     assert "line 3: time expected, 'soon' received" in ended.errors
+
+
+HOSTILE = "\x1b[31mred\x1b[0m\nnew line"
+
+
+def test_an_alert_of_a_hostile_name_is_shown_without_control_characters(run: Commands) -> None:
+    now = 1_795_000_000_000  # c24
+    episode = Episode(now, now, Severity.WARNING, 1.5, now)
+    explanation = json.dumps({"metrics": [{"metric": f"cpu {HOSTILE}", "observed": 1.0, "share": 1.0}]})
+    opened = AlertChange(Change.OPENED, HOSTILE, now, episode, now, explanation)
+    nothing = ScoreRows(entity=[], slot=[], score=[])
+    StateStore(run.engine).commit(Commit("web", None, now, now, 1, nothing, nothing, changes=(opened,)))
+
+    shown = [run("alerts", "list"), run("alerts", "show", "1"), run("alerts", "close", "1")]
+
+    assert [ended.status for ended in shown] == [0, 0, 0]
+    assert all("\x1b" not in ended.output for ended in shown)
+    assert all(r"\x1b[31mred\x1b[0m\nnew line" in ended.output for ended in shown)
+    assert shown[0].output.count("\n") == 2
