@@ -74,7 +74,7 @@ def list_alerts(
         only_open=only_open,
         since=if_given(moment_of, "--since", since),
         until=if_given(moment_of, "--until", until),
-        most=most,
+        most=min(most, 1 << 31),  # no table is longer, and no database takes a number of more than 64 bits
     )
     notified = outbox.summary(parts.engine, [row.id for row in found])
     rows = [_alert_row(row) | {"notified": notified[row.id]} for row in found]

@@ -178,7 +178,7 @@ def time_of(option: str, written: str, zone: str = "", *, or_else: str = "") -> 
         aware = moment if moment.tzinfo else moment.replace(tzinfo=inside) if inside else moment.astimezone()
         return int(aware.timestamp() * 1000)
     except (OverflowError, ValueError) as exc:
-        msg = f"{option} must be a time between the years 1 and 9999. Received: {written!r}"
+        msg = f"{option} must be a time between the years 2 and 9998. Received: {written!r}"
         raise ConfigError(msg) from exc
 
 

@@ -199,3 +199,21 @@ def test_an_alert_of_a_hostile_name_is_shown_without_control_characters(run: Com
     assert all("\x1b" not in ended.output for ended in shown)
     assert all(r"\x1b[31mred\x1b[0m\nnew line" in ended.output for ended in shown)
     assert shown[0].output.count("\n") == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (("alerts", "list", "--limit", "99999999999999999999"), 0),
+        (("alerts", "list", "--since", "0001-01-01"), 2),
+        (("retrain", "web", "--from", "0001-01-01"), 2),
+        (("score", "--at", "9999-12-31T23:59-14:00"), 2),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+)
+def test_what_is_far_beyond_is_taken_or_refused_in_one_line(run: Commands, words: tuple[str, ...], status: int) -> None:
+    ended = run(*words)
+
+    assert ended.status == status
+    assert ended.errors.count("\n") <= 1
+    assert "unexpected" not in ended.errors
