@@ -50,7 +50,7 @@ class Run:
 
 
 def _run(folder: Path, name: str, step: str, metrics: list[str], data: Path, trained_until: datetime) -> Run:
-    settings = {"retrain": "off", "max_catch_up": "36500d", "training": {"epochs": 8}}
+    settings = {"retrain": "off", "max_catch_up": "36500d", "keep_scores": "36500d", "training": {"epochs": 8}}
     config = configure(folder, {"name": name, "step": step, "metrics": metrics, **settings})
     imported = detector("import", data, "--monitor", name, "--config", config, "--json")
     retrained = detector("retrain", name, "--config", config, "--to", f"{trained_until:%Y-%m-%dT%H:%M:%S}")

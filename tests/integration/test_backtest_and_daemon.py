@@ -27,6 +27,7 @@ MONITOR = {
     "delay": "0s",
     "retrain": "off",
     "max_catch_up": "36500d",
+    "keep_scores": "36500d",  # the daemon prunes at every full hour
     "model": {"kind": "network", "units": 16},
     "training": {"epochs": 2, "seed": 7},
 }
