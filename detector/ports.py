@@ -127,11 +127,26 @@ class Exclusion:
 
 @dataclass(frozen=True)
 class ScoreRows:
-    """Known scores to store, as columns."""
+    """Known scores, as columns."""
 
-    entity: Sequence[str]
-    slot: Sequence[int]
-    score: Sequence[float]
+    entity: Sequence[str] = ()
+    slot: Sequence[int] = ()
+    score: Sequence[float] = ()
+
+
+NO_SCORES = ScoreRows()
+
+
+@dataclass(frozen=True)
+class JudgedRanges:
+    """What was known of entities, as columns: each range lasts until the entity's next one, or the cursor."""
+
+    entity: Sequence[str] = ()
+    start: Sequence[int] = ()  # slot, epoch milliseconds
+    reason: Sequence[str] = ()  # known, or why it is unknown
+
+
+NOTHING_JUDGED = JudgedRanges()
 
 
 @dataclass(frozen=True)
@@ -147,7 +162,10 @@ class Commit:
     replaced: ScoreRows  # scores of slots already committed, changed by late samples; NaN: no longer stored
     changes: Sequence[AlertChange]
     notifiers: Sequence[str] = ()  # notified of the changes
-    forget_from: int | None = None  # scores of this slot and later ones are removed: the cursor moves back
+    judged: JudgedRanges = NOTHING_JUDGED  # that begin
+    judged_again: Sequence[tuple[str, int]] = ()  # entities and slots: ranges that began there or later are replaced
+    checkpoint: str | None = None  # JSON; what to decide again from when late samples change something
+    forget_from: int | None = None  # scores and ranges of this slot and later ones are removed: the cursor moves back
     incident_span: int = 0  # alerts that open within so many milliseconds of each other are one incident
 
 
@@ -163,8 +181,14 @@ class Store(Protocol):
     def exclusions(self, monitor: str) -> list[Exclusion]:
         """All exclusions of a monitor, past ones too."""
 
-    def newest_score(self, monitor: str) -> int | None:
-        """The newest slot with a stored score, None if none is stored."""
+    def checkpoint(self, monitor: str) -> str | None:
+        """The checkpoint of the newest commit, None if it had none."""
+
+    def judged_since(self, monitor: str, slot: int) -> JudgedRanges:
+        """Ranges that reach to `slot` (epoch milliseconds) or later; of each entity the oldest first."""
+
+    def scores_since(self, monitor: str, slot: int, *, version: int) -> ScoreRows:
+        """Stored scores by a model version, of `slot` (epoch milliseconds) and later ones."""
 
     def commit(self, commit: Commit) -> None:
         """Stores all of it or nothing.

@@ -139,6 +139,19 @@ cursor = Table(
     Column("monitor", String(64), primary_key=True),
     Column("slot", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
+    Column("checkpoint", LongText, nullable=True),  # JSON: the alerts' states before the slots late rows may change
+)
+
+judged = Table(  # ranges of slots by what is known of an entity: each lasts until its next one, or the cursor
+    "detector_judged",
+    metadata,
+    Column("monitor", String(64), primary_key=True),
+    Column("entity", Name, primary_key=True),
+    Column("start", BigInteger, primary_key=True, autoincrement=False),
+    Column("reason", String(16), nullable=False),  # known, or why it is unknown
+    sqlite_with_rowid=False,
+    mysql_charset="utf8mb4",
+    mysql_collate="utf8mb4_bin",
 )
 
 model = Table(

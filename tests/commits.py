@@ -6,12 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 from detector.core.decide import Change, Episode, Severity
-from detector.ports import AlertChange, Commit, ScoreRows
+from detector.ports import NO_SCORES, AlertChange, Commit
 
 T0 = 1_704_110_400_000
 STEP = 60_000
-
-NO_SCORES = ScoreRows(entity=[], slot=[], score=[])
 
 
 def commit(**values: Any) -> Commit:

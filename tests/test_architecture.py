@@ -45,7 +45,7 @@ ALLOWED: dict[str, set[str]] = {
     "operate": {
         *_LOW,
         *_USE_CASES,
-        *("progress", "ports", "config", "database", "tables", "wording", "sources", "models", "store"),
+        *("progress", "ports", "config", "database", "tables", "wording", "csv_files", "sources", "models", "store"),
     },
     "wiring": {
         *_LOW,

@@ -39,11 +39,11 @@ def check_schema(config: ConfigOption = None) -> None:
 
 
 def prune(config: ConfigOption = None) -> None:
-    """Removes stored scores older than keep_scores, as the daemon does every hour; alerts stay."""
+    """Removes scores and what was judged, older than keep_scores, as the daemon does every hour; alerts stay."""
     _, settings = load(config)
     from detector import database
     from detector.config import loading
-    from detector.store import schema, scores
+    from detector.store import judged, schema, scores
 
     engine = database.connect(loading.secret(settings.database), creates=False)
     schema.check(engine)
@@ -51,6 +51,8 @@ def prune(config: ConfigOption = None) -> None:
         before, removed = now_ms() - milliseconds(monitor.keep_scores), 0
         while rows := scores.prune(engine, monitor.name, before):
             removed += rows
+        while judged.prune(engine, monitor.name, before):
+            pass
         say(f"{monitor.name}: {removed} scores from before {Moment(before)} removed")
 
 

@@ -30,10 +30,12 @@ def import_(
         msg = f'monitor {monitor!r} reads its own database; import needs a monitor with source.type = "embedded"'
         raise ConfigError(msg)
     from detector import csv_files, wiring
+    from detector.detect.horizon import Horizon
+    from detector.operate.late_rows import LateRows
     from detector.progress import part, shown
 
     parts = wiring.assemble(settings, upgrade=True)
-    sink = wiring.embedded(section, parts.engine)
+    sink = LateRows(wiring.embedded(section, parts.engine), Horizon.of(section), parts.store)
     files = csv_files.files(path)
     outcomes, failed = [], 0
     with shown("import") as progress:
@@ -48,6 +50,8 @@ def import_(
         _print_bad_lines(outcome)
     if outcomes or as_json:
         print_rows([_row(outcome) for outcome in outcomes], as_json=as_json)
+    if (too_late := sink.line()) is not None:
+        say(f"detector: {too_late}", to_stderr=True)
     useless = [outcome.file for outcome in outcomes if outcome.bad and not outcome.samples]
     for name in useless:
         say(f"detector: {name}: not a single line of it could be used", to_stderr=True)

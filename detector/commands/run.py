@@ -99,7 +99,7 @@ def _ticked(parts: Parts, section: MonitorSection, now: int, *, is_present: bool
         model = memory.no_model(horizon, now)  # values that are never valid need no model
     if is_present:
         rewound(horizon, store, now)
-    remembered = recall(horizon, source, model, stored=stored_state(horizon, store), now=now)
+    remembered = recall(horizon, source, model, stored=stored_state(horizon, store, version=model.version), now=now)
     _, report = tick.tick(tick.Monitor(horizon, source, store, parts.config.notified(section.name)), remembered, now)
     return report
 

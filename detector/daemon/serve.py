@@ -14,7 +14,7 @@ from detector.daemon.collector import HostCollector
 from detector.daemon.tasks import Services
 from detector.daemon.worker import Worker
 from detector.export.prometheus import Exporter
-from detector.store import alerts, schema, scores
+from detector.store import alerts, judged, schema, scores
 from detector.wiring import Parts
 
 
@@ -40,7 +40,7 @@ def worker(parts: Parts, config_path: Path, exporter: Exporter, *, clock: Callab
         sources=parts.sources,
         versions=parts.versions,
         collectors=collectors,
-        prune=lambda monitor, before: scores.prune(engine, monitor, before),
+        prune=lambda monitor, before: scores.prune(engine, monitor, before) + judged.prune(engine, monitor, before),
         alert_counts=lambda monitor, since: alerts.counts(engine, monitor, since),
         ping=lambda: database.ping(engine),
         config_path=config_path,

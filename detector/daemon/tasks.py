@@ -185,7 +185,7 @@ class Tasks:
 
     def _recalled(self, run: MonitorRun, model: ModelVersion, now: int) -> Memory:
         monitor = run.monitor
-        stored = stored_state(monitor.horizon, monitor.store)
+        stored = stored_state(monitor.horizon, monitor.store, version=model.version)
         return recall(monitor.horizon, monitor.source, model, stored=stored, now=now)
 
     def _score(self, run: MonitorRun, now: int) -> ticks.Report:

@@ -33,7 +33,7 @@ class Horizon:
     silent: int  # slots without any data that open an alert; 0: none do
     late: int  # slots behind the cursor that are read again for late samples
     scores: int  # newest slots whose scores are needed to go on: open alerts, decisions, late samples
-    values: int  # slots whose values are kept: two windows back from the oldest slot that is decided on again, and one
+    values: int  # slots whose values are kept: two windows back from the oldest slot that is decided again, and one
     # window back from the oldest that is scored again
     errors: int  # slots whose errors are kept: smoothing, decisions, late samples; never fewer than those with values
     max_catch_up: int
@@ -45,10 +45,11 @@ class Horizon:
         """The horizon of a configured monitor."""
         step, rules = section.step_ms, decision_rules(section.decision)
         late = -(-milliseconds(section.lateness) // step)
-        decided = rules.before + late
-        scores = max(1, rules.reach, decided)
-        silent = section.no_data_slots + decided + 1 if section.no_data_slots else 0
-        values = max(2 * section.timesteps - 2 + decided, silent, scores + section.timesteps - 1)
+        # a stored checkpoint lies up to twice as far back as late samples
+        again = rules.before + 2 * late
+        scores = max(1, rules.reach, again)
+        silent = section.no_data_slots + again + 1 if section.no_data_slots else 0
+        values = max(2 * section.timesteps - 2 + again, silent, scores + section.timesteps - 1 + late)
         return Horizon(
             monitor=section.name,
             metrics=section.metrics,
@@ -78,10 +79,10 @@ class Horizon:
     def longest_freeze(self) -> int:
         """Longest freeze limit that is applied.
 
-        Slots remembered before the oldest one that late samples may change: whether a metric is frozen must not depend
-        on how many slots a tick happens to see.
+        Slots remembered before the oldest one that is decided again: whether a metric is frozen must not depend on how
+        many slots a tick happens to see.
         """
-        return self.values - self.late - self.rules.before
+        return self.values - 2 * self.late - self.rules.before
 
     @property
     def claim(self) -> int:

@@ -24,6 +24,9 @@ from detector.ports import Artifact, ModelVersion
 
 _BLOCK = 4096  # entities whose remembered slots are scored at a time
 
+UNRECORDED = -1
+"""Code of a slot that nothing is on record of."""
+
 NO_MODEL = 0
 """Version of the stand-in for a model that only knows which values are valid."""
 
@@ -53,10 +56,12 @@ class Memory:
     scores: Float32  # (E, L) as the errors they end with the history, and begin before it
     states: AlertStates  # (E,)
     past: tuple[Checkpoint, ...]  # the states before slots that late samples may still change, oldest first
+    judged: Int8  # (E, J) codes on record of the newest slots, those that late samples may change and one before
+    changed: Int64  # (E,) newest committed slots that rows changed while nobody looked
     snapshot: Snapshot
 
     def __post_init__(self) -> None:
-        for array in (self.rows, self.errors, self.scores):
+        for array in (self.rows, self.errors, self.scores, self.judged, self.changed):
             read_only(array)
 
     @property
@@ -87,6 +92,7 @@ class Late:
     rows: Int64  # (R,) of the entities that have any
     slots: int  # from the oldest changed one to the newest committed one
     new: int  # slots after these
+    reason: Int8  # (R, slots) of their windows, as they are now
 
 
 @dataclass(frozen=True)
@@ -94,7 +100,7 @@ class Extended:
     """A memory with K more slots: their values and errors are there, their scores and the states after them not yet."""
 
     memory: Memory
-    reason: Int8  # (E,) of the newest slot
+    reason: Int8  # (E, K) why their windows cannot be scored
     share: Float32  # (E, F) each metric's share of the newest error
     windows: int  # scored
     late: Late
@@ -144,6 +150,8 @@ def empty(horizon: Horizon, model: ModelVersion, *, cursor: int | None, others: 
         scores=np.empty((count, 0), dtype=np.float32),
         states=states,
         past=(),
+        judged=np.full((count, horizon.late + 1), UNRECORDED, dtype=np.int8),
+        changed=np.zeros(count, dtype=np.int64),
         snapshot=Snapshot(entities, share[:, 0], np.empty(count, np.int8), states, states.is_open, share),
     )
 
@@ -171,7 +179,8 @@ def extend(horizon: Horizon, memory: Memory, gridded: Gridded, *, unscored: int 
     rows = memory.rows if gridded.entities == memory.entities else residuals.model_rows(model, gridded.entities)
     values = _moved(memory, memory.history.values, gridded, slots=horizon.values + new)
     again = slice(values.shape[1] - gridded.values.shape[1], values.shape[1] - new)
-    late = _late(values[:, again], gridded.values[:, :-new], new=new)
+    judged, changed = _moved_rows(memory, gridded.entities)
+    late = _late(values[:, again], gridded.values[:, :-new], changed=changed, new=new)
     values[:, again.start :] = gridded.values
     history = History(gridded.entities, gridded.end - horizon.step * values.shape[1], horizon.step, values)
     made = _errors(horizon, model, history, rows=rows, slots=new - unscored)
@@ -181,10 +190,12 @@ def extend(horizon: Horizon, memory: Memory, gridded: Gridded, *, unscored: int 
     )
     errors[:, errors.shape[1] - new + unscored :] = made.errors
     if late.rows.size:
-        changed = _errors(horizon, model, history, rows=rows, slots=new + late.slots, only=late.rows)
-        errors[late.rows, -new - late.slots : -new] = changed.errors[:, : late.slots]
+        corrected = _errors(horizon, model, history, rows=rows, slots=new + late.slots, only=late.rows)
+        errors[late.rows, -new - late.slots : -new] = corrected.errors[:, : late.slots]
+        late = replace(late, reason=corrected.reason[:, : late.slots])
     states = _of_others(memory, gridded.entities)
     extended = replace(memory, history=history, rows=rows, errors=errors, scores=scores, states=states)
+    extended = replace(extended, judged=judged, changed=np.zeros_like(changed))
     return Extended(extended, made.reason, made.share, made.windows, late)
 
 
@@ -212,20 +223,37 @@ def _of_others(memory: Memory, entities: tuple[str, ...]) -> AlertStates:
     return AlertStates.none_open(len(entities)).with_rows(known, memory.states.rows(before[known]))
 
 
-def _late(before: Float32, after: Float32, *, new: int) -> Late:
-    """Committed slots whose values before and after (E, K, F) differ; new: slots after them."""
-    differs = (before != after) & ~(np.isnan(before) & np.isnan(after))
-    changed = differs.any(axis=2)  # (E, K)
-    rows = np.flatnonzero(changed.any(axis=1))
-    return Late(rows, before.shape[1] - int(changed.any(axis=0).argmax()) if rows.size else 0, new)
+def _late(before: Float32, after: Float32, *, changed: Int64, new: int) -> Late:
+    """Committed slots whose values before and after (E, K, F) differ, or are known to: the newest `changed` (E,).
+
+    new: slots after them
+    """
+    differs = ((before != after) & ~(np.isnan(before) & np.isnan(after))).any(axis=2)  # (E, K)
+    slots = differs.shape[1]
+    differs |= np.arange(slots, 0, -1) <= changed[:, None]
+    rows = np.flatnonzero(differs.any(axis=1))
+    reach = slots - int(differs.any(axis=0).argmax()) if rows.size else 0
+    return Late(rows, reach, new, np.zeros((len(rows), reach), dtype=np.int8))
+
+
+def _moved_rows(memory: Memory, entities: tuple[str, ...]) -> tuple[Int8, Int64]:
+    """Codes on record (E, J) and changed slots (E,) for other entities; one that is new has had no data."""
+    if entities == memory.entities:
+        return memory.judged, memory.changed
+    before = grid.positions(entities, memory.entities)
+    known = before >= 0
+    judged = np.full((len(entities), memory.judged.shape[1]), Reason.NO_DATA, dtype=np.int8)
+    changed = np.zeros(len(entities), dtype=np.int64)
+    judged[known], changed[known] = memory.judged[before[known]], memory.changed[before[known]]
+    return judged, changed
 
 
 @dataclass(frozen=True)
 class _Made:
-    """Errors of K slots; reasons and shares of the newest one."""
+    """Errors of K slots, the reasons of their windows, and the shares of the newest one."""
 
     errors: Float32  # (R, K)
-    reason: Int8  # (R,)
+    reason: Int8  # (R, K)
     share: Float32  # (R, F)
     windows: int
 
@@ -241,7 +269,7 @@ def _errors(
     wanted = np.arange(len(rows)) if only is None else only
     begin = history.values.shape[1] - slots - model.timesteps + 1
     errors = np.empty((len(wanted), slots), dtype=np.float32)
-    reason = np.zeros(len(wanted), dtype=np.int8)
+    reason = np.zeros((len(wanted), slots), dtype=np.int8)
     share = np.empty((len(wanted), metrics), dtype=np.float32)
     windows = 0
     for part in blocks(len(wanted) if slots else 0):
@@ -254,7 +282,7 @@ def _errors(
         is_invalid = rules.outside(values[:, -1])  # (B, F)
         count = is_invalid.sum(axis=1, keepdims=True)
         share[part] = np.where(count > 0, is_invalid / np.maximum(count, 1), shares[:, -1])
-        reason[part] = reasons[:, -1]
+        reason[part] = reasons
         windows += int(chosen.sum())
     if model.version == NO_MODEL:
         reason[reason != Reason.NO_DATA] = Reason.NO_MODEL

@@ -6,11 +6,15 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from detector.core import grid, threshold
-from detector.detect import alerts, history, memory, scores
+from detector.core.revise import Checkpoint
+from detector.core.series import Reason
+from detector.detect import alerts, history, judged, memory, scores
 from detector.detect.horizon import Horizon
 from detector.detect.memory import Gridded, Memory
-from detector.ports import ModelVersion, Source, Store, StoredAlert
+from detector.ports import NO_SCORES, NOTHING_JUDGED, JudgedRanges, ModelVersion, ScoreRows, Source, Store, StoredAlert
 
 logger = logging.getLogger(__name__)
 
@@ -21,13 +25,24 @@ class Stored:
 
     cursor: int | None  # epoch milliseconds
     alerts: Sequence[StoredAlert] = ()  # whose episode goes on or whose closing may still matter, oldest first
+    judged: JudgedRanges = NOTHING_JUDGED  # of the slots that memory keeps the values of
+    scores: ScoreRows = NO_SCORES  # by the live model version, of the slots that late rows may change
+    past: tuple[Checkpoint, ...] = ()  # states before late slots, oldest first
 
 
-def stored_state(horizon: Horizon, store: Store) -> Stored:
-    """A monitor's cursor, and those of its alerts that still matter there."""
-    cursor = store.cursor(horizon.monitor)
-    since = 0 if cursor is None else grid.floor(cursor, horizon.step) - horizon.claim
-    return Stored(cursor, store.alerts_since(horizon.monitor, since))
+def stored_state(horizon: Horizon, store: Store, *, version: int) -> Stored:
+    """A monitor's cursor, and what is stored of the slots before it that still matters; version: of its model."""
+    name, cursor = horizon.monitor, store.cursor(horizon.monitor)
+    if cursor is None:
+        return Stored(None, store.alerts_since(name, 0))
+    end = grid.floor(cursor, horizon.step)
+    return Stored(
+        cursor,
+        store.alerts_since(name, end - horizon.claim),
+        store.judged_since(name, end - horizon.values * horizon.step),
+        store.scores_since(name, end - horizon.late * horizon.step, version=version),
+        alerts.read(store.checkpoint(name)),
+    )
 
 
 def recall(
@@ -66,8 +81,23 @@ def recall(
         states=states,
         is_silent=alerts.silent(recalled.entities, relevant),
     )
-    past = (alerts.checkpoint(horizon, cursor, entities=recalled.entities, states=states),)
-    return replace(recalled, states=states, past=past, snapshot=snapshot)
+    last = alerts.checkpoint(horizon, cursor, entities=recalled.entities, states=states)
+    past = (*(point for point in stored.past if point.slot < last.slot), last)
+    return _as_judged(horizon, replace(recalled, states=states, past=past, snapshot=snapshot), stored)
+
+
+def _as_judged(horizon: Horizon, recalled: Memory, stored: Stored) -> Memory:
+    """A memory that knows what is on record of its slots, and which of them rows have changed since."""
+    if stored.cursor is None:
+        return recalled
+    end = grid.floor(stored.cursor, horizon.step)
+    slots = end - horizon.step * np.arange(horizon.late + 1, 0, -1)
+    known = judged.on_record(stored.judged, recalled.entities, slots)
+    known[(recalled.rows < 0)[:, None] & (known == memory.UNRECORDED)] = Reason.NO_DATA  # it has had none
+    newest = replace(recalled, judged=known)
+    if end != recalled.history.end:  # what came while too much was missed is too late for all of it
+        return newest
+    return replace(newest, changed=judged.changed(horizon, recalled, stored.judged, stored.scores))
 
 
 def _start(horizon: Horizon, cursor: int, now: int) -> int:

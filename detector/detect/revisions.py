@@ -42,7 +42,8 @@ def revised(horizon: Horizon, store: Store, extended: Extended, *, now: int) -> 
 def _checkpoint_before(horizon: Horizon, memory: Memory, late: Late) -> Checkpoint | None:
     """The newest checkpoint before the changed slots, else the oldest after them; None if none can be used."""
     slots, new = memory.history.slots, memory.history.values.shape[1] - late.new  # index of the first new slot
-    usable = [point for point in memory.past if slots[horizon.rules.before] <= point.slot < slots[new]]
+    first = max(0, new - horizon.scores) + horizon.rules.before  # scores of as many slots can be made again
+    usable = [point for point in memory.past if slots[first] <= point.slot < slots[new]]
     earlier = [point for point in usable if point.slot <= slots[new - late.slots]]
     return earlier[-1] if earlier else next(iter(usable), None)
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import logging
-import math
 from dataclasses import replace
 
 from detector.core import grid
 from detector.core.decide import Change
+from detector.core.series import Reason
 from detector.detect.horizon import Horizon
-from detector.ports import AlertChange, Commit, ScoreRows, Store, StoredAlert
+from detector.ports import NO_SCORES, AlertChange, Commit, Store, StoredAlert
 
 logger = logging.getLogger(__name__)
 
-_NO_SCORES = ScoreRows([], [], [])
+_NO_DATA = Reason.NO_DATA.label
 
 
 def is_ahead(horizon: Horizon, cursor: int, now: int) -> bool:
@@ -25,17 +25,17 @@ def is_ahead(horizon: Horizon, cursor: int, now: int) -> bool:
 
 
 def rewound(horizon: Horizon, store: Store, now: int) -> bool:
-    """Moves a cursor that ran ahead of the clock back to the newest slot that was truly scored; whether it did.
+    """Moves a cursor that ran ahead of the clock back to where the data ended that it has judged; whether it did.
 
-    Where not every score is stored, none tells which slot that was: it goes back to the present. Nothing is done to a
-    cursor that is not ahead.
+    Where nothing is on record it goes back to the present. Nothing is done to a cursor that is not ahead.
     """
     cursor = store.cursor(horizon.monitor)
     if cursor is None or not is_ahead(horizon, cursor, now):
         return False
     complete = grid.complete_until(now, horizon.step, horizon.delay)
-    newest = store.newest_score(horizon.monitor) if horizon.least_stored == -math.inf else None
-    to = complete if newest is None else min(complete, newest + horizon.step)
+    last = store.judged_since(horizon.monitor, cursor)  # range of each entity
+    ends = [start if reason == _NO_DATA else cursor for start, reason in zip(last.start, last.reason, strict=True)]
+    to = min(complete, max(ends, default=complete))
     rewind(horizon, store, to=to, now=now)
     ahead, slots = (cursor - complete) // 1000, (cursor - to) // horizon.step
     logger.warning(
@@ -65,8 +65,8 @@ def rewind(horizon: Horizon, store: Store, *, to: int, now: int) -> None:
         cursor=to,
         now=now,
         model_version=0,
-        scores=_NO_SCORES,
-        replaced=_NO_SCORES,
+        scores=NO_SCORES,
+        replaced=NO_SCORES,
         changes=[*withdrawn, *reopened],  # in this order: an entity has one open alert at most
         forget_from=to,
     )

@@ -106,7 +106,7 @@ def snapshot_of(
     horizon: Horizon, memory: Memory, extended: Extended, *, newest: Float32, states: AlertStates, is_silent: Bool
 ) -> Snapshot:
     """The newest slot, for export; newest: (E,) scores, NaN = unknown; is_silent: (E,)."""
-    reason = extended.reason.copy()
+    reason = extended.reason[:, -1].copy()
     reason[~np.isnan(newest)] = Reason.KNOWN  # an invalid value is known to be
     lost = lost_metrics(horizon, memory, 1, only=np.arange(len(reason)))[:, 0]  # (E, F)
     reason[np.isnan(newest) & (reason == Reason.KNOWN) & lost.any(axis=1)] = Reason.NO_METRIC

@@ -11,9 +11,10 @@ from detector.core import grid, rejects, threshold
 from detector.core.decide import AlertStates, Change, Severity
 from detector.core.rejects import Reject
 from detector.core.series import Float32, Int64, Reason, Samples
-from detector.detect import alerts, history, memory, revisions, scores
+from detector.detect import alerts, history, judged, memory, revisions, scores
 from detector.detect.alerts import Decisions
 from detector.detect.horizon import Horizon
+from detector.detect.judged import Recorded
 from detector.detect.memory import Extended, Gridded, Memory, Snapshot
 from detector.detect.revisions import Revised
 from detector.ports import AlertChange, Commit, ScoreRows, Source, Store, StoredAlert
@@ -105,8 +106,18 @@ def _chunk(monitor: Monitor, remembered: Memory, *, end: int, late: int, now: in
     stored = store.alerts_since(name, end) if asks else []
     decided = _decide(horizon, revised.memory, stored, new=read.gridded.new)
     changes = _changes(monitor, revised, decided, stored=stored)
-    store.commit(_commit(monitor, decided.memory, changes, extended=extended, now=now))
-    return _after(monitor, extended, decided, read=read)
+    record = judged.recorded(decided.memory, extended, skipped_from=_skipped_from(remembered))
+    past = (*decided.memory.past, *decided.decisions.checkpoints)[-horizon.late - 1 :]
+    scored = replace(decided.memory, judged=record.newest, past=past)
+    store.commit(_commit(monitor, scored, changes, extended=extended, record=record, now=now))
+    return _after(monitor, extended, replace(decided, memory=scored), read=read)
+
+
+def _skipped_from(remembered: Memory) -> int | None:
+    """Where slots begin that are never judged, epoch milliseconds: the stored cursor, if memory begins after it."""
+    cursor, step = remembered.cursor, remembered.history.step
+    is_behind = cursor is not None and grid.floor(cursor, step) < remembered.history.end
+    return cursor if is_behind else None
 
 
 @dataclass(frozen=True)
@@ -172,7 +183,13 @@ def _changes(
 
 
 def _commit(
-    monitor: Monitor, scored: Memory, changes: Sequence[AlertChange], *, extended: Extended, now: int
+    monitor: Monitor,
+    scored: Memory,
+    changes: Sequence[AlertChange],
+    *,
+    extended: Extended,
+    record: Recorded,
+    now: int,
 ) -> Commit:
     horizon, late, slots = monitor.horizon, extended.late, scored.history.slots
     corrected, new = slice(-late.new - late.slots, -late.new), slice(-late.new, None)
@@ -190,8 +207,18 @@ def _commit(
         replaced=replace(replaced, score=kept),
         changes=changes,
         notifiers=monitor.notifiers,
+        judged=record.ranges,
+        judged_again=record.again,
+        checkpoint=_checkpoint(horizon, scored),
         incident_span=horizon.incident_span,
     )
+
+
+def _checkpoint(horizon: Horizon, scored: Memory) -> str | None:
+    """What is stored of the states before the slots that late samples may change, if any may."""
+    if not horizon.late:
+        return None
+    return alerts.written(scored.past, late_from=scored.history.end - horizon.late * horizon.step)
 
 
 def _after(monitor: Monitor, extended: Extended, decided: _Decided, *, read: _Read) -> tuple[Memory, Report]:
@@ -202,11 +229,10 @@ def _after(monitor: Monitor, extended: Extended, decided: _Decided, *, read: _Re
         is_silent = is_silent & alerts.silent(scored.entities, monitor.store.alerts_since(horizon.monitor, end))
     newest = scores.newest_unclaimed(decided.by_span, states, scored.history)
     snapshot = scores.snapshot_of(horizon, scored, extended, newest=newest, states=states, is_silent=is_silent)
-    past = (*scored.past, *decisions.checkpoints)[-horizon.late - 1 :]
     kept = memory.newest_part(horizon, scored)
     opened = tuple(event.episode.severity for event in decisions.events if event.change is Change.OPENED)
     report = Report(end, read.newest_sample, read.samples, extended.windows, opened, snapshot, read.rejects)
-    return replace(kept, cursor=end, states=states, past=past, snapshot=snapshot), report
+    return replace(kept, cursor=end, states=states, snapshot=snapshot), report
 
 
 def _is_at_rest(remembered: Memory) -> bool:

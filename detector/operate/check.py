@@ -22,8 +22,8 @@ from detector.detect.tally import Tally
 from detector.errors import ConfigError, DetectorError
 from detector.operate import cost, newest
 from detector.ports import ModelVersion, Notifier, Source
-from detector.store import schema
-from detector.times import milliseconds
+from detector.store import judged, schema
+from detector.times import DAY_MS, milliseconds
 from detector.train.division import Plan
 
 _NAMED = 8  # metrics listed by name
@@ -101,6 +101,7 @@ def _monitor(
         row, load = _measured(monitor, source, extent, now=now, parts=parts)
         row |= _opened(monitor)
         live = parts.live(monitor) if has_schema else None
+        row |= _on_record(monitor, parts, now) if has_schema else {}
     except DetectorError as exc:
         return {"monitor": monitor.name, "problem": str(exc)}, None
     except Exception as exc:  # noqa: BLE001 - whatever one monitor has, the others are still checked
@@ -116,6 +117,15 @@ def _opened(monitor: MonitorSection) -> dict[str, Any]:
     if not url or not database.is_read_as_immutable(url):
         return {}
     return {"opened": "as a file that nobody changes: it is in WAL mode, and its folder is closed to this user"}
+
+
+def _on_record(monitor: MonitorSection, parts: Parts, now: int) -> dict[str, Any]:
+    """What the record of judged slots takes, if there is one. now: epoch milliseconds"""
+    size = judged.size(parts.engine, monitor.name, now - DAY_MS)
+    if not size.entities:
+        return {}
+    each = size.bytes // size.entities
+    return {"judged": f"{size.ranges} ranges of {size.entities} entities in a day, about {each} bytes an entity"}
 
 
 def _rejects(lines: Sequence[str]) -> dict[str, Any]:

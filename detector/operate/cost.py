@@ -211,7 +211,9 @@ def _ticks(fleet: _Fleet, progress: Progress) -> _Tick:
     source, store = _Timed(fleet.source()), StateStore(fleet.engine)
     progress(0.2, f"recalling {entities} entities")
     horizon = Horizon.of(monitor)
-    memory = recall(horizon, source, live, stored=stored_state(horizon, store), now=recalled + delay)
+    memory = recall(
+        horizon, source, live, stored=stored_state(horizon, store, version=live.version), now=recalled + delay
+    )
     ticking = tick.Monitor(horizon, source, store)
     took = []
     for n in range(1, _TICKS + 2):

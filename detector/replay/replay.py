@@ -224,5 +224,6 @@ class _Course:
         return self._everything.between(start, end).extent(end) is not None
 
     def _recalled(self, model: ModelVersion, now: int) -> Memory:
-        known, stored = self._visible.between(groups.EVER, now), stored_state(self._horizon, self._workspace.store)
+        known = self._visible.between(groups.EVER, now)
+        stored = stored_state(self._horizon, self._workspace.store, version=model.version)
         return recall(self._horizon, known, model, stored=stored, now=now, begin=self._begin)

@@ -12,7 +12,8 @@ from sqlalchemy import Connection, Engine, and_, func, select, update
 from detector.core.decide import Change, Episode
 from detector.errors import StaleState
 from detector.ports import AlertCounts, AlertState
-from detector.store.state import EPISODE, episode_of, record, translated
+from detector.store.errors import translated
+from detector.store.state import EPISODE, episode_of, record
 from detector.tables import alert, alert_event
 
 

@@ -7,7 +7,8 @@ from dataclasses import asdict
 from sqlalchemy import Engine, delete, insert
 
 from detector.ports import Exclusion
-from detector.store.state import StateStore, new_id, translated
+from detector.store.errors import translated
+from detector.store.state import StateStore, new_id
 from detector.tables import exclusion
 
 

@@ -10,7 +10,7 @@ from itertools import count
 
 from detector.core.decide import Change, Ended
 from detector.errors import StaleState, StoreError
-from detector.ports import AlertChange, AlertState, Commit, Exclusion, ScoreRows, StoredAlert
+from detector.ports import AlertChange, AlertState, Commit, Exclusion, JudgedRanges, ScoreRows, StoredAlert
 from detector.store.alerts import AlertRow
 from detector.store.state import NOTIFIED, closing
 
@@ -30,12 +30,22 @@ class _Tables:
     """Everything stored; replaced as a whole by each commit."""
 
     cursors: dict[str, int] = field(default_factory=dict)
+    checkpoints: dict[str, str | None] = field(default_factory=dict)
     scores: dict[tuple[str, int, str], tuple[float, int]] = field(default_factory=dict)
+    judged: dict[tuple[str, str, int], str] = field(default_factory=dict)
     alerts: dict[int, AlertRow] = field(default_factory=dict)
     events: list[StoredEvent] = field(default_factory=list)
 
     def copy(self) -> _Tables:
-        return _Tables(dict(self.cursors), dict(self.scores), dict(self.alerts), list(self.events))
+        return replace(
+            self,
+            cursors=dict(self.cursors),
+            checkpoints=dict(self.checkpoints),
+            scores=dict(self.scores),
+            judged=dict(self.judged),
+            alerts=dict(self.alerts),
+            events=list(self.events),
+        )
 
 
 class MemoryStore:
@@ -64,9 +74,22 @@ class MemoryStore:
         """All exclusions of a monitor, past ones too."""
         return [exclusion for exclusion in self._exclusions if exclusion.monitor == monitor]
 
-    def newest_score(self, monitor: str) -> int | None:
-        """The newest slot with a stored score, None if none is stored."""
-        return max((slot for name, slot, _ in self._tables.scores if name == monitor), default=None)
+    def checkpoint(self, monitor: str) -> str | None:
+        """The checkpoint of the newest commit, None if it had none."""
+        return self._tables.checkpoints.get(monitor)
+
+    def judged_since(self, monitor: str, slot: int) -> JudgedRanges:
+        """Ranges that reach to `slot` (epoch milliseconds) or later; of each entity the oldest first."""
+        mine = sorted((entity, start) for name, entity, start in self._tables.judged if name == monitor)
+        before = {entity: start for entity, start in mine if start < slot}  # the last one of each
+        kept = [key for key in mine if key[1] >= slot or before.get(key[0]) == key[1]]
+        reasons = [self._tables.judged[monitor, entity, start] for entity, start in kept]
+        return JudgedRanges([entity for entity, _ in kept], [start for _, start in kept], reasons)
+
+    def scores_since(self, monitor: str, slot: int, *, version: int) -> ScoreRows:
+        """Stored scores by a model version, of `slot` (epoch milliseconds) and later ones."""
+        rows = [row for row in self.scores() if row[0] == monitor and row[2] >= slot and row[4] == version]
+        return ScoreRows([row[1] for row in rows], [row[2] for row in rows], [row[3] for row in rows])
 
     def commit(self, commit: Commit) -> None:
         """Stores all of it or nothing.
@@ -79,10 +102,11 @@ class MemoryStore:
             raise StaleState(msg)
         tables = self._tables.copy()
         tables.cursors[commit.monitor] = commit.cursor
-        if (first := commit.forget_from) is not None:
-            forgotten = [key for key in tables.scores if key[0] == commit.monitor and key[1] >= first]
-            for key in forgotten:
-                del tables.scores[key]
+        tables.checkpoints[commit.monitor] = commit.checkpoint
+        _forget(tables, commit)
+        made = commit.judged
+        for entity, start, reason in zip(made.entity, made.start, made.reason, strict=True):
+            tables.judged[commit.monitor, entity, start] = reason
         for entity, slot in zip(commit.replaced.entity, commit.replaced.slot, strict=True):
             tables.scores.pop((commit.monitor, slot, entity), None)
         for rows in (commit.replaced, commit.scores):
@@ -186,6 +210,18 @@ def _key(row: AlertRow) -> tuple[str, str, int, int]:
 def _open_alert(tables: _Tables, monitor: str, entity: str) -> AlertRow | None:
     mine = (row for row in tables.alerts.values() if row.monitor == monitor and row.entity == entity)
     return next((row for row in mine if _goes_on(row)), None)
+
+
+def _forget(tables: _Tables, commit: Commit) -> None:
+    """Removes scores and ranges that a commit takes back, and ranges that it judges again."""
+    if (first := commit.forget_from) is not None:
+        for key in [key for key in tables.scores if key[0] == commit.monitor and key[1] >= first]:
+            del tables.scores[key]
+        for place in [place for place in tables.judged if place[0] == commit.monitor and place[2] >= first]:
+            del tables.judged[place]
+    for entity, slot in commit.judged_again:
+        for place in [place for place in tables.judged if place[:2] == (commit.monitor, entity) and place[2] >= slot]:
+            del tables.judged[place]
 
 
 def _insert_scores(tables: _Tables, commit: Commit, rows: ScoreRows) -> None:

@@ -12,7 +12,8 @@ from sqlalchemy import delete as sql_delete
 from sqlalchemy.exc import IntegrityError
 
 from detector.errors import ArtifactError
-from detector.store.state import new_id, translated
+from detector.store.errors import translated
+from detector.store.state import new_id
 from detector.tables import lease, model
 
 

@@ -15,8 +15,9 @@ from sqlalchemy import ColumnElement, Connection, Engine, RowMapping, and_, bind
 
 from detector.ports import AlertState, DeliveryState, Notice, NotifiedAlert
 from detector.store.alerts import WAITING
+from detector.store.errors import translated
 from detector.store.models import acquire_lease, release_lease
-from detector.store.state import EPISODE, episode_of, translated
+from detector.store.state import EPISODE, episode_of
 from detector.tables import alert, alert_event, delivery
 
 _CHUNK = 500  # keys of one query

@@ -8,7 +8,7 @@ import numpy as np
 from sqlalchemy import Engine, and_, delete, func, or_, select
 
 from detector.core.series import Float64, Int64
-from detector.store.state import translated
+from detector.store.errors import translated
 from detector.tables import score
 
 PRUNED = 10_000

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from itertools import groupby
 from typing import Any
@@ -23,23 +22,24 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import IntegrityError
 
 from detector.core.decide import Change, Ended, Episode, Severity
-from detector.database import insert_rows, reason, redacted
-from detector.errors import StaleState, StoreError
-from detector.ports import AlertChange, AlertState, Commit, DeliveryState, Exclusion, ScoreRows, StoredAlert
+from detector.database import insert_rows
+from detector.errors import StaleState
+from detector.ports import (
+    AlertChange,
+    AlertState,
+    Commit,
+    DeliveryState,
+    Exclusion,
+    JudgedRanges,
+    ScoreRows,
+    StoredAlert,
+)
+from detector.store import judged
+from detector.store.errors import translated
 from detector.tables import alert, alert_event, cursor, delivery, exclusion, score
-
-
-@contextmanager
-def translated(engine: Engine) -> Iterator[None]:
-    """Raises a driver's errors as StoreError."""
-    try:
-        yield
-    except DBAPIError as exc:
-        msg = f"the detector's database {redacted(engine.url)} refused: {reason(exc)}"
-        raise StoreError(msg) from exc
 
 
 def new_id(result: CursorResult[Any]) -> int:
@@ -83,11 +83,23 @@ class StateStore:
                 for start, end in [(row.pop("start_at"), row.pop("end_at"))]
             ]
 
-    def newest_score(self, monitor: str) -> int | None:
-        """The newest slot with a stored score, None if none is stored."""
+    def checkpoint(self, monitor: str) -> str | None:
+        """The checkpoint of the newest commit, None if it had none."""
         with translated(self._engine), self._engine.connect() as connection:
-            newest: int | None = connection.scalar(select(func.max(score.c.slot)).where(score.c.monitor == monitor))
-            return newest
+            return connection.scalar(select(cursor.c.checkpoint).where(cursor.c.monitor == monitor))
+
+    def judged_since(self, monitor: str, slot: int) -> JudgedRanges:
+        """Ranges that reach to `slot` (epoch milliseconds) or later; of each entity the oldest first."""
+        with translated(self._engine), self._engine.connect() as connection:
+            return judged.since(connection, monitor, slot)
+
+    def scores_since(self, monitor: str, slot: int, *, version: int) -> ScoreRows:
+        """Stored scores by a model version, of `slot` (epoch milliseconds) and later ones."""
+        wanted = and_(score.c.monitor == monitor, score.c.slot >= slot, score.c.model_version == version)
+        with translated(self._engine), self._engine.connect() as connection:
+            rows = connection.execute(select(score.c.entity, score.c.slot, score.c.score).where(wanted)).all()
+        entity, slots, values = zip(*rows, strict=True) if rows else ((), (), ())
+        return ScoreRows(entity, slots, values)
 
     def commit(self, commit: Commit) -> None:
         """Stores all of it or nothing.
@@ -99,6 +111,7 @@ class StateStore:
             if commit.forget_from is not None:
                 is_forgotten = and_(score.c.monitor == commit.monitor, score.c.slot >= commit.forget_from)
                 connection.execute(delete(score).where(is_forgotten))
+            judged.store(connection, commit)
             _replace_scores(connection, commit)
             _insert_scores(connection, commit, commit.scores)
             for kind, changes in groupby(commit.changes, key=lambda change: (change.change, change.alert is None)):
@@ -107,7 +120,7 @@ class StateStore:
 
 def _move_cursor(connection: Connection, commit: Commit) -> None:
     """Compare and swap: exactly one process can move the cursor on from where it was."""
-    values = {"slot": commit.cursor, "updated_at": commit.now}
+    values = {"slot": commit.cursor, "updated_at": commit.now, "checkpoint": commit.checkpoint}
     if commit.expected_cursor is None:
         # not in a savepoint: pysqlite commits when it is released, which would move the cursor without its scores
         try:

@@ -182,7 +182,7 @@ def start(url: str, entities: int, slots: int, history: int = TIMESTEPS) -> Flee
     until = BEGIN + TIMESTEPS * STEP
     fleet = model(entities, until)
     began = time.perf_counter()
-    stored = stored_state(horizon, monitor.store)
+    stored = stored_state(horizon, monitor.store, version=fleet.version)
     memory = recall(horizon, monitor.source, fleet, stored=stored, now=until + horizon.delay)
     recalled = time.perf_counter() - began
     told(f"recalled in {recalled:.1f} s")

@@ -16,7 +16,7 @@ from sqlalchemy import Engine, func, select
 from detector import database
 from detector.core.decide import Change, Ended, Episode, Severity
 from detector.errors import StaleState, StoreError
-from detector.ports import AlertChange, ScoreRows, Store, StoredAlert
+from detector.ports import AlertChange, Commit, JudgedRanges, ScoreRows, Store, StoredAlert
 from detector.store import alerts, schema
 from detector.store.alerts import AlertRow
 from detector.store.memory import MemoryStore, StoredEvent
@@ -522,3 +522,68 @@ def test_what_somebody_closed_is_not_open_for_people_and_lasts_for_the_detector(
     row = kept.alerts()[0]
     assert (row.state, row.closed_by, row.closed_at, row.episode.closed_slot) == ("closed", "alice", T0 + 1, T0 + STEP)
     assert kept.deliveries() == 0  # it was closed for people before
+
+
+# -- what was judged --------------------------------------------------------------------------------------------------
+
+
+def _judged(*ranges: tuple[str, int, str], **values: Any) -> Commit:
+    entity, start, reason = zip(*ranges, strict=True) if ranges else ((), (), ())
+    return _commit(judged=JudgedRanges(entity, [T0 + slot * STEP for slot in start], reason), **values)
+
+
+def _since(store: Store, slot: int, monitor: str = "web") -> set[tuple[str, int, str]]:
+    found = store.judged_since(monitor, T0 + slot * STEP)
+    starts = [(start - T0) // STEP for start in found.start]
+    return set(zip(found.entity, starts, found.reason, strict=True))
+
+
+RANGES = (("a", 0, "known"), ("a", 5, "no_data"), ("a", 8, "known"), ("b", 2, "gap"))
+
+
+def test_ranges_reach_from_where_they_begin_to_where_the_entity_s_next_one_does(kept: Kept) -> None:
+    kept.store.commit(_judged(*RANGES))
+
+    assert _since(kept.store, 0) == set(RANGES)
+    assert _since(kept.store, 6) == {("a", 5, "no_data"), ("a", 8, "known"), ("b", 2, "gap")}
+    assert _since(kept.store, 9) == {("a", 8, "known"), ("b", 2, "gap")}
+    assert _since(kept.store, 99) == {("a", 8, "known"), ("b", 2, "gap")}
+    assert _since(kept.store, 0, "db") == set()
+
+
+def test_ranges_judged_again_replace_those_of_their_entity_that_begin_there_or_later(kept: Kept) -> None:
+    kept.store.commit(_judged(*RANGES))
+
+    again = [("a", T0 + 5 * STEP)]
+    kept.store.commit(_judged(("a", 6, "gap"), expected_cursor=T0, cursor=T0 + STEP, judged_again=again))
+
+    assert _since(kept.store, 0) == {("a", 0, "known"), ("a", 6, "gap"), ("b", 2, "gap")}
+
+
+def test_a_cursor_moved_back_forgets_the_ranges_that_begin_after_it(kept: Kept) -> None:
+    kept.store.commit(_judged(*RANGES))
+
+    kept.store.commit(_judged(expected_cursor=T0, cursor=T0 + 2 * STEP, forget_from=T0 + 2 * STEP))
+
+    assert _since(kept.store, 0) == {("a", 0, "known")}
+
+
+def test_the_checkpoint_is_that_of_the_newest_commit(kept: Kept) -> None:
+    assert kept.store.checkpoint("web") is None
+    kept.store.commit(_commit(checkpoint='[{"slot": 1}]'))
+    assert kept.store.checkpoint("web") == '[{"slot": 1}]'
+    kept.store.commit(_commit(expected_cursor=T0, cursor=T0 + STEP))
+    assert kept.store.checkpoint("web") is None
+
+
+def test_scores_are_found_by_model_version_from_a_slot_on(kept: Kept) -> None:
+    rows = ScoreRows(["a", "b", "a"], [T0, T0 + STEP, T0 + STEP], [0.5, 0.25, 2.0])
+    kept.store.commit(_commit(scores=rows))
+
+    found = kept.store.scores_since("web", T0 + STEP, version=7)
+
+    assert set(zip(found.entity, found.slot, found.score, strict=True)) == {
+        ("b", T0 + STEP, 0.25),
+        ("a", T0 + STEP, 2.0),
+    }
+    assert not kept.store.scores_since("web", T0, version=6).entity

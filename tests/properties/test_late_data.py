@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import timedelta
 from typing import Any
 
@@ -17,6 +18,7 @@ from detector.config.sections import DecisionSection, EmbeddedSource, MonitorSec
 from detector.core.rejects import Reject
 from detector.core.series import Samples
 from detector.detect.horizon import Horizon
+from detector.detect.memory import Memory
 from detector.detect.recall import recall, stored_state
 from detector.detect.tick import Monitor, tick
 from detector.ports import AlertState, ModelVersion, Store
@@ -78,11 +80,19 @@ class _Arriving:
         return ()
 
 
-def _final(store: Store, source: _Arriving) -> None:
-    """Ticks slot by slot until everything has arrived."""
-    memory = recall(HORIZON, source, _model(), stored=stored_state(HORIZON, store), now=START)
+def _recalled(store: Store, source: _Arriving) -> Memory:
+    model = _model()
+    stored = stored_state(HORIZON, store, version=model.version)
+    return recall(HORIZON, source, model, stored=stored, now=source.now)
+
+
+def _final(store: Store, source: _Arriving, restarts: Collection[int] = ()) -> None:
+    """Ticks slot by slot until everything has arrived; restarts: slots before whose tick the process starts anew."""
+    memory = _recalled(store, source)
     for slot in range(1, SLOTS + LATENESS + 2):
         source.now = START + slot * STEP
+        if slot in restarts:
+            memory = _recalled(store, source)
         memory, _ = tick(Monitor(HORIZON, source, store, ("pager",)), memory, source.now)
 
 
@@ -107,10 +117,10 @@ def _alerts(store: StateStore, arrivals: list[Arrival]) -> list[tuple[Any, ...]]
         return [(*row[:-1], round(row[-1], 3)) for row in connection.execute(query)]
 
 
-def _alerts_in_memory(arrivals: list[Arrival]) -> list[tuple[Any, ...]]:
+def _alerts_in_memory(arrivals: list[Arrival], restarts: Collection[int] = ()) -> list[tuple[Any, ...]]:
     """The same from a store in memory."""
     store = MemoryStore()
-    _final(store, _Arriving(arrivals))
+    _final(store, _Arriving(arrivals), restarts)
     rows = sorted(
         (row for row in store.alerts() if row.state is not AlertState.WITHDRAWN),
         key=lambda row: (row.entity, row.episode.decided_slot),
@@ -169,3 +179,13 @@ def test_a_store_in_memory_ends_with_the_alerts_of_one_in_a_database(
     store: StateStore, arrivals: list[Arrival]
 ) -> None:
     assert _alerts_in_memory(arrivals) == _alerts(store, arrivals)
+
+
+@settings(deadline=None, max_examples=100)
+@given(arrivals=_arrivals(), restarts=st.sets(st.integers(1, SLOTS + LATENESS)))
+def test_rows_that_come_while_nobody_looks_give_the_alerts_of_rows_in_time_order(
+    arrivals: list[Arrival], restarts: set[int]
+) -> None:
+    in_time = _alerts_in_memory([(entity, slot, value, 0) for entity, slot, value, _ in arrivals])
+
+    assert _alerts_in_memory(arrivals, restarts) == in_time

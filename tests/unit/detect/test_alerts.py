@@ -51,7 +51,7 @@ def _model(freeze_limit: int | None = None) -> ModelVersion:
 
 
 def _recalled(horizon: Horizon, source: Source, store: Store, model: ModelVersion) -> Memory:
-    return recall(horizon, source, model, stored=stored_state(horizon, store), now=BEGIN)
+    return recall(horizon, source, model, stored=stored_state(horizon, store, version=model.version), now=BEGIN)
 
 
 @pytest.fixture

@@ -30,9 +30,9 @@ def test_values_reach_two_windows_back_from_the_oldest_slot_that_is_decided_agai
 
     horizon = Horizon.of(_section(decision=decision, lateness="3m", timesteps=50))
 
-    # three slots before a decision, three late ones: 2 × 50 − 2 + 6
-    assert (horizon.late, horizon.values) == (3, 104)
-    assert horizon.longest_freeze == 104 - 3 - 3
+    # three slots before a decision, twice three late ones: 2 × 50 − 2 + 9
+    assert (horizon.late, horizon.values) == (3, 107)
+    assert horizon.longest_freeze == 107 - 6 - 3
 
 
 def test_scores_reach_back_as_far_as_an_alert_takes_to_close() -> None:
@@ -72,7 +72,7 @@ def test_a_tick_never_looks_at_the_section(monkeypatch: pytest.MonkeyPatch) -> N
         raise AssertionError(name)
 
     monkeypatch.setattr(MonitorSection, "__getattribute__", refuse)
-    memory = recall(horizon, source, model, stored=stored_state(horizon, store), now=BEGIN)
+    memory = recall(horizon, source, model, stored=stored_state(horizon, store, version=model.version), now=BEGIN)
     _, report = tick(Monitor(horizon, source, store), memory, BEGIN + 40 * STEP)
 
     assert report.windows == 40

@@ -50,7 +50,7 @@ def _watch(values: Float32, *, seen: Bool | None = None, every: int = 1) -> tupl
     known = np.ones((2, 3), dtype=np.bool_) if seen is None else seen
     model = replace(model, artifact=replace(model.artifact, seen=known))
     store, reports = MemoryStore(), []
-    memory = recall(HORIZON, rows, model, stored=stored_state(HORIZON, store), now=BEGIN)
+    memory = recall(HORIZON, rows, model, stored=stored_state(HORIZON, store, version=model.version), now=BEGIN)
     for end in range(every, SLOTS + 1, every):
         now = BEGIN + STEP * end
         memory, report = tick(Monitor(HORIZON, rows.between(0, now), store), memory, now)

@@ -42,7 +42,7 @@ def _tick(store: MemoryStore, rows: MemorySource, model: ModelVersion, *, there:
     """A tick of a process of its own; `there`: slots whose rows have come, `now`: the slot the clock shows."""
     known, at = rows.between(0, BEGIN + STEP * there), BEGIN + STEP * now
     rewound(HORIZON, store, at)
-    memory = recall(HORIZON, known, model, stored=stored_state(HORIZON, store), now=at)
+    memory = recall(HORIZON, known, model, stored=stored_state(HORIZON, store, version=model.version), now=at)
     tick(Monitor(HORIZON, known, store), memory, at)
 
 
@@ -100,13 +100,23 @@ def test_a_cursor_that_is_not_ahead_stays(values: Float32) -> None:
     assert store.cursor("web") == BEGIN + 50 * STEP
 
 
-def test_where_not_every_score_is_stored_a_cursor_goes_back_to_the_present(values: Float32) -> None:
+@pytest.mark.parametrize("stored", ["all", "anomalous", "none"])
+def test_a_cursor_goes_back_to_where_the_data_ended_whatever_is_stored_of_scores(stored: str, values: Float32) -> None:
+    store, some = MemoryStore(), Horizon.of(MONITOR.model_copy(update={"store_scores": stored}))
+    model = made_versions.by_size(("web-1",), 1, start=4.0, level=5.0, since=BEGIN)
+    for there, now in ((100, 100), (150, 190)):
+        _tick(store, _rows(values), model, there=there, now=now)
+
+    assert rewound(some, store, BEGIN + 160 * STEP)
+    assert store.cursor("web") == BEGIN + 150 * STEP
+
+
+def test_a_cursor_ahead_of_a_clock_that_went_back_goes_back_to_the_present(values: Float32) -> None:
     store = MemoryStore()
     model = made_versions.by_size(("web-1",), 1, start=4.0, level=5.0, since=BEGIN)
     _tick(store, _rows(values), model, there=150, now=150)
-    some = Horizon.of(MONITOR.model_copy(update={"store_scores": "anomalous"}))
 
-    assert rewound(some, store, BEGIN + 140 * STEP)
+    assert rewound(HORIZON, store, BEGIN + 140 * STEP)
     assert store.cursor("web") == BEGIN + 140 * STEP
 
 

@@ -20,8 +20,9 @@ from detector.detect.recall import recall, stored_state
 from detector.detect.tick import Monitor, tick
 from detector.models.artifact import NetworkSpec
 from detector.models.inference import Autoencoder, weight_shapes
-from detector.ports import Commit, Exclusion, ModelVersion, Source, Store, StoredAlert
+from detector.ports import Commit, ModelVersion, Source, Store
 from detector.sources.memory import MemorySource
+from detector.store.memory import MemoryStore
 
 STEP = 60_000
 NOW = 1_767_225_600_000 + 30 * STEP
@@ -35,25 +36,15 @@ MONITOR = MonitorSection(
 )
 
 
-class _Store:
-    """Keeps the cursor; there are no alerts to remember."""
+class _Store(MemoryStore):
+    """Keeps its commits too."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.commits: list[Commit] = []
 
-    def cursor(self, monitor: str) -> int | None:
-        return self.commits[-1].cursor if self.commits else None
-
-    def alerts_since(self, monitor: str, slot: int) -> list[StoredAlert]:
-        return []
-
-    def exclusions(self, monitor: str) -> list[Exclusion]:
-        return []
-
-    def newest_score(self, monitor: str) -> int | None:
-        return None
-
     def commit(self, commit: Commit) -> None:
+        super().commit(commit)
         self.commits.append(commit)
 
 
@@ -130,7 +121,7 @@ def _model() -> ModelVersion:
 
 def _recalled(section: MonitorSection, source: Source, store: Store, model: ModelVersion, now: int) -> Memory:
     horizon = Horizon.of(section)
-    return recall(horizon, source, model, stored=stored_state(horizon, store), now=now)
+    return recall(horizon, source, model, stored=stored_state(horizon, store, version=model.version), now=now)
 
 
 def _fleet() -> MemorySource:

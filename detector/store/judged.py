@@ -1,0 +1,91 @@
+"""What was judged: ranges of slots by entity, stored when they begin, and removed when they are old."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, Engine, and_, bindparam, delete, exists, func, select, union_all
+
+from detector.database import insert_rows
+from detector.ports import Commit, JudgedRanges
+from detector.store.errors import translated
+from detector.tables import judged
+
+PRUNED = 10_000
+"""Ranges removed in one transaction."""
+
+_ROW_BYTES = 40
+"""Bytes of a row beside its text, keys and index included: at most, on SQLite, PostgreSQL and MariaDB."""
+
+
+def since(connection: Connection, monitor: str, slot: int) -> JudgedRanges:
+    """Ranges of a monitor that reach to a slot (epoch milliseconds) or begin later; of each entity the oldest first."""
+    mine = judged.c.monitor == monitor
+    before = (
+        select(judged.c.entity, func.max(judged.c.start).label("start"))
+        .where(mine, judged.c.start < slot)
+        .group_by(judged.c.entity)
+        .subquery()
+    )
+    columns = (judged.c.entity, judged.c.start, judged.c.reason)
+    is_last = and_(judged.c.entity == before.c.entity, judged.c.start == before.c.start)
+    reaching = select(*columns).join(before, is_last).where(mine)
+    found = union_all(reaching, select(*columns).where(mine, judged.c.start >= slot)).subquery()
+    rows = connection.execute(select(found).order_by(found.c.start)).all()
+    entity, start, reason = zip(*rows, strict=True) if rows else ((), (), ())
+    return JudgedRanges(entity, start, reason)
+
+
+def store(connection: Connection, commit: Commit) -> None:
+    """Stores the ranges that begin with a commit, in place of those it judges again or forgets."""
+    mine = judged.c.monitor == commit.monitor
+    if commit.forget_from is not None:
+        connection.execute(delete(judged).where(mine, judged.c.start >= commit.forget_from))
+    if commit.judged_again:
+        keys = [{"e": entity, "s": slot} for entity, slot in commit.judged_again]
+        replaced = and_(mine, judged.c.entity == bindparam("e"), judged.c.start >= bindparam("s"))
+        connection.execute(delete(judged).where(replaced), keys)
+    made = commit.judged
+    rows = [(commit.monitor, *row) for row in zip(made.entity, made.start, made.reason, strict=True)]
+    insert_rows(connection, judged, columns=("monitor", "entity", "start", "reason"), rows=rows)
+
+
+def prune(engine: Engine, monitor: str, before: int) -> int:
+    """Removes ranges of a monitor that ended before a time, epoch milliseconds; returns how many it removed.
+
+    At most `PRUNED` at a time, so that nobody waits long for the database; call it until it returns 0.
+    """
+    later = judged.alias()
+    is_of_it = and_(later.c.monitor == judged.c.monitor, later.c.entity == judged.c.entity)
+    has_ended = exists().where(is_of_it, later.c.start > judged.c.start, later.c.start <= before)
+    old = (
+        select(judged.c.entity.label("e"), judged.c.start.label("s"))
+        .where(judged.c.monitor == monitor, judged.c.start < before, has_ended)
+        .limit(PRUNED)
+    )
+    is_it = and_(judged.c.monitor == monitor, judged.c.entity == bindparam("e"), judged.c.start == bindparam("s"))
+    with translated(engine), engine.begin() as connection:
+        keys = [dict(row) for row in connection.execute(old).mappings()]
+        if keys:
+            connection.execute(delete(judged).where(is_it), keys)
+    return len(keys)
+
+
+@dataclass(frozen=True)
+class Size:
+    """Size of a monitor's record."""
+
+    entities: int  # that are on it
+    ranges: int  # that began since a time
+    bytes: int  # of these, about
+
+
+def size(engine: Engine, monitor: str, since: int) -> Size:
+    """Entities on record of a monitor, and the ranges that began since a time, epoch milliseconds."""
+    mine = judged.c.monitor == monitor
+    letters = 2 * (func.length(judged.c.entity) + func.length(judged.c.monitor)) + func.length(judged.c.reason)
+    recent = select(func.count(), func.sum(letters)).where(mine, judged.c.start >= since)
+    with translated(engine), engine.connect() as connection:
+        entities = connection.scalar(select(func.count(judged.c.entity.distinct())).where(mine)) or 0
+        ranges, text = connection.execute(recent).one()
+    return Size(entities, ranges, int(text or 0) + _ROW_BYTES * ranges)
