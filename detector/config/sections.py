@@ -225,6 +225,9 @@ class RuleSection(Section):
         return self
 
 
+_HOLD, _FORGET = timedelta(hours=1), timedelta(days=7)
+
+
 class MonitorSection(Section):
     """One group of entities with the same metrics, model and schedule."""
 
@@ -235,6 +238,9 @@ class MonitorSection(Section):
     delay: Duration = timedelta(seconds=10)
     lateness: Duration = timedelta(minutes=5)
     aggregate: Literal["mean", "last", "min", "max", "sum", "count"] = "mean"
+    fill: Literal["none", "last"] = "none"
+    fill_limit: Duration | None = None
+    forget_after: Duration | None = None
     timesteps: int = Field(default=30, ge=2, le=2000)
     max_missing: Share = 0.2
     score_every: Duration | None = None
@@ -273,6 +279,22 @@ class MonitorSection(Section):
         if self.no_data_alert_after is not None and not 1 <= self.no_data_slots <= 500:
             most = 500 * self.step
             msg = f"`no_data_alert_after` must be at least one step and at most 500 steps ({most})"
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _missing_slots_make_sense(self) -> MonitorSection:
+        if self.fill == "last" and self.aggregate in {"count", "sum"}:
+            msg = f'`fill = "last"` is not for aggregate = "{self.aggregate}": where no row is, that is 0'
+            raise ValueError(msg)
+        if not self.step <= self.hold <= 1000 * self.step:
+            msg = f"`fill_limit` must be at least one step and at most 1000 steps ({1000 * self.step})"
+            raise ValueError(msg)
+        if self.forget <= self._longest_absence:
+            msg = (
+                "`forget_after` must be longer than a window (timesteps × step), `lateness`, `no_data_alert_after` and"
+                f" `fill_limit`, here {self._longest_absence}; received {self.forget}"
+            )
             raise ValueError(msg)
         return self
 
@@ -320,6 +342,21 @@ class MonitorSection(Section):
     def no_data_slots(self) -> int:
         """Number of slots without any data that opens an alert; 0: no number does."""
         return 0 if self.no_data_alert_after is None else -(-milliseconds(self.no_data_alert_after) // self.step_ms)
+
+    @property
+    def hold(self) -> timedelta:
+        """Longest time that a value holds where `fill` says so: an hour, but at least ten steps, unless configured."""
+        return self.fill_limit or max(_HOLD, 10 * self.step)
+
+    @property
+    def _longest_absence(self) -> timedelta:
+        """The longest time without rows in which something of an entity is still known or waited for."""
+        return max(self.timesteps * self.step, self.lateness, self.no_data_alert_after or self.step, self.hold)
+
+    @property
+    def forget(self) -> timedelta:
+        """Time without rows after which an entity is gone: a week, but at least two windows, unless configured."""
+        return self.forget_after or max(_FORGET, 2 * self._longest_absence)
 
     @property
     def score_interval(self) -> timedelta:

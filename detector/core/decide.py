@@ -44,6 +44,7 @@ class Ended(StrEnum):
 
     NORMAL = "normal"
     UNKNOWN = "unknown"  # nothing was known of its entity for too long
+    GONE = "gone"  # its entity has had no row for so long that nobody expects one
 
 
 @dataclass(frozen=True)
@@ -175,19 +176,20 @@ def decide(
     rules: Rules,
     spans: Sequence[int],
     step: int,
+    gone: Bool | None = None,
 ) -> tuple[AlertStates, list[Event]]:
     """States and events after K more slots.
 
     scores: (E, rules.before + K, S) by span, the newest K belong to `slots` (K,); NaN = unknown: no change
     recovered: (E, rules.before + K) the newest slots are ordinary again, whatever longer spans still hold
-    spans: (S,) slots each score looks back over
+    spans: (S,) slots each score looks back over; gone: (E, K) the entity is not expected back [none is]
 
     A slot's score is the highest of its spans that are not claimed. An alert opens when `open_slots` of the last
     `open_of` scores reach 1.0, the newest among them, or at once at `open_at_once`; it is dated to the first of these.
     A known slot is calm if its score is below `close_below` or its entity has recovered, else active. The alert closes
     after `close_slots` calm slots without an active one between them, or when nothing was known for
-    `close_unknown_slots`. Within `reopen_slots` of its closing it opens again in place of a new one; one that does so
-    too often closes after `flapping_slots`.
+    `close_unknown_slots`, or when its entity is gone. Within `reopen_slots` of its closing it opens again in place of
+    a new one; one that does so too often closes after `flapping_slots`.
     """
     events: list[Event] = []
     for k, slot in enumerate(slots.tolist()):
@@ -198,6 +200,9 @@ def decide(
             states, unclaimed, recovered[:, k + rules.before], slot=slot, rules=rules, step=step
         )
         events += decided
+        if gone is not None and (states.is_open & gone[:, k]).any():
+            states, decided = _closed(states, states.is_open & gone[:, k], slot)
+            events += decided
     return states, events
 
 
@@ -266,6 +271,12 @@ def _decide_slot(
         (Change.CLOSED, is_lost, Ended.UNKNOWN),
     )
     return after, [event for kind in kinds for event in _events(after, slot, kind)]
+
+
+def _closed(states: AlertStates, is_gone: Bool, slot: int) -> tuple[AlertStates, list[Event]]:
+    """States and events after the alerts of entities that are gone (E,) have closed at a slot."""
+    after = replace(states, is_open=states.is_open & ~is_gone, closed_slot=np.where(is_gone, slot, states.closed_slot))
+    return after, list(_events(after, slot, (Change.CLOSED, is_gone, Ended.GONE)))
 
 
 def _beginnings(states: AlertStates, scores: Float32, is_recovered: Bool, *, rules: Rules) -> tuple[Bool, Int64]:

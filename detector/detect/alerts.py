@@ -125,10 +125,11 @@ def decide_slots(
     recovered: Bool,
     slots: Int64,
     entities: Sequence[str],
+    gone: Bool | None = None,
 ) -> Decisions:
     """As `decide.decide` of slots (K,), with checkpoints.
 
-    by_span: (E, rules.before + K, S); recovered: (E, rules.before + K)
+    by_span: (E, rules.before + K, S); recovered: (E, rules.before + K); gone: (E, K)
     """
     rules, events, checkpoints = horizon.rules, list[Event](), list[Checkpoint]()
     done = 0
@@ -143,6 +144,7 @@ def decide_slots(
             rules=rules,
             spans=score.SPANS,
             step=horizon.step,
+            gone=None if gone is None else gone[:, done:until],
         )
         events += found
         after = int(slots[until - 1]) + horizon.step

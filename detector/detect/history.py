@@ -6,6 +6,7 @@ import numpy as np
 
 from detector.core import grid
 from detector.core.series import Float32, History, Samples
+from detector.detect import seen
 from detector.detect.horizon import Horizon
 from detector.ports import Source
 from detector.progress import Progress
@@ -43,13 +44,17 @@ def read_history(horizon: Horizon, source: Source, *, start: int, end: int, prog
     slots = max(0, (end - start) // step)
     entities: tuple[str, ...] = ()
     values = np.empty((0, slots, metrics), dtype=np.float32)
-    first = 0
+    first, newest = 0, seen.Seen.none(horizon, 0)
     while first < slots:
         count = min(slots_at_a_time(len(entities), metrics), slots - first)
         begin = start + first * step
         samples = source.read(begin, begin + count * step)
+        known = entities
         entities, values = _with_new(entities, values, samples)
-        values[:, first : first + count] = gridded(horizon, samples, entities, start=begin, slots=count)
+        newest = newest.of(horizon, grid.positions(entities, known))
+        made = gridded(horizon, samples, entities, start=begin, slots=count)
+        filled = seen.filled(horizon, made, start=begin, seen=newest)
+        values[:, first : first + count], newest = filled.values, filled.seen
         first += count
         progress(first / slots, f"reading history, {len(entities)} entities")
     return History(entities, start, step, values)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -36,6 +37,9 @@ class Horizon:
     values: int  # slots whose values are kept: two windows back from the oldest slot that is decided again, and one
     # window back from the oldest that is scored again
     errors: int  # slots whose errors are kept: smoothing, decisions, late samples; never fewer than those with values
+    filled: Literal["none", "zero", "last"]  # what a slot without a row has
+    hold: int  # longest time that a value holds, if it does
+    forget: int  # time without a row after which an entity is gone
     max_catch_up: int
     incident_span: int  # alerts that open within it of each other are one incident
     least_stored: float  # score below which none is stored
@@ -65,6 +69,9 @@ class Horizon:
             scores=scores,
             values=values,
             errors=max(max(score.SPANS) - 1 + scores, values),
+            filled="zero" if section.aggregate in {"count", "sum"} else section.fill,
+            hold=milliseconds(section.hold),
+            forget=milliseconds(section.forget),
             max_catch_up=milliseconds(section.max_catch_up),
             incident_span=section.decision.incident_slots * step,
             least_stored=_LEAST_STORED[section.store_scores],

@@ -9,23 +9,26 @@ from dataclasses import dataclass
 import numpy as np
 
 from detector.core import grid
+from detector.core.decide import LONG_AGO
 from detector.core.series import Bool, Float32, Int8, Int64, Reason
 from detector.detect.horizon import Horizon
 from detector.detect.memory import UNRECORDED, Extended, Memory
+from detector.detect.seen import gone
 from detector.ports import JudgedRanges, ScoreRows
 from detector.times import utc
 
 logger = logging.getLogger(__name__)
 
-_SKIPPED = 100
-_LABELS = {**{int(reason): reason.label for reason in Reason}, _SKIPPED: "skipped"}
+_SKIPPED, _NO_ROWS, _GONE = 100, 101, 102
+_LABELS = {int(reason): reason.label for reason in Reason}
+_LABELS |= {_SKIPPED: "skipped", _NO_ROWS: "no_rows", _GONE: "gone"}
 _CODES = {label: code for code, label in _LABELS.items()}
 
 _SAME_SCORE = 1e-3
 """Largest relative difference of a stored score from the same one made again, in another batch or from a FLOAT."""
 
 
-def codes(scores: Float32, reason: Int8) -> Int8:
+def _codes(scores: Float32, reason: Int8) -> Int8:
     """What is known of slots (…), from their scores and the reasons of their windows."""
     unknown = np.where(reason == Reason.KNOWN, np.int8(Reason.NO_METRIC), reason)
     return np.where(np.isnan(scores), unknown, np.int8(Reason.KNOWN))
@@ -40,7 +43,17 @@ class Recorded:
     newest: Int8  # (E, J) codes of the newest slots
 
 
-def recorded(memory: Memory, extended: Extended, *, skipped_from: int | None) -> Recorded:
+def _of_new(horizon: Horizon, memory: Memory, extended: Extended) -> Int8:
+    """Codes of new slots, (E, K); of an entity that lives without rows longer than memory keeps, that it does."""
+    slots, last = memory.history.slots[-extended.late.new :], extended.last
+    made = _codes(memory.scores[:, -extended.late.new :], extended.reason)
+    is_absent = (last > LONG_AGO) & (slots - last >= horizon.values * horizon.step)
+    made[is_absent & (made == Reason.KNOWN)] = _NO_ROWS
+    made[gone(horizon, last, slots)] = _GONE
+    return made
+
+
+def recorded(horizon: Horizon, memory: Memory, extended: Extended, *, skipped_from: int | None) -> Recorded:
     """Ranges that begin with new slots, and with those before them that late samples changed.
 
     memory: with the scores of the new slots; skipped_from: epoch milliseconds from where on nothing was judged up to
@@ -50,12 +63,11 @@ def recorded(memory: Memory, extended: Extended, *, skipped_from: int | None) ->
     if skipped_from is not None:
         before[before[:, -1] != UNRECORDED, -1] = _SKIPPED
     kept, slots = before.shape[1], memory.history.slots[-new:]
-    made = codes(memory.scores[:, -new:], extended.reason)
-    known = np.concatenate([before, made], axis=1)  # (E, J + K)
+    known = np.concatenate([before, _of_new(horizon, memory, extended)], axis=1)  # (E, J + K)
     first = np.full(len(known), kept, dtype=np.int64)
     if late.rows.size:
         corrected = memory.scores[late.rows, -new - late.slots : -new]
-        known[late.rows, kept - late.slots : kept] = codes(corrected, late.reason)
+        known[late.rows, kept - late.slots : kept] = _codes(corrected, late.reason)
         first[late.rows] = kept - late.slots
     begins = (known[:, 1:] != known[:, :-1]) & (np.arange(1, kept + new) >= first[:, None])
     row, at = np.nonzero(begins)
@@ -91,6 +103,37 @@ def on_record(ranges: JudgedRanges, entities: Sequence[str], slots: Int64) -> In
     return np.take_along_axis(found, np.maximum.accumulate(begin, axis=1), axis=1)
 
 
+def living(ranges: JudgedRanges) -> tuple[frozenset[str], frozenset[str]]:
+    """Entities that live without rows, and those that are gone, by the newest range of each."""
+    last = dict(zip(ranges.entity, ranges.reason, strict=True))
+    return (
+        frozenset(name for name, reason in last.items() if reason == _LABELS[_NO_ROWS]),
+        frozenset(name for name, reason in last.items() if reason == _LABELS[_GONE]),
+    )
+
+
+def last_rows(horizon: Horizon, memory: Memory, ranges: JudgedRanges) -> Int64:
+    """Slots of the newest rows of entities before the first slot of an empty memory, (E,); LONG_AGO: not known.
+
+    One that the model knows had rows up to the end of its training, unless the record says otherwise.
+    """
+    begin, step = memory.history.start, horizon.step
+    trained_until = grid.floor(memory.model.trained_until, step)
+    result = np.where(memory.rows >= 0, trained_until - step, LONG_AGO)
+    row_of = {name: row for row, name in enumerate(memory.entities)}
+    for entity, start, reason in zip(ranges.entity, ranges.start, ranges.reason, strict=True):
+        row = row_of.get(entity)
+        if row is None or (start > begin and reason != _LABELS[_NO_ROWS]):
+            continue
+        if reason == _LABELS[_NO_ROWS]:
+            result[row] = start - horizon.values * step
+        elif reason == Reason.NO_DATA.label:
+            result[row] = start - step - (horizon.hold if horizon.filled == "last" else 0)
+        else:
+            result[row] = LONG_AGO if reason == _LABELS[_GONE] else begin - step
+    return result
+
+
 def changed(horizon: Horizon, memory: Memory, ranges: JudgedRanges, scores: ScoreRows) -> Int64:
     """Newest committed slots of each entity that rows have changed since they were judged, (E,); 0: none.
 
@@ -101,7 +144,7 @@ def changed(horizon: Horizon, memory: Memory, ranges: JudgedRanges, scores: Scor
         return np.zeros(len(memory.entities), dtype=np.int64)
     slots = memory.history.slots
     known = on_record(ranges, memory.entities, slots)
-    known[known == UNRECORDED] = Reason.NO_DATA  # what had no data in time has no range yet
+    known[(known == UNRECORDED) | (known == _GONE)] = Reason.NO_DATA  # what had no data in time has no range yet
     known[:, slots < min(ranges.start)] = _SKIPPED
     empty = np.isnan(memory.history.values).all(axis=2)  # (E, V)
     late = np.arange(empty.shape[1]) >= empty.shape[1] - horizon.late  # (V,)

@@ -6,7 +6,7 @@ that was killed, one that catches up and a replay all arrive at the same numbers
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,6 +20,7 @@ from detector.core.threshold import Calibration
 from detector.detect import residuals
 from detector.detect.horizon import Horizon
 from detector.detect.residuals import Selection
+from detector.detect.seen import Seen, filled
 from detector.ports import Artifact, ModelVersion
 
 _BLOCK = 4096  # entities whose remembered slots are scored at a time
@@ -43,6 +44,19 @@ class Snapshot:
     share: Float32  # (E, F) NaN = unknown
     missing: Float32 | None = None  # (F,) share of entities with data that have lost a metric; None: not known
 
+    def without(self, is_left_out: Bool) -> Snapshot:
+        """The same without some entities (E,)."""
+        rows = np.flatnonzero(~is_left_out)
+        return replace(
+            self,
+            entities=tuple(self.entities[row] for row in rows.tolist()),
+            score=self.score[rows],
+            reason=self.reason[rows],
+            states=self.states.rows(rows),
+            is_silent=self.is_silent[rows],
+            share=self.share[rows],
+        )
+
 
 @dataclass(frozen=True)
 class Memory:
@@ -58,6 +72,8 @@ class Memory:
     past: tuple[Checkpoint, ...]  # the states before slots that late samples may still change, oldest first
     judged: Int8  # (E, J) codes on record of the newest slots, those that late samples may change and one before
     changed: Int64  # (E,) newest committed slots that rows changed while nobody looked
+    seen: Seen  # the newest rows up to the same slots as `judged`
+    gone: frozenset[str]  # entities that are not expected back, until they have a row again
     snapshot: Snapshot
 
     def __post_init__(self) -> None:
@@ -83,6 +99,8 @@ class Gridded:
     values: Float32  # (E, R, F)
     end: int  # epoch milliseconds
     new: int  # slots, the newest K of the R; those before are committed already
+    last: Int64  # (E, R) slot of the newest row up to each one
+    seen: Seen  # after them
 
 
 @dataclass(frozen=True)
@@ -104,6 +122,7 @@ class Extended:
     share: Float32  # (E, F) each metric's share of the newest error
     windows: int  # scored
     late: Late
+    last: Int64  # (E, K) slot of the newest row up to each new one
 
 
 class _NoNetwork:
@@ -134,10 +153,20 @@ def no_model(horizon: Horizon, now: int) -> ModelVersion:
     return ModelVersion(NO_MODEL, artifact, _NoNetwork())
 
 
-def empty(horizon: Horizon, model: ModelVersion, *, cursor: int | None, others: Iterable[str], start: int) -> Memory:
-    """A memory of no slots, of the entities the model knows and some others; start: epoch milliseconds."""
-    known = set(model.artifact.entities)
-    entities = (*model.artifact.entities, *(name for name in others if name not in known))
+def empty(
+    horizon: Horizon,
+    model: ModelVersion,
+    *,
+    cursor: int | None,
+    others: Iterable[str],
+    start: int,
+    gone: frozenset[str] = frozenset(),
+) -> Memory:
+    """A memory of no slots, of the entities the model knows but those that are gone, and of some others.
+
+    start: epoch milliseconds
+    """
+    entities = tuple(dict.fromkeys((*(name for name in model.artifact.entities if name not in gone), *others)))
     count, metrics = len(entities), len(horizon.metrics)
     share = np.empty((count, metrics), dtype=np.float32)
     states = AlertStates.none_open(count)
@@ -152,12 +181,17 @@ def empty(horizon: Horizon, model: ModelVersion, *, cursor: int | None, others: 
         past=(),
         judged=np.full((count, horizon.late + 1), UNRECORDED, dtype=np.int8),
         changed=np.zeros(count, dtype=np.int64),
+        seen=Seen.none(horizon, count),
+        gone=gone,
         snapshot=Snapshot(entities, share[:, 0], np.empty(count, np.int8), states, states.is_open, share),
     )
 
 
-def members(memory: Memory, sampled: Iterable[str], needed: Iterable[str]) -> tuple[str, ...]:
-    """Entities to remember: those the model knows, with recent data or an open alert; those already there first."""
+def members(memory: Memory, sampled: Collection[str], needed: Collection[str]) -> tuple[str, ...]:
+    """Entities to remember: those the model knows, with recent data or an open alert; those already there first.
+
+    One that is gone is not among them before it has samples again.
+    """
     here = memory.entities
     alive = {*memory.model.artifact.entities, *sampled, *needed}
     absent = sorted(set(here).difference(alive))
@@ -166,8 +200,21 @@ def members(memory: Memory, sampled: Iterable[str], needed: Iterable[str]) -> tu
         has_values = ~np.all(np.isnan(memory.history.values[rows]), axis=(1, 2))
         is_known: Bool = has_values | ~np.all(np.isnan(memory.errors[rows]), axis=1)
         alive.update(name for name, known in zip(absent, is_known.tolist(), strict=True) if known)
+    alive.difference_update(memory.gone.difference(sampled, needed))
     staying = tuple(filter(alive.__contains__, here))
     return staying + tuple(sorted(alive.difference(staying)))
+
+
+def gridded(
+    horizon: Horizon, memory: Memory, entities: tuple[str, ...], *, values: Float32, end: int, late: int
+) -> Gridded:
+    """Values (E, R, F) of rows on the grid, filled as the monitor wants it; the first `late` ones are committed."""
+    seen = memory.seen
+    if entities != memory.entities:
+        seen = seen.of(horizon, grid.positions(entities, memory.entities))
+    slots = values.shape[1]
+    made = filled(horizon, values, start=end - horizon.step * slots, seen=seen, late=late)
+    return Gridded(entities, made.values, end, slots - late, made.last, made.seen)
 
 
 def extend(horizon: Horizon, memory: Memory, gridded: Gridded, *, unscored: int = 0) -> Extended:
@@ -195,8 +242,8 @@ def extend(horizon: Horizon, memory: Memory, gridded: Gridded, *, unscored: int 
         late = replace(late, reason=corrected.reason[:, : late.slots])
     states = _of_others(memory, gridded.entities)
     extended = replace(memory, history=history, rows=rows, errors=errors, scores=scores, states=states)
-    extended = replace(extended, judged=judged, changed=np.zeros_like(changed))
-    return Extended(extended, made.reason, made.share, made.windows, late)
+    extended = replace(extended, judged=judged, changed=np.zeros_like(changed), seen=gridded.seen)
+    return Extended(extended, made.reason, made.share, made.windows, late, gridded.last[:, -new:])
 
 
 def newest_part(horizon: Horizon, memory: Memory) -> Memory:

@@ -13,7 +13,7 @@ from detector.core.revise import Checkpoint
 from detector.core.series import Reason
 from detector.detect import alerts, history, judged, memory, scores
 from detector.detect.horizon import Horizon
-from detector.detect.memory import Gridded, Memory
+from detector.detect.memory import Memory
 from detector.ports import NO_SCORES, NOTHING_JUDGED, JudgedRanges, ModelVersion, ScoreRows, Source, Store, StoredAlert
 
 logger = logging.getLogger(__name__)
@@ -39,10 +39,15 @@ def stored_state(horizon: Horizon, store: Store, *, version: int) -> Stored:
     return Stored(
         cursor,
         store.alerts_since(name, end - horizon.claim),
-        store.judged_since(name, end - horizon.values * horizon.step),
+        store.judged_since(name, end - _look_back(horizon)),
         store.scores_since(name, end - horizon.late * horizon.step, version=version),
         alerts.read(store.checkpoint(name)),
     )
+
+
+def _look_back(horizon: Horizon) -> int:
+    """Milliseconds before the cursor that memory is rebuilt from."""
+    return horizon.slots * horizon.step + (horizon.hold if horizon.filled == "last" else 0)
 
 
 def recall(
@@ -61,10 +66,13 @@ def recall(
         if alert.episode.closed_slot is None or alert.episode.closed_slot >= cursor - horizon.claim
     ]
     alerted = {alert.entity for alert in relevant}
-    start = cursor - horizon.slots * horizon.step
-    recalled = memory.empty(horizon, model, cursor=stored.cursor, others=sorted(alerted), start=start)
+    living, gone = judged.living(stored.judged)
+    others = sorted(alerted | living)
+    start = cursor - _look_back(horizon)
+    recalled = memory.empty(horizon, model, cursor=stored.cursor, others=others, start=start, gone=gone)
+    recalled = replace(recalled, seen=recalled.seen.since(judged.last_rows(horizon, recalled, stored.judged)))
     while recalled.history.end < cursor:  # in pieces: what is read is many times what is kept
-        extended = _next_piece(horizon, source, recalled, alerted=alerted, cursor=cursor)
+        extended = _next_piece(horizon, source, recalled, needed=others, cursor=cursor)
         recalled = memory.newest_part(horizon, extended.memory)
     again = recalled.scores.copy()
     for rows in memory.blocks(len(recalled.entities)):
@@ -113,7 +121,7 @@ def _start(horizon: Horizon, cursor: int, now: int) -> int:
 
 
 def _next_piece(
-    horizon: Horizon, source: Source, recalled: Memory, *, alerted: set[str], cursor: int
+    horizon: Horizon, source: Source, recalled: Memory, *, needed: Sequence[str], cursor: int
 ) -> memory.Extended:
     """A memory extended by the slots of one read; only those that errors are kept of are scored."""
     step, begin = horizon.step, recalled.history.end
@@ -121,9 +129,10 @@ def _next_piece(
     slots = min((cursor - begin) // step, most)
     end = begin + slots * step
     samples = source.read(begin, end)
-    entities = memory.members(recalled, samples.entities, alerted)
+    entities = memory.members(recalled, samples.entities, needed)
     values = history.gridded(horizon, samples, entities, start=begin, slots=slots)
     del samples  # many times what remains of them
     first_error = cursor - horizon.errors * step
     unscored = min(slots, max(0, first_error - begin) // step)  # the windows of these have not been read
-    return memory.extend(horizon, recalled, Gridded(entities, values, end, slots), unscored=unscored)
+    gridded = memory.gridded(horizon, recalled, entities, values=values, end=end, late=0)
+    return memory.extend(horizon, recalled, gridded, unscored=unscored)

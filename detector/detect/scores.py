@@ -75,12 +75,19 @@ def scores_by_span(horizon: Horizon, memory: Memory, slots: int, *, only: Int64 
 
 
 def for_decisions(
-    by_span: Float32, *, horizon: Horizon, model: ModelVersion, values: Float32, is_open: Bool
+    by_span: Float32,
+    *,
+    horizon: Horizon,
+    model: ModelVersion,
+    values: Float32,
+    is_open: Bool,
+    gone: Bool | None = None,
 ) -> Float32:
     """Scores (E, K, S) as decisions take them, of the newest K of values (E, L, F).
 
     Without a model, a slot that has data lets an alert close. If so configured, an entity that had data and falls
-    silent opens one, which lasts until it has data again; is_open: (E,) has an alert that nobody has closed
+    silent opens one, which lasts until it has data again or is gone; is_open: (E,) has an alert that nobody has closed;
+    gone: (E, n) the newest n slots of entities that are [none]
     """
     slots = by_span.shape[1]
     if model.version == NO_MODEL:
@@ -88,6 +95,8 @@ def for_decisions(
         by_span = np.where(np.isnan(by_span) & has_data[..., None], np.float32(0.0), by_span)
     if horizon.silent:
         is_silent = window.silent(values, horizon.silent, had_data=is_open)[:, -slots:]  # (E, K)
+        if gone is not None:
+            is_silent[:, -gone.shape[1] :] &= ~gone
         by_span = by_span.copy()
         by_span[is_silent, 0] = horizon.rules.open_at_once
     return by_span

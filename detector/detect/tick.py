@@ -10,8 +10,8 @@ import numpy as np
 from detector.core import grid, rejects, threshold
 from detector.core.decide import AlertStates, Change, Severity
 from detector.core.rejects import Reject
-from detector.core.series import Float32, Int64, Reason, Samples
-from detector.detect import alerts, history, judged, memory, revisions, scores
+from detector.core.series import Bool, Float32, Int64, Reason, Samples
+from detector.detect import alerts, history, judged, memory, revisions, scores, seen
 from detector.detect.alerts import Decisions
 from detector.detect.horizon import Horizon
 from detector.detect.judged import Recorded
@@ -104,9 +104,10 @@ def _chunk(monitor: Monitor, remembered: Memory, *, end: int, late: int, now: in
     revised = revisions.revised(horizon, store, extended, now=now)
     asks = revised.memory.states.is_open.any() or bool(revised.changes)
     stored = store.alerts_since(name, end) if asks else []
-    decided = _decide(horizon, revised.memory, stored, new=read.gridded.new)
+    gone = seen.gone(horizon, extended.last, revised.memory.history.slots[-read.gridded.new :])
+    decided = _decide(horizon, revised.memory, stored, gone=gone)
     changes = _changes(monitor, revised, decided, stored=stored)
-    record = judged.recorded(decided.memory, extended, skipped_from=_skipped_from(remembered))
+    record = judged.recorded(horizon, decided.memory, extended, skipped_from=_skipped_from(remembered))
     past = (*decided.memory.past, *decided.decisions.checkpoints)[-horizon.late - 1 :]
     scored = replace(decided.memory, judged=record.newest, past=past)
     store.commit(_commit(monitor, scored, changes, extended=extended, record=record, now=now))
@@ -138,7 +139,8 @@ def _read(monitor: Monitor, remembered: Memory, *, end: int, late: int) -> _Read
     still_open = [remembered.entities[row] for row in np.flatnonzero(remembered.states.is_open).tolist()]
     entities = memory.members(remembered, samples.entities, still_open)
     values = history.gridded(horizon, samples, entities, start=start, slots=new + late)
-    return _Read(Gridded(entities, values, end, new), _newest(samples), len(samples), samples.rejects)
+    gridded = memory.gridded(horizon, remembered, entities, values=values, end=end, late=late)
+    return _Read(gridded, _newest(samples), len(samples), samples.rejects)
 
 
 @dataclass(frozen=True)
@@ -149,8 +151,9 @@ class _Decided:
     decisions: Decisions
 
 
-def _decide(horizon: Horizon, extended: Memory, stored: Sequence[StoredAlert], *, new: int) -> _Decided:
-    """Scores of the new slots, and what they do to alerts."""
+def _decide(horizon: Horizon, extended: Memory, stored: Sequence[StoredAlert], *, gone: Bool) -> _Decided:
+    """Scores of the new slots, and what they do to alerts; gone: (E, K) entities that are not expected back."""
+    new = gone.shape[1]
     by_span, recovered = scores.scores_by_span(horizon, extended, new + horizon.rules.before)
     made = extended.scores.copy()
     made[:, -new:] = threshold.worst(by_span[:, -new:])
@@ -158,10 +161,10 @@ def _decide(horizon: Horizon, extended: Memory, stored: Sequence[StoredAlert], *
     slots = scored.history.slots[-new:]
     lasts = scored.states.is_open & ~alerts.dismissed(scored.entities, stored)
     taken = scores.for_decisions(
-        by_span, horizon=horizon, model=scored.model, values=scored.history.values, is_open=lasts
+        by_span, horizon=horizon, model=scored.model, values=scored.history.values, is_open=lasts, gone=gone
     )
     decisions = alerts.decide_slots(
-        horizon, scored.states, taken, recovered=recovered, slots=slots, entities=scored.entities
+        horizon, scored.states, taken, recovered=recovered, slots=slots, entities=scored.entities, gone=gone
     )
     return _Decided(scored, by_span, slots, decisions)
 
@@ -229,16 +232,20 @@ def _after(monitor: Monitor, extended: Extended, decided: _Decided, *, read: _Re
         is_silent = is_silent & alerts.silent(scored.entities, monitor.store.alerts_since(horizon.monitor, end))
     newest = scores.newest_unclaimed(decided.by_span, states, scored.history)
     snapshot = scores.snapshot_of(horizon, scored, extended, newest=newest, states=states, is_silent=is_silent)
+    is_gone = seen.gone(horizon, extended.last[:, -1:], scored.history.slots[-1:])[:, 0]
+    gone = scored.gone.difference(scored.entities)
+    if is_gone.any():
+        snapshot = snapshot.without(is_gone)
+        gone |= {scored.entities[row] for row in np.flatnonzero(is_gone).tolist()}
     kept = memory.newest_part(horizon, scored)
     opened = tuple(event.episode.severity for event in decisions.events if event.change is Change.OPENED)
     report = Report(end, read.newest_sample, read.samples, extended.windows, opened, snapshot, read.rejects)
-    return replace(kept, cursor=end, states=states, snapshot=snapshot), report
+    return replace(kept, cursor=end, states=states, snapshot=snapshot, gone=gone), report
 
 
 def _is_at_rest(remembered: Memory) -> bool:
-    """Whether more empty slots would change nothing: nothing is remembered, and no open alert can still escalate."""
-    states = remembered.states
-    return bool(np.isnan(remembered.history.values).all()) and not (states.is_open & ~states.is_critical).any()
+    """Whether more empty slots would change nothing: nothing is remembered, and no open alert can escalate or close."""
+    return bool(np.isnan(remembered.history.values).all()) and not remembered.states.is_open.any()
 
 
 def _chunk_slots(remembered: Memory) -> int:

@@ -49,7 +49,7 @@ from detector.core.threshold import Calibration
 from detector.detect import history, residuals, scores
 from detector.detect import tick as ticks
 from detector.detect.horizon import Horizon
-from detector.detect.memory import Gridded, Memory, extend, members
+from detector.detect.memory import Memory, extend, gridded, members
 from detector.detect.recall import recall, stored_state
 from detector.export.prometheus import Exporter, MonitorView
 from detector.models.artifact import NetworkSpec
@@ -276,8 +276,9 @@ def changing(url: str, entities: int, _ticks: int) -> dict[str, Any]:
 def _moved_on(fleet: Fleet, entities: tuple[str, ...]) -> Memory:
     """The memory of a fleet one slot later with other entities, without scoring."""
     values = np.full((len(entities), 1, METRICS), np.nan, dtype=np.float32)
-    gridded = Gridded(entities, values, fleet.memory.history.end + STEP, new=1)
-    return extend(fleet.monitor.horizon, fleet.memory, gridded, unscored=1).memory
+    horizon, end = fleet.monitor.horizon, fleet.memory.history.end + STEP
+    made = gridded(horizon, fleet.memory, entities, values=values, end=end, late=0)
+    return extend(horizon, fleet.memory, made, unscored=1).memory
 
 
 PARTS = {"tick": usual, "start": started, "catch-up": caught_up, "fleet": changing}

@@ -246,7 +246,7 @@ def test_what_is_remembered_does_not_grow() -> None:
     for slot in (21, 150, 151, SLOTS):
         memory, _ = tick(Monitor(Horizon.of(FLEET), rows, store), memory, BEGIN + slot * STEP)
 
-        # 60 slots tell for how long an entity has been unknown, and their scores look back on 119 more
+        # 60 slots tell for how long an entity has been unknown, and their scores look back on 119 more; three are late
         assert FLEET.decision.close_unknown_slots == 60
-        assert memory.history.values.shape[1] == 60 + TIMESTEPS - 1
+        assert memory.history.values.shape[1] == 60 + TIMESTEPS - 1 + 3
         assert memory.errors.shape[1] == memory.scores.shape[1] == 60 + 119
