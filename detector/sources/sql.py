@@ -114,7 +114,7 @@ class SqlSource:
         names, noted = rows.Names(), rows.Noted()
         with database.streaming(connection).execute(statement, bounds) as result:
             reader = _Reader(self._spec, self._columns, result, self._zone, names, noted)
-            parts = [reader.part(part, start, end) for part in database.parts(connection, result, _CHUNK)]
+            parts = [reader.part(part, start, end) for part in result.partitions(_CHUNK)]
         entities, number = names.without_padding()
         if (number < 0).any():
             width = 1 if self._spec.metric else len(self._spec.metrics)  # samples of a row
@@ -215,7 +215,7 @@ class SqlSource:
         with database.streaming(connection).execute(statement, bounds) as result:
             names = list(result.keys())
             position, valued = _position(names, self._spec.time), self._valued(names)
-            for found in database.parts(connection, result, _CHUNK):
+            for found in result.partitions(_CHUNK):
                 part = [row for row in found if not valued or any(row[index] is not None for index in valued)]
                 column = [row[position] for row in part]
                 time = rows.to_milliseconds(column, self._spec.time_format, self._zone)
