@@ -159,6 +159,20 @@ def test_score_judges_valid_ranges_without_a_model_as_the_daemon_does(run: Comma
     assert (alert["entity"], alert["severity"]) == ("full", "critical")
 
 
+def test_a_verdict_stands_though_nothing_can_be_predicted_from_it(run: Commands) -> None:
+    now = 1_795_000_000_000  # bug 16
+    opened = AlertChange(Change.OPENED, "a", now, Episode(now, now, Severity.WARNING, 1.5, now), now, None)
+    nothing = ScoreRows(entity=[], slot=[], score=[])
+    StateStore(run.engine).commit(Commit("web", None, now, now, 1, nothing, nothing, changes=(opened,)))
+
+    ended = run("incident", "1", "--false")
+
+    assert (ended.status, ended.errors) == (0, "")
+    assert "alert 1 is marked false" in ended.output
+    assert "Cannot predict what the next recalibration would change" in ended.output
+    assert json.loads(run("alerts", "show", "1", "--json").output)["verdict"] == "false"
+
+
 def _csv(folder: Path, name: str | bytes, *lines: str) -> None:
     path = os.fsencode(folder) + b"/" + (name if isinstance(name, bytes) else name.encode())
     Path(os.fsdecode(path)).write_text("\n".join(lines) + "\n")
