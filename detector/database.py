@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import sqlite3
-import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import quote, unquote, urlencode
 
 from sqlalchemy import (
@@ -21,8 +19,6 @@ from sqlalchemy import (
     Engine,
     ExceptionContext,
     NullPool,
-    Result,
-    Row,
     Table,
     create_engine,
     event,
@@ -103,6 +99,8 @@ def connect(
 ) -> Engine:
     """An engine whose connections are checked before use and never wait longer than `timeout` for an answer.
 
+    PostgreSQL ends a statement itself then; a connection to a server that falls silent is closed on this side.
+
     creates: whether connecting creates a SQLite file that does not exist; else it fails
     reads_only: whether it belongs to somebody else: nothing can be written, and no file is created or changed
 
@@ -134,8 +132,9 @@ def connect(
         event.listen(engine, "connect", _prepare_sqlite)
         if not creates:
             event.listen(engine, "do_connect", lambda dialect, *_: _refuse_missing(parsed, dialect))
+    if backend in {"postgresql", "mysql", "mariadb"}:
+        _limit_waiting(engine, timeout)
     if backend == "postgresql":
-        _limit_ping(engine, min(timeout, BUSY_TIMEOUT))
         event.listen(engine, "handle_error", _close_cursor)
     if backend in {"mysql", "mariadb"} and reads_only:
         event.listen(engine, "connect", _forbid_writes)
@@ -202,47 +201,60 @@ def _forbid_writes(connection: Any, _record: object) -> None:
 
 
 class _Patience:
-    """Closes a PostgreSQL connection from which nothing has been heard for some seconds.
+    """Closes a connection of psycopg from which nothing has been heard for some seconds.
 
     The server's own limit does not reach a client that its answers do not reach: a firewall has forgotten the
-    connection, or something between the two has fallen silent.
+    connection, or something between the two has fallen silent. Everything that psycopg asks goes through its `wait`:
+    statements, COPY, the parts of a result, commits.
     """
 
-    def __init__(self, connection: Any, seconds: float) -> None:
+    def __init__(self, connection: Any, seconds: float, error: type[Exception]) -> None:
+        """error: psycopg's own, which it raises"""
+        self.seconds = seconds
+        self._error = error
         self._connection = connection
-        self._seconds = seconds
-        self._lock = threading.Lock()
-        self._timer: threading.Timer | None = None
-        self.is_over = False
+        self._usual = connection.wait
+        connection.wait = self.wait
 
-    def __enter__(self) -> _Patience:
-        self.renew()
-        return self
+    def wait(self, dialogue: Any, *arguments: Any, **named: Any) -> Any:
+        """The result of a dialogue with the server, a generator that is told what its socket is ready for."""
+        return self._usual(self._heard(dialogue), *arguments, **named)
 
-    def __exit__(self, *_raised: object) -> None:
-        with self._lock:
-            self._cancel()
+    def _heard(self, dialogue: Any) -> Generator[Any, int, Any]:
+        heard = time.monotonic()
+        try:
+            wanted = next(dialogue)
+            while True:
+                ready = yield wanted  # 0 several times a second while there is nothing
+                if ready:
+                    heard = time.monotonic()
+                elif time.monotonic() > heard + self.seconds:
+                    self._hang_up()
+                wanted = dialogue.send(ready)
+        except StopIteration as exc:
+            return exc.value
 
-    def renew(self) -> None:
-        """Begins to wait anew."""
-        with self._lock:
-            self._cancel()
-            self._timer = threading.Timer(self._seconds, self._hang_up)
-            self._timer.daemon = True
-            self._timer.start()
+    def _hang_up(self) -> NoReturn:
+        self._connection.close()
+        msg = f"nothing heard for {self.seconds:g} s; the connection was closed"
+        raise self._error(msg)
 
-    def _cancel(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
-    def _hang_up(self) -> None:
-        with self._lock:
-            if self._timer is not threading.current_thread():
-                return  # it has just been renewed, or is no longer needed
-            self.is_over = True
-            with suppress(OSError), socket.socket(fileno=os.dup(self._connection.fileno())) as line:
-                line.shutdown(socket.SHUT_RDWR)  # who waits for an answer sees the end of the stream
+@contextmanager
+def _within(connection: Any, seconds: float) -> Iterator[None]:
+    """Waits no longer than some seconds for an answer of a server, where the driver is psycopg or PyMySQL."""
+    # PyMySQL has no other way to change the limit of a connection; it sets its socket's by it before each answer
+    patience = getattr(connection, _PATIENCE, None)
+    holder, name = (connection, "_read_timeout") if patience is None else (patience, "seconds")
+    before = getattr(holder, name, None)
+    if before is None:
+        yield
+        return
+    setattr(holder, name, min(before, seconds))
+    try:
+        yield
+    finally:
+        setattr(holder, name, before)
 
 
 def _close_cursor(context: ExceptionContext) -> None:
@@ -253,14 +265,24 @@ def _close_cursor(context: ExceptionContext) -> None:
             execution.cursor.close()
 
 
-def _limit_ping(engine: Engine, timeout: timedelta) -> None:
-    """Ends the check of a connection that has fallen silent while nobody used it."""
+def _limit_waiting(engine: Engine, timeout: timedelta) -> None:
+    """Ends what a connection that falls silent is asked, and sooner the check whether it has while nobody used it."""
+    seconds, driver = timeout.total_seconds(), engine.dialect.loaded_dbapi
+
+    def on_connect(connection: Any, _record: object) -> None:
+        if engine.dialect.driver == "psycopg":
+            # a second more than the server takes to end a statement itself, which leaves the connection usable
+            setattr(connection, _PATIENCE, _Patience(connection, seconds + 1.0, driver.OperationalError))
+        elif hasattr(connection, "_read_timeout"):
+            connection._read_timeout = seconds
+
     ping: Any = engine.dialect.do_ping
 
     def do_ping(connection: Any) -> bool:
-        with _Patience(connection, timeout.total_seconds()):
+        with _within(connection, BUSY_TIMEOUT.total_seconds()):
             return bool(ping(connection))
 
+    event.listen(engine, "connect", on_connect)
     engine.dialect.do_ping = do_ping  # type: ignore[method-assign, assignment]  # of this engine only
 
 
@@ -286,7 +308,7 @@ def _connect_args(url: URL, timeout: timedelta, *, reads_only: bool) -> dict[str
         case "mysql" | "mariadb":
             return {
                 "connect_timeout": connect_seconds,
-                "read_timeout": seconds,
+                "read_timeout": min(seconds, connect_seconds),  # of the login; `_limit_waiting` sets that of statements
                 "write_timeout": seconds,
                 "init_command": "SET time_zone = '+00:00'",
             }
@@ -308,49 +330,20 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
 def reading(engine: Engine, timeout: timedelta) -> Iterator[Connection]:
     """A connection for one read; SQLite is interrupted when the time is over, servers see to that themselves.
 
-    A PostgreSQL connection that falls silent is closed; `parts` tells that it has not.
+    A connection to a server that falls silent for so long is given up.
     """
     with engine.connect() as connection:
-        if engine.dialect.name == "postgresql":
-            with _listening(connection, timeout.total_seconds()):
+        driver: Any = connection.connection.driver_connection
+        if engine.dialect.name != "sqlite":
+            with _within(driver, timeout.total_seconds() + 1.0):
                 yield connection
             return
-        if engine.dialect.name != "sqlite":
-            yield connection
-            return
-        driver: Any = connection.connection.driver_connection
         end = time.monotonic() + timeout.total_seconds()
         driver.set_progress_handler(lambda: time.monotonic() > end, 100_000)
         try:
             yield connection
         finally:
             driver.set_progress_handler(None, 0)
-
-
-@contextmanager
-def _listening(connection: Connection, seconds: float) -> Iterator[None]:
-    # a second more than the server takes to end a statement itself, which leaves the connection usable
-    with _Patience(connection.connection.driver_connection, seconds + 1.0) as patience:
-        info = connection.info  # of a connection that has been closed there is none
-        info[_PATIENCE] = patience
-        try:
-            yield
-        except DBAPIError as exc:
-            if not patience.is_over:
-                raise
-            silence = TimeoutError(f"nothing heard for {seconds:g} s; the connection was closed")
-            raise OperationalError("", None, silence) from exc
-        finally:
-            info.pop(_PATIENCE, None)
-
-
-def parts(connection: Connection, result: Result[Any], size: int) -> Iterator[Sequence[Row[Any]]]:
-    """A result in parts of so many rows; the time that `reading` allows counts for each of them."""
-    patience = connection.info.get(_PATIENCE)
-    for part in result.partitions(size):
-        if patience is not None:
-            patience.renew()
-        yield part
 
 
 def streaming(connection: Connection) -> Connection:
@@ -387,6 +380,8 @@ def _copy(connection: Connection, table: str, *, columns: Sequence[str], rows: S
             for row in rows:
                 copy.write_row(row)
     except connection.dialect.loaded_dbapi.Error as exc:
+        if driver.closed:
+            connection.invalidate(exc)  # or SQLAlchemy would roll back, which cannot be done
         # wrapped as SQLAlchemy wraps the errors of its own statements
         raise DBAPIError.instance(statement, None, exc, connection.dialect.loaded_dbapi.Error) from exc
 

@@ -135,7 +135,10 @@ class _OneSlot:
 
 
 def no_model(horizon: Horizon, now: int) -> ModelVersion:
-    """Stand-in for a model where there is none: nothing is expected, only invalid values have a score."""
+    """Stand-in for a model where there is none: nothing is expected, only invalid values have a score.
+
+    It judges from the newest complete slot on. now: epoch milliseconds
+    """
     metrics, spans = len(horizon.metrics), len(score.SPANS)
     one, one_span = np.ones(metrics, dtype=np.float32), np.ones(spans, dtype=np.float32)
     nobody, no_span = one[None], one_span[None]  # a row that nobody has
@@ -148,7 +151,7 @@ def no_model(horizon: Horizon, now: int) -> ModelVersion:
         fleet_noise=one,
         calibration=Calibration(no_span, no_span, one_span, one_span, 1.0),
         freeze_limits=np.zeros((0, 0), dtype=np.int64),
-        provenance={"kind": "none", "trained_from": now, "trained_until": now - horizon.step},
+        provenance={"kind": "none", "trained_from": now, "trained_until": now - horizon.delay - horizon.step},
     )
     return ModelVersion(NO_MODEL, artifact, _NoNetwork())
 

@@ -17,6 +17,7 @@ from detector import database
 from detector.config import loading, values
 from detector.config.sections import AlertmanagerNotifier, Config, MonitorSection, WebhookNotifier
 from detector.core import grid
+from detector.detect import pace
 from detector.detect.horizon import Horizon
 from detector.detect.tally import Tally
 from detector.errors import ConfigError, DetectorError
@@ -172,7 +173,9 @@ def _measured(
     }
     wrong = [
         newest.missing_metrics(monitor, recent, lambda: _names(monitor, parts)),
-        newest.too_fine_a_step(monitor, recent if len(recent) == 0 else source.read(end - _WIDER * span, end)),
+        pace.too_fine_a_step(
+            Horizon.of(monitor), recent if len(recent) == 0 else source.read(end - _WIDER * span, end)
+        ),
     ]
     row |= {"problem": "; ".join(filter(None, wrong))} if any(wrong) else {}
     if not len(recent) or not recent.entities:

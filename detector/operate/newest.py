@@ -1,4 +1,4 @@
-"""The newest rows of a source: which metrics they lack, under which names, and how far apart they are."""
+"""The newest rows of a source: which metrics they lack, and under which names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from detector.wording import printable
 _NAMED = 8  # names in a message
 _SEEN = 10_000  # newest rows of a table whose metric names are looked at
 _MOST = 1000  # names
-_UNITS = ((86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1000, "s"))
 
 
 def metric_names(engine: Engine, monitor: MonitorSection) -> list[str]:
@@ -66,37 +65,3 @@ def other_names(missing: Sequence[str], known: Sequence[str]) -> str | None:
 def _listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return ", ".join(names[:_NAMED]) + more
-
-
-def too_fine_a_step(monitor: MonitorSection, recent: Samples) -> str | None:
-    """What to say if the rows of an entity are usually so far apart that its windows have too many gaps; or None."""
-    usual = usual_distance(recent)
-    if usual is None or monitor.aggregate in {"sum", "count"}:
-        return None
-    share = 1.0 - monitor.step_ms / usual
-    if share <= monitor.max_missing:
-        return None
-    step = monitor.step.total_seconds()
-    return (
-        f"rows of an entity usually come every {usual / 1000:g} s, so {share:.0%} of the slots of {step:g} s would be"
-        f' empty and no window could be scored; set step = "{written(usual)}"'
-    )
-
-
-def usual_distance(samples: Samples) -> int | None:
-    """Usual time between two samples of the same metric of an entity, milliseconds; None if none has three."""
-    is_value = np.isfinite(samples.value)
-    series_of = samples.entity[is_value].astype(np.int64) << 32 | samples.metric[is_value].astype(np.int64)
-    order = np.lexsort((samples.time[is_value], series_of))
-    series_of, time = series_of[order], samples.time[is_value][order]
-    distances = np.diff(time)[(np.diff(series_of) == 0) & (np.diff(time) > 0)]
-    return int(np.median(distances)) if len(distances) > 1 else None
-
-
-def written(milliseconds: int) -> str:
-    """A duration as the configuration writes it, rounded to what people would choose: 298 s is 5m."""
-    for size, unit in _UNITS:
-        count = round(milliseconds / size)
-        if count and abs(milliseconds - count * size) <= 0.05 * milliseconds:
-            return f"{count}{unit}"
-    return f"{max(1, round(milliseconds / 1000))}s"

@@ -94,7 +94,7 @@ class EmbeddedSource:
         parts: list[tuple[Int64, Int64, Float64]] = []
         with self._translated(), database.reading(self._engine, self._timeout) as connection:
             with database.streaming(connection).execute(query) as result:
-                for part in database.parts(connection, result, _CHUNK):
+                for part in result.partitions(_CHUNK):
                     identity, time, value = zip(*part, strict=True)
                     parts.append((np.array(identity, np.int64), np.array(time, np.int64), rows.to_values(value)))
             if any((self._known.rows(identity) < 0).any() for identity, _, _ in parts):

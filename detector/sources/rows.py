@@ -192,6 +192,12 @@ def to_milliseconds(column: Sequence[Any], time_format: str, zone: ZoneInfo) -> 
     return np.where((found >= FIRST) & (found < LAST), found, BAD_TIME)
 
 
+def is_local(column: Sequence[Any]) -> Bool:
+    """Where a timestamp has no offset, (N,)."""
+    moments = map(parse_timestamp, column)
+    return np.fromiter((moment is not None and moment.tzinfo is None for moment in moments), np.bool_, len(column))
+
+
 def parse_timestamp(item: Any) -> datetime | None:
     """A timestamp as a driver returns it, or ISO 8601 text; None if it is neither."""
     if isinstance(item, datetime):

@@ -15,6 +15,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Engine,
+    Integer,
     Result,
     Select,
     String,
@@ -22,19 +23,22 @@ from sqlalchemy import (
     and_,
     cast,
     column,
+    inspect,
+    literal_column,
     or_,
     select,
     table,
     text,
 )
-from sqlalchemy.exc import DBAPIError, NoSuchColumnError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, InvalidRequestError, NoSuchColumnError, SQLAlchemyError
 
 from detector import database
 from detector.core.rejects import Reject
 from detector.core.series import Bool, Float64, Int64, Samples
 from detector.errors import SourceError, SourceUnavailable
-from detector.sources import rows, text_times
+from detector.sources import repeated_hour, rows, text_times
 from detector.sources.query_extent import QueryExtent
+from detector.sources.repeated_hour import RepeatedHour
 from detector.sources.text_times import TextTimes
 from detector.times import DAY_MS
 
@@ -91,12 +95,7 @@ class SqlSource:
         """
         if self._spec.query:
             return self._query_extent(now, now + rows.AHEAD)
-        first, last = self._asked(
-            lambda connection: [
-                self._end(connection, now + rows.AHEAD, is_newest=is_newest) for is_newest in (False, True)
-            ]
-        )
-        return None if first is None or last is None else (first, last)
+        return self._asked(lambda connection: self._extent(connection, now + rows.AHEAD))
 
     def rejects(self, now: int) -> tuple[Reject, ...]:
         """Rows that no read comes upon: those without a time that can be read, and those of the future.
@@ -110,11 +109,15 @@ class SqlSource:
     # -- questions ----------------------------------------------------------------------------------------------------
 
     def _samples(self, connection: Connection, start: int, end: int) -> Samples:
-        statement, bounds = self._statement(connection, start, end)
+        hours = self._repeated(start, end)  # read as a whole: what a row means depends on those before it
+        first, last = min([start, *(hour.start for hour in hours)]), max([end, *(hour.end for hour in hours)])
+        statement, bounds = self._statement(connection, first, last)
+        if hours and self._spec.table:
+            statement = statement.order_by(*self._arrival(connection))
         names, noted = rows.Names(), rows.Noted()
         with database.streaming(connection).execute(statement, bounds) as result:
-            reader = _Reader(self._spec, self._columns, result, self._zone, names, noted)
-            parts = [reader.part(part, start, end) for part in database.parts(connection, result, _CHUNK)]
+            reader = _Reader(self._spec, self._columns, result, self._zone, names, noted, asks_local=bool(hours))
+            parts = [reader.part(part, first, last) for part in result.partitions(_CHUNK)]
         entities, number = names.without_padding()
         if (number < 0).any():
             width = 1 if self._spec.metric else len(self._spec.metrics)  # samples of a row
@@ -124,7 +127,41 @@ class SqlSource:
                 noted.note("entity", is_taken, lambda row, numbered=numbered: names.entities[numbered[row]])  # type: ignore[misc]
         number = np.append(number, np.int32(-1))  # for those without a name
         renamed = [(number[entity], metric, time, value) for entity, metric, time, value in parts]
+        if hours and renamed:
+            renamed = [repeated_hour.dated(renamed, reader.local, hours, start=start, end=end)]
         return rows.compact(rows.samples(entities, renamed, noted.rejects))
+
+    def _repeated(self, start: int, end: int) -> list[RepeatedHour]:
+        """The hours in a range that come twice, if this source's times may not say which is meant."""
+        if self._spec.time_format != "timestamp" or self._zone.key == "UTC":
+            return []
+        return repeated_hour.between(self._zone, start, end)
+
+    def _arrival(self, connection: Connection) -> list[ColumnElement[Any]]:
+        """What puts rows in the order in which they were written; [] if the table has no such thing."""
+        schema, _, name = self._spec.table.rpartition(".")
+        inspector = inspect(connection)
+        try:
+            key = inspector.get_pk_constraint(name, schema or None)["constrained_columns"]
+            numbers = {
+                found["name"]
+                for found in inspector.get_columns(name, schema or None)
+                if isinstance(found["type"], Integer)
+            }
+        except InvalidRequestError:  # a view
+            return []
+        if len(key) == 1 and key[0] in numbers:
+            return [_table(self._spec.table, key).c[key[0]]]
+        if self._text_times is not None and self._text_times.last_rowid(connection) is not None:
+            return [literal_column("rowid")]
+        if self._engine.dialect.name != "postgresql":
+            return []
+        # TimescaleDB has no such columns in compressed parts of a table
+        is_one_heap = text("SELECT relkind = 'r' AND NOT relhassubclass FROM pg_class WHERE oid = to_regclass(:name)")
+        written = self._engine.dialect.identifier_preparer.format_table(self._table)
+        if not connection.scalar(is_one_heap, {"name": written}):
+            return []
+        return [literal_column("CAST(CAST(xmin AS text) AS bigint)"), literal_column("ctid")]
 
     def _asked(self, ask: Callable[[Connection], Found]) -> Found:
         """The answer to a question; asked again, with other eyes, if there is text that is no UTF-8 in it."""
@@ -196,6 +233,16 @@ class SqlSource:
             return moment.isoformat()
         return moment.replace(tzinfo=None)
 
+    def _extent(self, connection: Connection, until: int) -> tuple[int, int] | None:
+        """Times of the oldest and the newest sample before a time."""
+        oldest = self._end(connection, until, is_newest=False)
+        newest = self._end(connection, until, is_newest=True)
+        if oldest is None or newest is None:
+            return None
+        for hour in self._repeated(newest, newest + 1):  # it was taken for the first time around
+            newest = int(self._samples(connection, hour.start, min(hour.end, until)).time.max(initial=newest))
+        return oldest, newest
+
     def _end(self, connection: Connection, until: int, *, is_newest: bool) -> int | None:
         if self._text_times is not None:
             return self._text_times.end(connection, until, is_newest=is_newest, also=self._mine())
@@ -215,7 +262,7 @@ class SqlSource:
         with database.streaming(connection).execute(statement, bounds) as result:
             names = list(result.keys())
             position, valued = _position(names, self._spec.time), self._valued(names)
-            for found in database.parts(connection, result, _CHUNK):
+            for found in result.partitions(_CHUNK):
                 part = [row for row in found if not valued or any(row[index] is not None for index in valued)]
                 column = [row[position] for row in part]
                 time = rows.to_milliseconds(column, self._spec.time_format, self._zone)
@@ -265,12 +312,16 @@ class _Reader:
         zone: ZoneInfo,
         names: rows.Names,
         noted: rows.Noted,
+        *,
+        asks_local: bool,
     ) -> None:
         self._spec, self._zone, self._names, self._noted = spec, zone, names, noted
         returned = list(result.keys())
         self._positions = [_position(returned, name) for name in columns]
         cursor: Any = result.cursor  # type: ignore[attr-defined]  # of a CursorResult, which this is
         is_mysql = result.context.dialect.name in {"mysql", "mariadb"}  # type: ignore[attr-defined]
+        self._asks_local = asks_local
+        self.local: list[Bool] = []  # if asked: whether rows have times without offset, (R,) for each part
         self._bits = {at for at in self._positions if is_mysql and cursor.description[at][1] == _MYSQL_BIT}
 
     def part(self, part: Sequence[Any], start: int, end: int) -> rows.Part:
@@ -279,6 +330,8 @@ class _Reader:
         columns = list(zip(*part, strict=True))
         ordered = [rows.from_bits(columns[at]) if at in self._bits else columns[at] for at in self._positions]
         time = rows.to_milliseconds(ordered[width], spec.time_format, self._zone)
+        if self._asks_local:
+            self.local.append(rows.is_local(ordered[width]))
         is_inside = (time >= start) & (time < end)
         self._noted.note("time", time == rows.BAD_TIME, ordered[width].__getitem__)
         names = _join(ordered[:width]) if width else [spec.only_entity] * len(part)

@@ -117,7 +117,7 @@ class TextTimes:
         if self._has_offsets:
             return True
         low, high = first - _WIDEST_OFFSET, last + _WIDEST_OFFSET
-        newest_row = self._last_rowid(connection)
+        newest_row = self.last_rowid(connection)
         parts = [(low, high)]
         if self._without is not None and self._newest_row is not None and newest_row is not None:
             is_new = literal_column("rowid") > self._newest_row
@@ -138,7 +138,7 @@ class TextTimes:
         query = select(literal(1)).select_from(self._table).where(where, self._has_offset()).limit(1)
         return connection.scalar(query) is not None
 
-    def _last_rowid(self, connection: Connection) -> int | None:
+    def last_rowid(self, connection: Connection) -> int | None:
         """None for a view and for a table without rowid, whose new rows cannot be told."""
         try:
             return connection.scalar(select(func.max(literal_column("rowid"))).select_from(self._table))

@@ -11,7 +11,8 @@ import numpy as np
 from detector.config.sections import MonitorSection
 from detector.core import grid, scaling, window
 from detector.core.scaling import Scaling
-from detector.core.series import Bool, History, Int64, Reason
+from detector.core.series import Bool, History, Int64, Reason, Samples
+from detector.detect import pace
 from detector.detect.horizon import Horizon
 from detector.errors import ModelError
 from detector.ports import Source
@@ -143,13 +144,14 @@ def _has_data(history: History) -> Bool:
 
 
 def too_short(plan: Plan, history: History) -> ModelError:
-    """The error that says how much history is missing, or that its windows have gaps."""
+    """The error that says which step fits, how much history is missing, or that its windows have gaps."""
     horizon = plan.horizon
     longest = int(slots_with_data(history).max(initial=0))
     missing = max(0, plan.needed_slots - longest)
     hours = math.ceil(missing * horizon.step / 360_000) / 10
     wait = f"wait {hours:.1f} h, or lower `training.minimum_slots` or `timesteps`"
     advice = wait if missing else "its windows have gaps: fill them, or raise `max_missing`"
+    advice = pace.too_fine_a_step(horizon, _fullest(history)) or advice
     start, end = (datetime.fromtimestamp(at / 1000, UTC).strftime("%F %T") for at in (history.start, history.end))
     msg = (
         f"monitor {horizon.monitor!r}: training needs {plan.needed_slots} slots of {horizon.step / 1000:g} s"
@@ -157,6 +159,13 @@ def too_short(plan: Plan, history: History) -> ModelError:
         f" between {start} and {end} UTC; {advice}"
     )
     return ModelError(msg)
+
+
+def _fullest(history: History) -> Samples:
+    """The values of the entity with the most slots, each at the start of its slot."""
+    fullest = slots_with_data(history).argsort()[-1:]  # (1,), or (0,) without any entity
+    row, slot, metric = (found.astype(np.int32) for found in np.nonzero(~np.isnan(history.values[fullest])))
+    return Samples(("",), row, metric, history.slots[slot], np.ones(len(slot)))
 
 
 def span(plan: Plan, source: Source, *, now: int, start: int | None = None, end: int | None = None) -> tuple[int, int]:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-import socket
 import sqlite3
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import make_url, text
+from lines import Line
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from detector import database, wiring
@@ -169,74 +168,21 @@ def test_a_source_that_inherits_the_database_has_its_own_limit_and_cannot_write(
     store.dispose()
 
 
-class _Line:
-    """Passes connections on to a server until it falls silent; connections made after that work."""
-
-    def __init__(self, server: socket.socket | None, connect: object) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        self._connect = connect
-        self._pairs: list[tuple[socket.socket, socket.socket]] = []
-        self._silent: set[socket.socket] = set()
-        self.after: int | None = None  # bytes from the server after which every connection falls silent
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def fall_silent(self) -> None:
-        self._silent.update(end for pair in self._pairs for end in pair)
-
-    def close(self) -> None:
-        self._listener.close()
-        for end in (end for pair in self._pairs for end in pair):
-            with suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-            end.close()
-
-    def _serve(self) -> None:
-        with suppress(OSError):
-            while True:
-                client = self._listener.accept()[0]
-                server = self._connect()  # type: ignore[operator]
-                self._pairs.append((client, server))
-                threading.Thread(target=self._pump, args=(client, server, False), daemon=True).start()
-                threading.Thread(target=self._pump, args=(server, client, True), daemon=True).start()
-
-    def _pump(self, source: socket.socket, target: socket.socket, is_answer: bool) -> None:
-        passed = 0
-        with suppress(OSError):
-            while data := source.recv(8192):
-                passed += len(data)
-                if is_answer and self.after is not None and passed > self.after:
-                    self._silent.add(source)
-                if source not in self._silent and target not in self._silent:
-                    target.sendall(data)
-
-
 @pytest.fixture
-def line(server: str) -> Iterator[_Line]:
-    url = make_url(server)
-
-    def connect() -> socket.socket:
-        if folder := url.query.get("host") or url.query.get("unix_socket"):
-            end = socket.socket(socket.AF_UNIX)
-            end.connect(f"{folder}/.s.PGSQL.5432" if "postgresql" in server else str(folder))
-            return end
-        return socket.create_connection((str(url.host), url.port or 5432))
-
-    line = _Line(None, connect)
+def line(server: str) -> Iterator[Line]:
+    line = Line(server)
     yield line
     line.close()
 
 
-def _through(line: _Line, server: str) -> SqlSource:
-    url = make_url(server)
-    url = url.set(host="127.0.0.1", port=line.port).difference_update_query(["host", "unix_socket"])
+def _through(line: Line) -> SqlSource:
     limit = timedelta(seconds=1)
-    engine = database.connect(url.render_as_string(hide_password=False), timeout=limit, reads_only=True)
+    engine = database.connect(line.url, timeout=limit, reads_only=True)
     return SqlSource(engine, TableSpec(**{**vars(SPEC), "timeout": limit}))
 
 
-def test_a_connection_that_falls_silent_between_two_reads_is_replaced(line: _Line, server: str) -> None:  # x06
-    source = _through(line, server)
+def test_a_connection_that_falls_silent_between_two_reads_is_replaced(line: Line) -> None:  # x06
+    source = _through(line)
     assert len(source.read(T0, T0 + 10 * MINUTE)) == 10
     line.fall_silent()
 
@@ -247,8 +193,8 @@ def test_a_connection_that_falls_silent_between_two_reads_is_replaced(line: _Lin
     source._engine.dispose()
 
 
-def test_a_connection_that_falls_silent_while_it_is_read_ends_the_read(line: _Line, server: str) -> None:  # x06
-    source = _through(line, server)
+def test_a_connection_that_falls_silent_while_it_is_read_ends_the_read(line: Line) -> None:  # x06
+    source = _through(line)
     assert len(source.read(T0, T0 + 10 * MINUTE)) == 10
     source._engine.dispose()
     line.after = 1000  # a login takes less

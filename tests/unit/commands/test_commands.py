@@ -143,6 +143,36 @@ def test_every_monitor_that_cannot_be_trained_is_named(run: Commands) -> None:
     assert ["'web'" in lines[0], "'db'" in lines[1]] == [True, True]
 
 
+def test_score_judges_valid_ranges_without_a_model_as_the_daemon_does(run: Commands) -> None:
+    rules = 'rules = [{ metric = "cpu", valid_max = 95.0 }]\n'  # bug 17
+    run.config.write_text(run.config.read_text().replace('name = "web"\n', f'name = "web"\n{rules}', 1))
+    rows = [f"2026-11-20T10:{n:02}:00Z,{host},{cpu}" for n in range(20) for host, cpu in (("full", 99), ("fine", 50))]
+    _csv(run.folder, "web.csv", "timestamp,entity,cpu", *rows)
+    assert run("import", run.folder / "web.csv", "--monitor", "web").status == 0
+
+    run("score", "web", "--at", "2026-11-20T10:10:00Z")  # without a model, what is to come is judged
+    scored = json.loads(run("score", "web", "--at", "2026-11-20T10:20:00Z", "--json").output)
+
+    assert {row["entity"]: row["alert"] for row in scored} == {"full": True, "fine": False}
+    assert {row["state"] for row in scored if row["entity"] == "fine"} == {"unknown (no_model)"}
+    (alert,) = json.loads(run("alerts", "list", "--json").output)
+    assert (alert["entity"], alert["severity"]) == ("full", "critical")
+
+
+def test_a_verdict_stands_though_nothing_can_be_predicted_from_it(run: Commands) -> None:
+    now = 1_795_000_000_000  # bug 16
+    opened = AlertChange(Change.OPENED, "a", now, Episode(now, now, Severity.WARNING, 1.5, now), now, None)
+    nothing = ScoreRows(entity=[], slot=[], score=[])
+    StateStore(run.engine).commit(Commit("web", None, now, now, 1, nothing, nothing, changes=(opened,)))
+
+    ended = run("incident", "1", "--false")
+
+    assert (ended.status, ended.errors) == (0, "")
+    assert "alert 1 is marked false" in ended.output
+    assert "Cannot predict what the next recalibration would change" in ended.output
+    assert json.loads(run("alerts", "show", "1", "--json").output)["verdict"] == "false"
+
+
 def _csv(folder: Path, name: str | bytes, *lines: str) -> None:
     path = os.fsencode(folder) + b"/" + (name if isinstance(name, bytes) else name.encode())
     Path(os.fsdecode(path)).write_text("\n".join(lines) + "\n")

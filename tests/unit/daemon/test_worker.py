@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -106,6 +106,26 @@ def test_a_signal_to_stop_stops(worker: Worker, number: signal.Signals) -> None:
 
     worker._handle_signals()
 
+    assert worker._stop.is_set()
+
+
+def test_a_signal_within_the_wait_for_the_stop_does_not_wait_for_itself(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handlers: dict[int, Callable[[int, None], object]] = {}  # bug 22
+    monkeypatch.setattr(signal, "signal", handlers.__setitem__)
+    worker._scheduler, scheduler = None, worker._scheduler
+    worker.run(on_ready=lambda _port: worker.stop())
+    worker._scheduler = scheduler
+    worker._stop.clear()
+
+    event: Any = worker._stop
+    with event._cond:  # the thread that is interrupted holds this lock for moments of each wait
+        for number, handler in handlers.items():
+            handler(number, None)
+
+    assert sorted(worker._signals) == sorted([signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+    worker._handle_signals()
     assert worker._stop.is_set()
 
 

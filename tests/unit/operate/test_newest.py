@@ -7,12 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from detector import database
 from detector.config.sections import Config, MonitorSection
-from detector.core.series import Samples
 from detector.operate import check as checking
 from detector.operate import newest
 from detector.sources.sql import SqlSource, TableSpec
@@ -125,18 +123,3 @@ def test_what_breaks_one_monitor_is_told_and_the_others_are_checked(tmp_path: Pa
 
     own.dispose()
     assert [row["problem"] for row in rows[1:]] == 2 * ["unexpected IndexError: tuple index out of range"]
-
-
-@pytest.mark.parametrize(
-    ("milliseconds", "expected"), [(298_000, "5m"), (3_600_000, "1h"), (90_000, "90s"), (400, "1s"), (86_000_000, "1d")]
-)
-def test_a_step_is_proposed_as_people_would_write_it(milliseconds: int, expected: str) -> None:
-    assert newest.written(milliseconds) == expected
-
-
-def test_the_usual_distance_is_that_of_one_metric_of_one_entity_without_doubles() -> None:
-    zeros = np.zeros(5, np.int32)
-    time = np.array([0, 60, 60, 120, 30], np.int64)
-    samples = Samples(("a", "b"), np.array([0, 0, 0, 0, 1], np.int32), zeros, time, np.ones(5))
-
-    assert newest.usual_distance(samples) == 60

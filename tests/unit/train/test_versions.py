@@ -79,6 +79,21 @@ def test_a_retrained_version_is_live_and_says_how_long_it_took() -> None:
     assert inputs.versions.load(1).artifact.provenance["seconds"] == provenance["seconds"]
 
 
+@pytest.mark.parametrize("rows", [2000, 100])  # enough slots, and too few
+def test_training_on_rows_every_five_minutes_proposes_the_step_that_fits(rows: int) -> None:  # c32
+    back = 300_000 * np.arange(rows, dtype=np.int64)
+    late = 1000 * np.random.default_rng(32).integers(0, 21, rows)
+    source = MemorySource.of(("web",), np.zeros(rows, np.int32), NOW - back - 20_000 + late, np.ones((rows, 1)))
+    network = monitor_of(metrics=("cpu",), model=ModelSection(kind="network"))
+    inputs = replace(_inputs(), plan=Plan.of(network), source=source)
+
+    with pytest.raises(ModelError, match="every 300 s, so 80% of the slots of 60 s") as caught:
+        _retrain(inputs)
+
+    assert str(caught.value).endswith('; set step = "5m"')
+    assert "max_missing" not in str(caught.value)
+
+
 def test_training_reads_the_span_that_is_asked_for() -> None:
     inputs = _inputs()
 
