@@ -13,15 +13,21 @@ _UNITS = ((86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1000, "s"))
 def too_fine_a_step(horizon: Horizon, samples: Samples) -> str | None:
     """What to say if the rows of an entity are usually so far apart that its windows have too many gaps; or None."""
     usual = usual_distance(samples)
-    if usual is None or horizon.aggregate in {"sum", "count"}:
+    if usual is None or horizon.filled == "zero":
         return None
     share = 1.0 - horizon.step / usual
+    if horizon.filled == "last":
+        share = 1.0 - horizon.hold / usual
     if share <= horizon.max_missing:
         return None
+    if horizon.filled == "last":
+        held = f"a value holds for {written(horizon.hold)}"
+        return f"rows of an entity usually come every {usual / 1000:g} s, but {held}; raise fill_limit"
     empty = f"{share:.0%} of the slots of {horizon.step / 1000:g} s"
     return (
         f"rows of an entity usually come every {usual / 1000:g} s, so {empty} would be"
-        f' empty and no window could be scored; set step = "{written(usual)}"'
+        f' empty and no window could be scored; set step = "{written(usual)}",'
+        ' or fill = "last" if a value holds until the next row'
     )
 
 

@@ -90,7 +90,9 @@ class Night:
         if self._memory is None or restarted:
             model = self.parts.versions["web"].live()
             assert model is not None
-            self._memory = recall(horizon, source, model, stored=stored_state(horizon, store), now=now)
+            self._memory = recall(
+                horizon, source, model, stored=stored_state(horizon, store, version=model.version), now=now
+            )
         self._memory, report = tick.tick(tick.Monitor(horizon, source, store), self._memory, now)
         reasons = report.snapshot.reason.tolist()
         return {"known": reasons.count(0), "unknown": len(reasons) - reasons.count(0)}

@@ -92,7 +92,7 @@ def test_rows_every_five_minutes_on_a_grid_of_one_propose_the_step(
 
     assert checked(monitor)["problem"] == (
         "rows of an entity usually come every 301 s, so 80% of the slots of 60 s would be empty and no window could be"
-        ' scored; set step = "5m"'
+        ' scored; set step = "5m", or fill = "last" if a value holds until the next row'
     )
     assert "problem" not in checked(_monitor(tmp_path, step="5m", model={"kind": "baseline"}))
 
