@@ -20,7 +20,7 @@ from detector.ports import AlertCounts
 GAUGES = {
     "detector_score": ("Newest score; 1 is the threshold; absent while unknown", ("monitor", "entity")),
     "detector_entities": ("Entities by state, unknown ones by reason", ("monitor", "state", "reason")),
-    "detector_entities_dropped": ("Entities not exported because of `export.max_entities`", ("monitor",)),
+    "detector_entities_dropped": ("Entities whose score or alert `export.max_entities` leaves out", ("monitor",)),
     "detector_alert_active": ("1 for every open alert that is not muted", ("monitor", "entity", "severity")),
     "detector_alert_budget_per_week": ("False alerts a week that the operator accepts", ("monitor",)),
     "detector_alerts_observed_per_week": ("Alerts of the last seven days", ("monitor",)),
@@ -228,11 +228,14 @@ def _add_entities(families: Families, view: MonitorView, most: int) -> None:
 
     known = np.flatnonzero(is_known)
     shown = known[np.argsort(-view.score[known], kind="stable")[:most]]
-    families["detector_entities_dropped"].add_metric([view.monitor], len(known) - len(shown))
     for row in np.sort(shown).tolist():
         families["detector_score"].add_metric([view.monitor, view.entities[row]], float(view.score[row]))
     is_active = view.states.is_open if view.is_silent is None else view.states.is_open & ~view.is_silent
-    for row in np.flatnonzero(is_active).tolist():
+    active = np.flatnonzero(is_active)
+    worst = np.lexsort((-view.states.peak_score[active], ~view.states.is_critical[active]))[:most]
+    dropped = np.union1d(np.setdiff1d(known, shown), np.delete(active, worst))
+    families["detector_entities_dropped"].add_metric([view.monitor], len(dropped))
+    for row in np.sort(active[worst]).tolist():
         severity = Severity.CRITICAL if view.states.is_critical[row] else Severity.WARNING
         families["detector_alert_active"].add_metric([view.monitor, view.entities[row], severity.value], 1)
         for metric, share in zip(view.metrics, view.share[row].tolist(), strict=True):
