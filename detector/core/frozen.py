@@ -26,30 +26,37 @@ def limits(values: Float32) -> Int64:
     for begin in range(0, len(values), _BLOCK):
         part = values[begin : begin + _BLOCK]
         known = (~np.isnan(part)).sum(axis=1)  # (B, F)
-        unchanged = _unchanged(part)
-        moves = (unchanged == 0).sum(axis=1) - np.isnan(part).sum(axis=1)
+        stayed = unchanged(part, np.zeros_like(known))
+        moves = (stayed == 0).sum(axis=1) - np.isnan(part).sum(axis=1)
         is_lively = (known >= _EVIDENCE) & (moves >= _MOVING * known)
-        longest = np.maximum(_LEAST, _TIMES * unchanged.max(axis=1, initial=0))
+        longest = np.maximum(_LEAST, _TIMES * stayed.max(axis=1, initial=0))
         found[begin : begin + _BLOCK] = np.where(is_lively, longest, NEVER)
     return found
 
 
-def is_frozen(values: Float32, limit: Int64, slots: int) -> Bool:
-    """True where a metric has stayed the same for its limit (E, F), in the newest K slots of (E, L, F): (E, K, F)."""
+def is_frozen(values: Float32, limit: Int64, slots: int, *, rested: Int64) -> Bool:
+    """True where a metric has stayed the same for its limit (E, F), in the newest K slots of (E, L, F): (E, K, F).
+
+    rested: (E, F) slots for which the first value had stayed the same
+    """
     result = np.zeros((len(values), slots, values.shape[2]), dtype=np.bool_)
     recent = values[:, -slots - 1 :]
     stays: Bool = np.any(recent[:, 1:] == recent[:, :-1], axis=1)  # (E, F)
-    entity, metric = np.nonzero(stays & (limit < values.shape[1]))
+    entity, metric = np.nonzero(stays & (limit < values.shape[1] + rested))
     if entity.size:
-        long = _unchanged(values[entity, :, metric][..., None])[:, -slots:, 0]  # (P, K)
+        long = unchanged(values[entity, :, metric][..., None], rested[entity, metric, None])[:, -slots:, 0]  # (P, K)
         result[entity, :, metric] = long >= limit[entity, metric, None]
     return result
 
 
-def _unchanged(values: Float32) -> Int64:
-    """Slots since each value of (E, L, F) changed: 0 where it has just changed or is missing."""
+def unchanged(values: Float32, rested: Int64) -> Int64:
+    """Slots since each value of (E, L, F) changed: 0 where it has just changed or is missing.
+
+    rested: (E, F) slots for which the first value had stayed the same
+    """
     position = np.arange(values.shape[1])[None, :, None]
     moved = np.ones(values.shape, dtype=np.bool_)
     moved[:, 1:] = values[:, 1:] != values[:, :-1]  # NaN differs from everything
     last = np.maximum.accumulate(np.where(moved, position, 0), axis=1)
-    return np.asarray(position - last, dtype=np.int64)
+    before = np.where((last == 0) & ~np.isnan(values[:, :1]), rested[:, None], 0)
+    return np.asarray(position - last + before, dtype=np.int64)

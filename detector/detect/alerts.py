@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -80,32 +78,6 @@ def _among(entities: Sequence[str], names: set[str]) -> Bool:
 def checkpoint(horizon: Horizon, slot: int, *, entities: Sequence[str], states: AlertStates) -> Checkpoint:
     """The states before a slot, of alerts that are open or whose closing still matters."""
     return Checkpoint.of(slot, entities, states, since=slot - horizon.claim)
-
-
-def written(past: Sequence[Checkpoint], *, late_from: int) -> str:
-    """Two checkpoints as JSON, to go on from after a restart: the newest before late slots, and the one after it.
-
-    past: oldest first; late_from: the first late slot, epoch milliseconds. Of the two the second is the first one when
-    `late_from` has come to it: so there is always one that is not more than twice as far back as the late slots.
-    """
-    first = max((index for index, point in enumerate(past) if point.slot <= late_from), default=0)
-    return json.dumps([_columns(point) for point in past[first : first + 2]], separators=(",", ":"))
-
-
-def _columns(point: Checkpoint) -> dict[str, Any]:
-    columns = {name: values.tolist() for name, values in point.states.columns().items()}
-    return {"slot": point.slot, "entities": list(point.rows), "states": columns}
-
-
-def read(text: str | None) -> tuple[Checkpoint, ...]:
-    """The checkpoints that `written` made a text of, oldest first."""
-    return tuple(map(_checkpoint, json.loads(text or "[]")))
-
-
-def _checkpoint(found: dict[str, Any]) -> Checkpoint:
-    columns = AlertStates.none_open(len(found["entities"])).columns()
-    states = AlertStates(**{name: np.array(found["states"][name], kept.dtype) for name, kept in columns.items()})
-    return Checkpoint(found["slot"], {name: row for row, name in enumerate(found["entities"])}, states)
 
 
 @dataclass(frozen=True)

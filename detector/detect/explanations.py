@@ -73,8 +73,8 @@ def _views(horizon: Horizon, memory: Memory, rows: Int64, *, index: int, slots: 
     found = residuals.expectations(model, selection, horizon.metric_rules)
     noise = np.asarray(residuals.usual_sizes(model, known)[:, None], np.float32)
     size = np.asarray(np.abs(found.deviation) / noise, dtype=np.float32)
-    limits = freeze_limits(horizon, model, known)
-    is_frozen = frozen.is_frozen(history.values[rows, : index + 1], limits, 1)[:, 0]
+    limits, rested = freeze_limits(model, known), memory.rested[rows]
+    is_frozen = frozen.is_frozen(history.values[rows, : index + 1], limits, 1, rested=rested)[:, 0]
     observed, band = values[:, model.timesteps - 1 :], noise * found.scale
     return [_View(observed[k], found.expected[k], band[k], size[k], is_frozen[k]) for k in range(len(rows))]
 

@@ -83,13 +83,9 @@ class Horizon:
         return self.timesteps - 1 + self.errors
 
     @property
-    def longest_freeze(self) -> int:
-        """Longest freeze limit that is applied.
-
-        Slots remembered before the oldest one that is decided again: whether a metric is frozen must not depend on how
-        many slots a tick happens to see.
-        """
-        return self.values - 2 * self.late - self.rules.before
+    def look_back(self) -> int:
+        """Milliseconds before the cursor that memory is rebuilt from."""
+        return self.slots * self.step + (self.hold if self.filled == "last" else 0)
 
     @property
     def claim(self) -> int:

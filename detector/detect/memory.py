@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from detector.core import grid, score, window
+from detector.core import frozen, grid, score, window
 from detector.core.decide import AlertStates
 from detector.core.revise import Checkpoint
 from detector.core.scaling import Scaling
@@ -65,6 +65,7 @@ class Memory:
     model: ModelVersion
     cursor: int | None  # as stored
     history: History  # (E, V, F) values of the slots that windows may still be asked for
+    rested: Int64  # (E, F) slots for which each metric's first value had stayed the same
     rows: Int64  # (E,) each entity's row in the model's per-entity arrays, −1 for one the model has not seen
     errors: Float32  # (E, L) combined residual of the newest slot of the window that ends there, NaN = unknown
     scores: Float32  # (E, L) as the errors they end with the history, and begin before it
@@ -77,7 +78,7 @@ class Memory:
     snapshot: Snapshot
 
     def __post_init__(self) -> None:
-        for array in (self.rows, self.errors, self.scores, self.judged, self.changed):
+        for array in (self.rested, self.rows, self.errors, self.scores, self.judged, self.changed):
             read_only(array)
 
     @property
@@ -177,6 +178,7 @@ def empty(
         model=model,
         cursor=cursor,
         history=History(entities, start, horizon.step, np.empty((count, 0, metrics), dtype=np.float32)),
+        rested=np.zeros((count, metrics), dtype=np.int64),
         rows=residuals.model_rows(model, entities),
         errors=np.empty((count, 0), dtype=np.float32),
         scores=np.empty((count, 0), dtype=np.float32),
@@ -229,7 +231,7 @@ def extend(horizon: Horizon, memory: Memory, gridded: Gridded, *, unscored: int 
     rows = memory.rows if gridded.entities == memory.entities else residuals.model_rows(model, gridded.entities)
     values = _moved(memory, memory.history.values, gridded, slots=horizon.values + new)
     again = slice(values.shape[1] - gridded.values.shape[1], values.shape[1] - new)
-    judged, changed = _moved_rows(memory, gridded.entities)
+    judged, changed, rested = _moved_rows(memory, gridded.entities)
     late = _late(values[:, again], gridded.values[:, :-new], changed=changed, new=new)
     values[:, again.start :] = gridded.values
     history = History(gridded.entities, gridded.end - horizon.step * values.shape[1], horizon.step, values)
@@ -245,16 +247,18 @@ def extend(horizon: Horizon, memory: Memory, gridded: Gridded, *, unscored: int 
         late = replace(late, reason=corrected.reason[:, : late.slots])
     states = _of_others(memory, gridded.entities)
     extended = replace(memory, history=history, rows=rows, errors=errors, scores=scores, states=states)
-    extended = replace(extended, judged=judged, changed=np.zeros_like(changed), seen=gridded.seen)
+    extended = replace(extended, judged=judged, changed=np.zeros_like(changed), rested=rested, seen=gridded.seen)
     return Extended(extended, made.reason, made.share, made.windows, late, gridded.last[:, -new:])
 
 
 def newest_part(horizon: Horizon, memory: Memory) -> Memory:
     """The slots of a memory that are kept."""
     old = memory.history
+    left = max(0, old.values.shape[1] - horizon.values)
+    rested = frozen.unchanged(old.values[:, : left + 1], memory.rested)[:, -1] if old.values.size else memory.rested
     history = replace(old, start=old.end - horizon.values * old.step, values=old.values[:, -horizon.values :])
     kept = slice(-horizon.errors, None)
-    return replace(memory, history=history, errors=memory.errors[:, kept], scores=memory.scores[:, kept])
+    return replace(memory, history=history, rested=rested, errors=memory.errors[:, kept], scores=memory.scores[:, kept])
 
 
 def _moved(memory: Memory, values: Float32, gridded: Gridded, *, slots: int) -> Float32:
@@ -286,16 +290,18 @@ def _late(before: Float32, after: Float32, *, changed: Int64, new: int) -> Late:
     return Late(rows, reach, new, np.zeros((len(rows), reach), dtype=np.int8))
 
 
-def _moved_rows(memory: Memory, entities: tuple[str, ...]) -> tuple[Int8, Int64]:
-    """Codes on record (E, J) and changed slots (E,) for other entities; one that is new has had no data."""
+def _moved_rows(memory: Memory, entities: tuple[str, ...]) -> tuple[Int8, Int64, Int64]:
+    """Codes on record (E, J), changed slots (E,) and rests (E, F) for other entities; one that is new had no data."""
     if entities == memory.entities:
-        return memory.judged, memory.changed
+        return memory.judged, memory.changed, memory.rested
     before = grid.positions(entities, memory.entities)
     known = before >= 0
     judged = np.full((len(entities), memory.judged.shape[1]), Reason.NO_DATA, dtype=np.int8)
     changed = np.zeros(len(entities), dtype=np.int64)
     judged[known], changed[known] = memory.judged[before[known]], memory.changed[before[known]]
-    return judged, changed
+    rested = np.zeros((len(entities), memory.rested.shape[1]), dtype=np.int64)
+    rested[known] = memory.rested[before[known]]
+    return judged, changed, rested
 
 
 @dataclass(frozen=True)

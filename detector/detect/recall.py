@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from detector.core import grid, threshold
-from detector.core.revise import Checkpoint
 from detector.core.series import Reason
-from detector.detect import alerts, history, judged, memory, scores
+from detector.detect import alerts, checkpoints, history, judged, memory, scores
+from detector.detect.checkpoints import NOTHING_KEPT, Kept
 from detector.detect.horizon import Horizon
 from detector.detect.memory import Memory
 from detector.ports import NO_SCORES, NOTHING_JUDGED, JudgedRanges, ModelVersion, ScoreRows, Source, Store, StoredAlert
@@ -27,7 +27,7 @@ class Stored:
     alerts: Sequence[StoredAlert] = ()  # whose episode goes on or whose closing may still matter, oldest first
     judged: JudgedRanges = NOTHING_JUDGED  # of the slots that memory keeps the values of
     scores: ScoreRows = NO_SCORES  # by the live model version, of the slots that late rows may change
-    past: tuple[Checkpoint, ...] = ()  # states before late slots, oldest first
+    kept: Kept = NOTHING_KEPT
 
 
 def stored_state(horizon: Horizon, store: Store, *, version: int) -> Stored:
@@ -39,15 +39,10 @@ def stored_state(horizon: Horizon, store: Store, *, version: int) -> Stored:
     return Stored(
         cursor,
         store.alerts_since(name, end - horizon.claim),
-        store.judged_since(name, end - _look_back(horizon)),
+        store.judged_since(name, end - horizon.look_back),
         store.scores_since(name, end - horizon.late * horizon.step, version=version),
-        alerts.read(store.checkpoint(name)),
+        checkpoints.read(store.checkpoint(name)),
     )
-
-
-def _look_back(horizon: Horizon) -> int:
-    """Milliseconds before the cursor that memory is rebuilt from."""
-    return horizon.slots * horizon.step + (horizon.hold if horizon.filled == "last" else 0)
 
 
 def recall(
@@ -68,12 +63,14 @@ def recall(
     alerted = {alert.entity for alert in relevant}
     living, gone = judged.living(stored.judged)
     others = sorted(alerted | living)
-    start = cursor - _look_back(horizon)
+    start = cursor - horizon.look_back
     recalled = memory.empty(horizon, model, cursor=stored.cursor, others=others, start=start, gone=gone)
     recalled = replace(recalled, seen=recalled.seen.since(judged.last_rows(horizon, recalled, stored.judged)))
     while recalled.history.end < cursor:  # in pieces: what is read is many times what is kept
         extended = _next_piece(horizon, source, recalled, needed=others, cursor=cursor)
         recalled = memory.newest_part(horizon, extended.memory)
+    if cursor == stored.cursor:
+        recalled = checkpoints.with_rests(recalled, stored.kept, begin=start)
     again = recalled.scores.copy()
     for rows in memory.blocks(len(recalled.entities)):
         by_span, _ = scores.scores_by_span(horizon, recalled, horizon.scores, only=rows)
@@ -90,7 +87,7 @@ def recall(
         is_silent=alerts.silent(recalled.entities, relevant),
     )
     last = alerts.checkpoint(horizon, cursor, entities=recalled.entities, states=states)
-    past = (*(point for point in stored.past if point.slot < last.slot), last)
+    past = (*(point for point in stored.kept.past if point.slot < last.slot), last)
     return _as_judged(horizon, replace(recalled, states=states, past=past, snapshot=snapshot), stored)
 
 

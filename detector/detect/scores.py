@@ -16,16 +16,12 @@ _STALE_SLOTS = 5
 """Slots without data of any entity after which it is the source that has stopped. Not varied."""
 
 
-def freeze_limits(horizon: Horizon, model: ModelVersion, rows: Int64) -> Int64:
-    """Slots each metric must stay the same for to count as frozen, (E, F); rows: (E,) as in `Memory`.
-
-    `NEVER` where that is longer than `Horizon.longest_freeze`.
-    """
+def freeze_limits(model: ModelVersion, rows: Int64) -> Int64:
+    """Slots each metric must stay the same for to count as frozen, (E, F); rows: (E,) as in `Memory`."""
     known = model.artifact.freeze_limits
     if not known.size:
         return np.full((len(rows), len(model.artifact.fleet_noise)), frozen.NEVER, dtype=np.int64)
-    limits = np.where((rows < 0)[:, None], frozen.NEVER, known[rows])
-    return np.where(limits <= horizon.longest_freeze, limits, frozen.NEVER)
+    return np.where((rows < 0)[:, None], frozen.NEVER, known[rows])
 
 
 def lost_metrics(horizon: Horizon, memory: Memory, slots: int, *, only: Int64) -> Bool:
@@ -64,7 +60,8 @@ def scores_by_span(horizon: Horizon, memory: Memory, slots: int, *, only: Int64 
         values = memory.history.values[at]
         is_invalid = horizon.metric_rules.outside(values[:, -slots:]).any(axis=2)
         by_span[is_invalid] = np.fmax(by_span[is_invalid], invalid_score)
-        is_frozen = frozen.is_frozen(values, freeze_limits(horizon, memory.model, rows), slots).any(axis=2)
+        limits, rested = freeze_limits(memory.model, rows), memory.rested[at]
+        is_frozen = frozen.is_frozen(values, limits, slots, rested=rested).any(axis=2)
         by_span[is_frozen] = np.fmax(by_span[is_frozen], np.float32(rules.open_at_once))
         # what is missing is not normal: the others alone may be anomalous, but not say that all is well
         is_lost = lost_metrics(horizon, memory, slots, only=at).any(axis=2) & ~(worst(by_span) >= THRESHOLD)

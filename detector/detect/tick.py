@@ -11,7 +11,7 @@ from detector.core import grid, rejects, threshold
 from detector.core.decide import AlertStates, Change, Severity
 from detector.core.rejects import Reject
 from detector.core.series import Bool, Float32, Int64, Reason, Samples
-from detector.detect import alerts, history, judged, memory, revisions, scores, seen
+from detector.detect import alerts, checkpoints, history, judged, memory, revisions, scores, seen
 from detector.detect.alerts import Decisions
 from detector.detect.horizon import Horizon
 from detector.detect.judged import Recorded
@@ -212,16 +212,9 @@ def _commit(
         notifiers=monitor.notifiers,
         judged=record.ranges,
         judged_again=record.again,
-        checkpoint=_checkpoint(horizon, scored),
+        checkpoint=checkpoints.written(horizon, scored),
         incident_span=horizon.incident_span,
     )
-
-
-def _checkpoint(horizon: Horizon, scored: Memory) -> str | None:
-    """What is stored of the states before the slots that late samples may change, if any may."""
-    if not horizon.late:
-        return None
-    return alerts.written(scored.past, late_from=scored.history.end - horizon.late * horizon.step)
 
 
 def _after(monitor: Monitor, extended: Extended, decided: _Decided, *, read: _Read) -> tuple[Memory, Report]:

@@ -9,6 +9,8 @@ from detector.core import frozen
 from detector.core.frozen import NEVER
 from detector.core.series import Float32
 
+NONE = np.zeros((1, 1), dtype=np.int64)  # slots the first value had stayed the same for
+
 
 def _moving(slots: int = 1200) -> Float32:
     """One entity and metric that is never the same twice in a row."""
@@ -44,7 +46,7 @@ def test_a_metric_is_frozen_from_the_slot_on_that_reaches_its_limit() -> None:
     values = np.stack([_moving(40)[0], _moving(40)[0]])
     values[0, 20:] = 5.0  # at index 20 it is new, at 35 it has been the same for 15 slots
 
-    found = frozen.is_frozen(values, np.array([[15], [15]]), slots=6)
+    found = frozen.is_frozen(values, np.array([[15], [15]]), 6, rested=NONE.repeat(2, axis=0))
 
     assert found[0, :, 0].tolist() == [False, True, True, True, True, True]
     assert not found[1].any()
@@ -54,11 +56,27 @@ def test_a_gap_ends_a_rest() -> None:
     values = np.full((1, 40, 1), 5.0, dtype=np.float32)
     values[0, 30] = np.nan
 
-    assert not frozen.is_frozen(values, np.array([[15]]), slots=1).any()
-    assert frozen.is_frozen(values, np.array([[8]]), slots=1).all()
+    assert not frozen.is_frozen(values, np.array([[15]]), 1, rested=NONE).any()
+    assert frozen.is_frozen(values, np.array([[8]]), 1, rested=NONE).all()
 
 
-def test_what_never_rests_longer_than_is_looked_back_is_not_found() -> None:
+def test_a_metric_without_a_limit_is_never_frozen() -> None:
     values = np.full((1, 40, 2), 5.0, dtype=np.float32)
+    rested = np.array([[10_000, 0]])
 
-    assert frozen.is_frozen(values, np.array([[NEVER, 39]]), slots=1).tolist() == [[[False, True]]]
+    assert frozen.is_frozen(values, np.array([[NEVER, 39]]), 1, rested=rested).tolist() == [[[False, True]]]
+
+
+def test_a_rest_goes_on_from_before_the_first_slot_until_the_value_changes() -> None:
+    values = np.full((3, 10, 1), 5.0, dtype=np.float32)
+    values[1, 4:] = 6.0
+    values[2, 0] = np.nan
+    rested = np.array([[90], [90], [90]])
+
+    # the first one has stayed the same for 99 slots in the end, the second for 5 since it changed
+    assert frozen.unchanged(values, rested)[:, -1, 0].tolist() == [99, 5, 8]
+    assert frozen.is_frozen(values, np.array([[99]] * 3), 2, rested=rested)[:, :, 0].tolist() == [
+        [False, True],
+        [False, False],
+        [False, False],
+    ]

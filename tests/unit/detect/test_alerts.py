@@ -72,16 +72,18 @@ def _watch(
     monitor: MonitorSection = MONITOR,
     freeze_limit: int | None = None,
     every: int = 1,
+    restarts: bool = False,
 ) -> list[AlertRow]:
-    """The alerts after ticks every few slots, oldest first; NaN rows are not there."""
+    """The alerts after ticks every few slots, oldest first; NaN rows are not there; restarts: before every tick."""
     entity, slot = np.nonzero(~np.isnan(values).all(axis=2))
     rows = MemorySource.of(
         ("web-1", "web-2"), entity.astype(np.int32), BEGIN + STEP * slot, values[entity, slot].astype(np.float64)
     )
     horizon = Horizon.of(monitor)
     memory = _recalled(horizon, rows, store, _model(freeze_limit))
-    for end in range(every, SLOTS + 1, every):
+    for end in range(every, values.shape[1] + 1, every):
         now = BEGIN + STEP * end
+        memory = _recalled(horizon, rows.between(0, now), store, _model(freeze_limit)) if restarts else memory
         memory, _ = tick(Monitor(horizon, rows.between(0, now), store, ("pager",)), memory, now)
     return store.alerts()[::-1]
 
@@ -168,6 +170,22 @@ def test_a_metric_that_freezes_opens_an_alert_until_it_moves_again(store: Memory
     assert (alert.entity, *_slots(alert)) == ("web-1", 115, 154)
     assert alert.explanation["part"]["kind"] == "frozen"
     assert [metric["metric"] for metric in alert.explanation["metrics"]] == ["load"]
+
+
+@pytest.mark.parametrize(("every", "restarts"), [(1, False), (1, True), (700, False), (70, True)])
+def test_a_metric_that_may_rest_for_longer_than_is_remembered_freezes_then(
+    every: int, restarts: bool, store: MemoryStore
+) -> None:
+    horizon = Horizon.of(MONITOR)
+    assert horizon.look_back < 300 * STEP
+    values = np.random.default_rng(0).uniform(0.5, 1.5, (2, 700, 2)).astype(np.float32)
+    values[0, 100:600, 1] = 1.0
+
+    (alert,) = _watch(store, values, freeze_limit=300, every=every, restarts=restarts)
+
+    # the same as the slot before since 101, for three hundred slots at 400
+    assert (alert.entity, *_slots(alert)) == ("web-1", 400, 604)
+    assert alert.explanation["part"]["kind"] == "frozen"
 
 
 def _with_spike() -> Float32:

@@ -32,7 +32,6 @@ def test_values_reach_two_windows_back_from_the_oldest_slot_that_is_decided_agai
 
     # three slots before a decision, twice three late ones: 2 × 50 − 2 + 9
     assert (horizon.late, horizon.values) == (3, 107)
-    assert horizon.longest_freeze == 107 - 6 - 3
 
 
 def test_scores_reach_back_as_far_as_an_alert_takes_to_close() -> None:

@@ -1,0 +1,84 @@
+"""What a restarted process cannot see in the source: alert states before late slots, and rests that began long ago."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from detector.core import frozen
+from detector.core.decide import AlertStates
+from detector.core.frozen import NEVER
+from detector.core.revise import Checkpoint
+from detector.detect.horizon import Horizon
+from detector.detect.memory import Memory
+from detector.detect.scores import freeze_limits
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is stored with the cursor."""
+
+    past: tuple[Checkpoint, ...] = ()  # states before late slots, oldest first
+    rests: tuple[tuple[str, int, int], ...] = ()  # entity, index of a metric, slot since which it has stayed the same
+
+
+NOTHING_KEPT = Kept()
+
+
+def written(horizon: Horizon, memory: Memory) -> str:
+    """The text to store with a memory, JSON.
+
+    Of the states two: the newest before late slots, and the one after it, which is the first when the late slots begin
+    after it. So there is always one that is not more than twice as far back as the late slots.
+    """
+    late_from = memory.history.end - horizon.late * horizon.step
+    first = max((index for index, point in enumerate(memory.past) if point.slot <= late_from), default=0)
+    past = memory.past[first : first + 2] if horizon.late else ()
+    kept = {"past": [_columns(point) for point in past], "rests": _rests(horizon, memory)}
+    return json.dumps(kept, separators=(",", ":"))
+
+
+def _columns(point: Checkpoint) -> dict[str, Any]:
+    columns = {name: values.tolist() for name, values in point.states.columns().items()}
+    return {"slot": point.slot, "entities": list(point.rows), "states": columns}
+
+
+def _rests(horizon: Horizon, memory: Memory) -> list[tuple[str, int, int]]:
+    """Rests that began before what memory is rebuilt from, of metrics that can be frozen."""
+    if not memory.rested.any():
+        return []
+    left = memory.history.values.shape[1] - horizon.values
+    rested = frozen.unchanged(memory.history.values[:, : left + 1], memory.rested)[:, -1]  # (E, F)
+    since = memory.history.start + horizon.step * (left - rested)
+    is_long = (since <= memory.history.end - horizon.look_back) & (freeze_limits(memory.model, memory.rows) < NEVER)
+    row, metric = np.nonzero(is_long & (rested > 0))
+    entities = [memory.entities[index] for index in row.tolist()]
+    return list(zip(entities, metric.tolist(), since[row, metric].tolist(), strict=True))
+
+
+def read(text: str | None) -> Kept:
+    """What `written` made a text of; nothing without a text."""
+    if text is None:
+        return NOTHING_KEPT
+    found = json.loads(text)
+    return Kept(tuple(map(_checkpoint, found["past"])), tuple(tuple(rest) for rest in found["rests"]))
+
+
+def _checkpoint(found: dict[str, Any]) -> Checkpoint:
+    columns = AlertStates.none_open(len(found["entities"])).columns()
+    states = AlertStates(**{name: np.array(found["states"][name], kept.dtype) for name, kept in columns.items()})
+    return Checkpoint(found["slot"], {name: row for row, name in enumerate(found["entities"])}, states)
+
+
+def with_rests(memory: Memory, kept: Kept, *, begin: int) -> Memory:
+    """A memory rebuilt from a time on (epoch milliseconds) that knows the rests which had begun before."""
+    row_of = {name: row for row, name in enumerate(memory.entities)}
+    rested, start, step = memory.rested.copy(), memory.history.start, memory.history.step
+    for entity, metric, since in kept.rests:
+        row = row_of.get(entity)
+        if row is not None and since <= begin and start - step * int(rested[row, metric]) == begin:
+            rested[row, metric] = (start - since) // step
+    return replace(memory, rested=rested)
