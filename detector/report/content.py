@@ -14,6 +14,7 @@ import numpy as np
 
 from detector import wording as words
 from detector.config.sections import MonitorSection
+from detector.core.decide import Ended
 from detector.core.series import Float64
 from detector.detect import exclusions
 from detector.detect.explanations import unpack
@@ -254,8 +255,7 @@ def _facts(of: Rows, alert: AlertRow, clock: _Clock) -> Iterable[tuple[str, str]
         )
         yield "Closed", f"by {alert.closed_by or 'somebody'}, {clock.time(alert.closed_at)}{on}"
     elif alert.episode.closed_slot is not None:
-        why = {"normal": "scores were normal again", "unknown": "the entity was unknown for too long"}
-        yield "Closed", why.get(alert.closed_by or "", "by itself")
+        yield "Closed", _WHY_CLOSED.get(alert.closed_by or "", "by itself")
     if alert.episode.reopenings:
         times = "once" if alert.episode.reopenings == 1 else f"{alert.episode.reopenings} times"
         yield "Reopened", f"{times}{', flapping' if flapping else ''}"
@@ -264,6 +264,13 @@ def _facts(of: Rows, alert: AlertRow, clock: _Clock) -> Iterable[tuple[str, str]
     if alert.comment:
         yield "Comment", alert.comment
     yield "Model version", str(alert.model_version)
+
+
+_WHY_CLOSED = {
+    Ended.NORMAL: "scores were normal again",
+    Ended.UNKNOWN: "the entity was unknown for too long",
+    Ended.GONE: "the entity is gone: it had no row for too long",
+}
 
 
 def _excluded(exclusion: Exclusion, start: int, end: int, *, clock: _Clock) -> tuple[str, str]:
