@@ -266,7 +266,7 @@ def _facts(of: Rows, alert: AlertRow, clock: _Clock) -> Iterable[tuple[str, str]
     yield "Model version", str(alert.model_version)
 
 
-_WHY_CLOSED = {
+_WHY_CLOSED: dict[str, str] = {
     Ended.NORMAL: "scores were normal again",
     Ended.UNKNOWN: "the entity was unknown for too long",
     Ended.GONE: "the entity is gone: it had no row for too long",
