@@ -42,6 +42,7 @@ _CHUNK = 10_000  # rows at a time; with more, only the garbage collector has mor
 _WIDEST_DST_CHANGE = timedelta(hours=1)
 _MOST_LOOKED_AT = 100_000  # rows looked at for them
 _MYSQL_BIT = 16  # FIELD_TYPE.BIT
+_CHAR = {"postgresql": 1042, "mysql": 254, "mariadb": 254}  # bpchar; FIELD_TYPE.STRING
 
 Found = TypeVar("Found")
 
@@ -115,16 +116,7 @@ class SqlSource:
         with database.streaming(connection).execute(statement, bounds) as result:
             reader = _Reader(self._spec, self._columns, result, self._zone, names, noted)
             parts = [reader.part(part, start, end) for part in database.parts(connection, result, _CHUNK)]
-        entities, number = names.without_padding()
-        if (number < 0).any():
-            width = 1 if self._spec.metric else len(self._spec.metrics)  # samples of a row
-            for entity, *_ in parts:
-                numbered = entity[::width]
-                is_taken = (numbered >= 0) & (number[numbered] < 0)
-                noted.note("entity", is_taken, lambda row, numbered=numbered: names.entities[numbered[row]])  # type: ignore[misc]
-        number = np.append(number, np.int32(-1))  # for those without a name
-        renamed = [(number[entity], metric, time, value) for entity, metric, time, value in parts]
-        return rows.compact(rows.samples(entities, renamed, noted.rejects))
+        return rows.compact(rows.samples(names.entities, parts, noted.rejects))
 
     def _asked(self, ask: Callable[[Connection], Found]) -> Found:
         """The answer to a question; asked again, with other eyes, if there is text that is no UTF-8 in it."""
@@ -270,14 +262,17 @@ class _Reader:
         returned = list(result.keys())
         self._positions = [_position(returned, name) for name in columns]
         cursor: Any = result.cursor  # type: ignore[attr-defined]  # of a CursorResult, which this is
-        is_mysql = result.context.dialect.name in {"mysql", "mariadb"}  # type: ignore[attr-defined]
-        self._bits = {at for at in self._positions if is_mysql and cursor.description[at][1] == _MYSQL_BIT}
+        dialect = result.context.dialect.name  # type: ignore[attr-defined]
+        types = {at: cursor.description[at][1] for at in self._positions}
+        is_mysql = dialect in {"mysql", "mariadb"}
+        self._bits = {at for at, kind in types.items() if is_mysql and kind == _MYSQL_BIT}
+        self._padded = {at for at, kind in types.items() if dialect in _CHAR and kind == _CHAR[dialect]}
 
     def part(self, part: Sequence[Any], start: int, end: int) -> rows.Part:
         """Some rows as columns; of times outside [start, end), epoch milliseconds, without entity."""
         spec, width = self._spec, len(self._spec.entity)
         columns = list(zip(*part, strict=True))
-        ordered = [rows.from_bits(columns[at]) if at in self._bits else columns[at] for at in self._positions]
+        ordered = [self._plain(columns[at], at) for at in self._positions]
         time = rows.to_milliseconds(ordered[width], spec.time_format, self._zone)
         is_inside = (time >= start) & (time < end)
         self._noted.note("time", time == rows.BAD_TIME, ordered[width].__getitem__)
@@ -292,16 +287,19 @@ class _Reader:
         metric = np.tile(np.arange(metrics, dtype=np.int32), len(part))
         return np.repeat(entity, metrics), metric, np.repeat(time, metrics), values.ravel()
 
+    def _plain(self, column: Sequence[Any], at: int) -> Sequence[Any]:
+        """A column as it was written, if its type makes the driver return something else."""
+        if at in self._bits:
+            return rows.from_bits(column)
+        return rows.without_padding(column) if at in self._padded else column
+
     def _long(self, entity: rows.Int32, time: Int64, named: Sequence[Any], values: Sequence[Any]) -> rows.Part:
         spec = self._spec
         known = {name: index for index, name in enumerate(spec.metrics)}
         names = [rows.to_text(name) for name in named]
         metric = np.fromiter(map(known.get, names, repeat(-1)), np.int32, len(names))  # type: ignore[arg-type]
-        if (metric < 0).any():  # CHAR columns pad with blanks
-            names = [name if name is None else name.rstrip(" ") for name in names]
-            metric = np.fromiter(map(known.get, names, repeat(-1)), np.int32, len(names))  # type: ignore[arg-type]
-            if spec.table:  # the database takes this name for one of the monitor's: its case or its accents differ
-                self._noted.note("metric", (entity >= 0) & (metric < 0), named.__getitem__)
+        if spec.table:  # the database takes this name for one of the monitor's: its case, accents or blanks differ
+            self._noted.note("metric", (entity >= 0) & (metric < 0), named.__getitem__)
         return entity, metric, time, self._values(values, (entity >= 0) & (metric >= 0))
 
     def _values(self, column: Sequence[Any], counts: Bool) -> Float64:
@@ -357,6 +355,4 @@ def _join(columns: Sequence[Sequence[Any]]) -> list[str | None]:
     texts = [[rows.to_text(part) for part in column] for column in columns]
     if len(columns) == 1:
         return texts[0]
-    return [
-        None if None in parts else "/".join(part.rstrip(" ") for part in parts) for parts in zip(*texts, strict=True)
-    ]
+    return [None if None in parts else "/".join(parts) for parts in zip(*texts, strict=True)]
