@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from sqlalchemy import Engine, create_engine, make_url, text
 from sqlalchemy.exc import OperationalError
 
@@ -26,6 +27,10 @@ START_SECONDS = 60.0
 
 os.environ["TZ"] = "UTC"  # commands print times in the machine's zone; the processes of tests inherit it
 time.tzset()
+
+# how long an example takes says something about the machine, nothing about the program
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")

@@ -85,26 +85,10 @@ class Names:
         """All names so far, by number."""
         return tuple(self._entities)
 
-    def without_padding(self) -> tuple[tuple[str, ...], Int32]:
-        """Names without trailing blanks, (E,), and the row among them of each number; −1 for a name that is taken.
-
-        CHAR columns pad with blanks, and some databases take "web" and "web " for the same: both cannot be kept.
-        """
-        numbers = np.arange(len(self._entities), dtype=np.int32)
-        if not any(name.endswith(" ") for name in self._entities):
-            return tuple(self._entities), numbers
-        numbers[:] = -1
-        kept: dict[str, int] = {}
-        for number in sorted(range(len(self._entities)), key=lambda number: len(self._entities[number])):
-            name = self._entities[number].rstrip(" ")
-            if name not in kept:
-                kept[name] = numbers[number] = len(kept)
-        return tuple(kept), numbers
-
 
 def _is_storable(name: str) -> bool:
-    """Whether every database can hold a name."""
-    if len(name) > LONGEST_NAME or "\0" in name:
+    """Whether every database can hold a name, and tell it from others: to some "web" and "web " are the same."""
+    if len(name) > LONGEST_NAME or "\0" in name or name.endswith(" "):
         return False
     return name.isascii() or not any("\ud800" <= character <= "\udfff" for character in name)
 
@@ -162,6 +146,11 @@ def _to_value(item: Any) -> float:
         return float(item)
     except (TypeError, ValueError, OverflowError):
         return float("nan")
+
+
+def without_padding(column: Sequence[Any]) -> list[Any]:
+    """A column of type CHAR, which databases fill up with blanks, without them."""
+    return [item.rstrip(" ") if isinstance(item, str) else item for item in column]
 
 
 def from_bits(column: Sequence[Any]) -> list[int | None]:

@@ -46,6 +46,7 @@ _CHUNK = 10_000  # rows at a time; with more, only the garbage collector has mor
 _WIDEST_DST_CHANGE = timedelta(hours=1)
 _MOST_LOOKED_AT = 100_000  # rows looked at for them
 _MYSQL_BIT = 16  # FIELD_TYPE.BIT
+_CHAR = {"postgresql": 1042, "mysql": 254, "mariadb": 254}  # bpchar; FIELD_TYPE.STRING
 
 Found = TypeVar("Found")
 
@@ -118,18 +119,9 @@ class SqlSource:
         with database.streaming(connection).execute(statement, bounds) as result:
             reader = _Reader(self._spec, self._columns, result, self._zone, names, noted, asks_local=bool(hours))
             parts = [reader.part(part, first, last) for part in result.partitions(_CHUNK)]
-        entities, number = names.without_padding()
-        if (number < 0).any():
-            width = 1 if self._spec.metric else len(self._spec.metrics)  # samples of a row
-            for entity, *_ in parts:
-                numbered = entity[::width]
-                is_taken = (numbered >= 0) & (number[numbered] < 0)
-                noted.note("entity", is_taken, lambda row, numbered=numbered: names.entities[numbered[row]])  # type: ignore[misc]
-        number = np.append(number, np.int32(-1))  # for those without a name
-        renamed = [(number[entity], metric, time, value) for entity, metric, time, value in parts]
-        if hours and renamed:
-            renamed = [repeated_hour.dated(renamed, reader.local, hours, start=start, end=end)]
-        return rows.compact(rows.samples(entities, renamed, noted.rejects))
+        if hours and parts:
+            parts = [repeated_hour.dated(parts, reader.local, hours, start=start, end=end)]
+        return rows.compact(rows.samples(names.entities, parts, noted.rejects))
 
     def _repeated(self, start: int, end: int) -> list[RepeatedHour]:
         """The hours in a range that come twice, if this source's times may not say which is meant."""
@@ -319,16 +311,19 @@ class _Reader:
         returned = list(result.keys())
         self._positions = [_position(returned, name) for name in columns]
         cursor: Any = result.cursor  # type: ignore[attr-defined]  # of a CursorResult, which this is
-        is_mysql = result.context.dialect.name in {"mysql", "mariadb"}  # type: ignore[attr-defined]
+        dialect = result.context.dialect.name  # type: ignore[attr-defined]
+        types = {at: cursor.description[at][1] for at in self._positions}
+        is_mysql = dialect in {"mysql", "mariadb"}
+        self._bits = {at for at, kind in types.items() if is_mysql and kind == _MYSQL_BIT}
+        self._padded = {at for at, kind in types.items() if dialect in _CHAR and kind == _CHAR[dialect]}
         self._asks_local = asks_local
         self.local: list[Bool] = []  # if asked: whether rows have times without offset, (R,) for each part
-        self._bits = {at for at in self._positions if is_mysql and cursor.description[at][1] == _MYSQL_BIT}
 
     def part(self, part: Sequence[Any], start: int, end: int) -> rows.Part:
         """Some rows as columns; of times outside [start, end), epoch milliseconds, without entity."""
         spec, width = self._spec, len(self._spec.entity)
         columns = list(zip(*part, strict=True))
-        ordered = [rows.from_bits(columns[at]) if at in self._bits else columns[at] for at in self._positions]
+        ordered = [self._plain(columns[at], at) for at in self._positions]
         time = rows.to_milliseconds(ordered[width], spec.time_format, self._zone)
         if self._asks_local:
             self.local.append(rows.is_local(ordered[width]))
@@ -345,16 +340,19 @@ class _Reader:
         metric = np.tile(np.arange(metrics, dtype=np.int32), len(part))
         return np.repeat(entity, metrics), metric, np.repeat(time, metrics), values.ravel()
 
+    def _plain(self, column: Sequence[Any], at: int) -> Sequence[Any]:
+        """A column as it was written, if its type makes the driver return something else."""
+        if at in self._bits:
+            return rows.from_bits(column)
+        return rows.without_padding(column) if at in self._padded else column
+
     def _long(self, entity: rows.Int32, time: Int64, named: Sequence[Any], values: Sequence[Any]) -> rows.Part:
         spec = self._spec
         known = {name: index for index, name in enumerate(spec.metrics)}
         names = [rows.to_text(name) for name in named]
         metric = np.fromiter(map(known.get, names, repeat(-1)), np.int32, len(names))  # type: ignore[arg-type]
-        if (metric < 0).any():  # CHAR columns pad with blanks
-            names = [name if name is None else name.rstrip(" ") for name in names]
-            metric = np.fromiter(map(known.get, names, repeat(-1)), np.int32, len(names))  # type: ignore[arg-type]
-            if spec.table:  # the database takes this name for one of the monitor's: its case or its accents differ
-                self._noted.note("metric", (entity >= 0) & (metric < 0), named.__getitem__)
+        if spec.table:  # the database takes this name for one of the monitor's: its case, accents or blanks differ
+            self._noted.note("metric", (entity >= 0) & (metric < 0), named.__getitem__)
         return entity, metric, time, self._values(values, (entity >= 0) & (metric >= 0))
 
     def _values(self, column: Sequence[Any], counts: Bool) -> Float64:
@@ -410,6 +408,4 @@ def _join(columns: Sequence[Sequence[Any]]) -> list[str | None]:
     texts = [[rows.to_text(part) for part in column] for column in columns]
     if len(columns) == 1:
         return texts[0]
-    return [
-        None if None in parts else "/".join(part.rstrip(" ") for part in parts) for parts in zip(*texts, strict=True)
-    ]
+    return [None if None in parts else "/".join(parts) for parts in zip(*texts, strict=True)]

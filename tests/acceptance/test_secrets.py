@@ -100,7 +100,7 @@ def test_a_mistake_in_the_configuration_shows_no_secret(tmp_path: Path) -> None:
     assert [word for word in WORDS if word in said] == []
 
 
-def test_the_log_of_a_daemon_whose_sources_do_not_answer_shows_no_secret(tmp_path: Path) -> None:
+def test_a_daemon_whose_sources_do_not_answer_shows_no_secret(tmp_path: Path) -> None:
     path = _configuration(tmp_path, f"sqlite:///{tmp_path}/detector.db")
     (tmp_path / "source_url").write_text(f"postgresql://reader:{quote(SECRETS['file'], safe='')}@127.0.0.1:1/metrics")
     path.write_text('log_level = "debug"\n' + path.read_text())
@@ -108,7 +108,9 @@ def test_the_log_of_a_daemon_whose_sources_do_not_answer_shows_no_secret(tmp_pat
     with daemon(path, environment={name.upper(): secret for name, secret in SECRETS.items()}) as running:  # x07
         for monitor in ("web", "db"):
             running.until_logged(f"event=tick_failed monitor={monitor}")
+        pages = "".join(running.get(path)[1] for path in ("/metrics", "/readyz", "/healthz", "/"))
         log = running.log
 
+    assert "detector_build_info" in pages
     assert "postgresql+psycopg://r:***@127.0.0.1:1/metrics" in log
-    assert [word for word in WORDS if word in log] == []
+    assert [word for word in WORDS if word in log + pages] == []

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from running import until
 from sqlalchemy import Engine, select
 
 from detector import database
@@ -355,9 +356,7 @@ def test_processes_that_look_all_the_time_send_everything_once(
         for n in range(20):
             fleet.tick(*((Change.OPENED, f"{n}-{k}") for k in range(3)))
             time.sleep(0.05)
-        until = time.monotonic() + 30
-        while len(target.changes) < 60 and time.monotonic() < until:
-            time.sleep(0.05)
+        until(lambda: len(target.changes) >= 60, "all to be sent", 120)
     finally:
         is_over.set()
         for thread in threads:
@@ -440,9 +439,7 @@ def test_a_muted_alert_is_not_sent(migrated: Engine, fleet: Fleet) -> None:
     assert [message.alerts for message in standing.taken] == [()]
 
 
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     steps=st.lists(
         st.tuples(

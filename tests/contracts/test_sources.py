@@ -28,6 +28,7 @@ from sqlalchemy import (
 )
 
 from detector import database
+from detector.core.rejects import Reject
 from detector.core.series import Samples
 from detector.errors import SourceError, SourceUnavailable
 from detector.sources.embedded import EmbeddedSource
@@ -546,6 +547,15 @@ def test_the_extent_of_the_store_is_over_all_entities(embedded: EmbeddedSource) 
     )
 
     assert embedded.extent(NOW) == (T0 - 5, T0 + 9)
+
+
+def test_a_sample_of_the_future_is_a_reject_of_the_store_until_its_time_comes(embedded: EmbeddedSource) -> None:
+    embedded.write(["a", "a"], ["cpu", "cpu"], time=[T0, NOW + 60 * MINUTE], value=[1.0, 2.0])
+
+    assert embedded.extent(NOW) == (T0, T0)
+    assert embedded.rejects(NOW) == (Reject("future", 1, str(NOW + 60 * MINUTE)),)
+    assert embedded.extent(NOW + 60 * MINUTE) == (T0, NOW + 60 * MINUTE)
+    assert embedded.rejects(NOW + 60 * MINUTE) == ()
 
 
 def test_an_entity_that_appears_while_reading_does_not_stop_the_read(engine: Engine, embedded: EmbeddedSource) -> None:

@@ -25,6 +25,7 @@ from detector.sources.sql import SqlSource, TableSpec
 T0 = 1_795_435_200_000
 MINUTE = 60_000
 SPEC = TableSpec(metrics=("cpu",), table="s", entity=("host",), time_format="epoch_seconds")
+NO_LIMIT = 60.0  # seconds; without a limit a read on a silent connection takes 120 or more
 
 
 def _source(url: str) -> SqlSource:
@@ -148,7 +149,7 @@ def test_a_source_on_a_server_cannot_be_written_to(server: str) -> None:
 
 
 def test_a_source_that_inherits_the_database_has_its_own_limit_and_cannot_write(server: str) -> None:
-    source = {"type": "sql", "table": "s", "entity": "host", "time_format": "epoch_seconds", "timeout": "1s"}
+    source = {"type": "sql", "table": "s", "entity": "host", "time_format": "epoch_seconds", "timeout": "3s"}
     monitor = {"name": "m", "metrics": ["cpu"], "source": source}
     config = Config.model_validate({"database": {"url": server}, "monitors": [monitor]})
     store = database.connect(server)
@@ -156,12 +157,10 @@ def test_a_source_that_inherits_the_database_has_its_own_limit_and_cannot_write(
     assert isinstance(made, SqlSource)
     assert len(made.read(T0, T0 + 10 * MINUTE)) == 10
 
-    slow = "pg_sleep(20)" if "postgresql" in server else "sleep(20)"
-    began = time.monotonic()
+    slow = "pg_sleep(200)" if "postgresql" in server else "sleep(200)"
     with pytest.raises(DBAPIError), database.reading(made._engine, timedelta(seconds=1)) as connection:
         connection.execute(text(f"SELECT {slow}"))
 
-    assert time.monotonic() - began < 10
     with made._engine.connect() as connection, pytest.raises(DBAPIError, match=r"(?i)read.only"):
         connection.execute(text("INSERT INTO s VALUES (1, 'web', 1)"))
     made._engine.dispose()
@@ -176,7 +175,7 @@ def line(server: str) -> Iterator[Line]:
 
 
 def _through(line: Line) -> SqlSource:
-    limit = timedelta(seconds=1)
+    limit = timedelta(seconds=3)  # which a busy machine keeps for ten rows
     engine = database.connect(line.url, timeout=limit, reads_only=True)
     return SqlSource(engine, TableSpec(**{**vars(SPEC), "timeout": limit}))
 
@@ -189,7 +188,7 @@ def test_a_connection_that_falls_silent_between_two_reads_is_replaced(line: Line
     began = time.monotonic()
     assert len(source.read(T0, T0 + 10 * MINUTE)) == 10
 
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < NO_LIMIT
     source._engine.dispose()
 
 
@@ -205,5 +204,5 @@ def test_a_connection_that_falls_silent_while_it_is_read_ends_the_read(line: Lin
     with pytest.raises(SourceUnavailable, match="does not answer"):
         source.read(T0, T0 + 10 * MINUTE)
 
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < NO_LIMIT
     source._engine.dispose()

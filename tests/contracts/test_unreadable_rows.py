@@ -6,6 +6,7 @@ import math
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -267,16 +268,36 @@ def test_a_name_that_cannot_be_stored_costs_one_entity(sqlite: Engine, name: str
     assert samples.rejects[0].example.isprintable()
 
 
-def test_names_that_differ_by_trailing_blanks_are_not_merged(sqlite: Engine) -> None:
-    _good(sqlite, "TEXT", _blank)
-    _add(sqlite, "2026-11-23 12:00:00", "web ")
-    _add(sqlite, "2026-11-23 12:00:00", "padded   ")
+@pytest.mark.parametrize("start", [T0, T0 + 9 * MINUTE + 1], ids=["beside the other", "alone"])
+def test_a_name_that_differs_by_trailing_blanks_is_never_taken_for_another(engine: Engine, start: int) -> None:
+    _good(engine, "BIGINT", lambda at: int(at.timestamp()))
+    _add(engine, T0 // 1000 + 9 * 60 + 30, "web ")
 
-    samples = SqlSource(sqlite, SPEC).read(T0, NOW)
+    samples = SqlSource(engine, EPOCH).read(start, NOW)
 
-    assert sorted(samples.entities) == ["padded", "web"]
-    assert _minutes(samples) == EVERY_MINUTE
+    assert _minutes(samples) == [minute for minute in EVERY_MINUTE if T0 + minute >= start]
     assert samples.rejects == (Reject("entity", 1, "web "),)
+
+
+def test_parts_of_names_that_differ_by_trailing_blanks_are_not_merged(sqlite: Engine) -> None:
+    _good(sqlite, "TEXT", _blank, columns=", disk TEXT DEFAULT 'sda'")
+    _add(sqlite, "2026-11-23 12:00:00", "web ")
+
+    samples = SqlSource(sqlite, replace(SPEC, entity=("host", "disk"))).read(T0, NOW)
+
+    assert sorted(samples.entities) == ["web /sda", "web/sda"]
+
+
+@pytest.mark.mysql
+def test_a_metric_that_differs_by_trailing_blanks_is_named(mariadb_database: str) -> None:
+    engine = database.connect(mariadb_database)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE s (time DATETIME, host VARCHAR(40), name VARCHAR(40), value FLOAT)")
+        connection.exec_driver_sql("INSERT INTO s VALUES ('2026-11-23 12:00', 'web', 'cpu ', 1)")
+    spec = TableSpec(metrics=("cpu",), table="s", entity=("host",), metric="name", value="value")
+
+    assert SqlSource(engine, spec).read(T0, NOW).rejects == (Reject("metric", 1, "cpu "),)
+    engine.dispose()
 
 
 @pytest.mark.parametrize("kind", ["CHAR(20)", "VARCHAR(20)"])

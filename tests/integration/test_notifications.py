@@ -16,7 +16,7 @@ import threading
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import DETECTOR, EVERY_SECOND, Daemon, Table, configure, daemon, labelled, until, usage_table
+from running import DETECTOR, EVERY_SECOND, Daemon, Table, configure, daemon, labelled, until, usage_table, values_of
 
 from detector.errors import NotifyError, NotifyUnavailable
 from detector.notify import http, webhook
@@ -43,11 +43,14 @@ MONITOR = {
     "rules": [{"metric": "used_percent", "valid_max": 95.0}],
 }
 
-Answer = Callable[[BaseHTTPRequestHandler], None]
+Answer = Callable[[BaseHTTPRequestHandler, threading.Event], None]
+"""Answers a request; the event is set when the test is over."""
+
+PATIENCE = 120.0  # seconds for what takes one or two on an idle machine
 
 
 def _status(code: int, **headers: str) -> Answer:
-    def answer(request: BaseHTTPRequestHandler) -> None:
+    def answer(request: BaseHTTPRequestHandler, _over: threading.Event) -> None:
         request.send_response(code)
         for name, value in headers.items():
             request.send_header(name, value)
@@ -57,22 +60,22 @@ def _status(code: int, **headers: str) -> Answer:
     return answer
 
 
-def _hang(request: BaseHTTPRequestHandler) -> None:
-    time.sleep(3)
+def _hang(_request: BaseHTTPRequestHandler, over: threading.Event) -> None:
+    over.wait()
 
 
-def _drip(request: BaseHTTPRequestHandler) -> None:
+def _drip(request: BaseHTTPRequestHandler, over: threading.Event) -> None:
     with contextlib.suppress(OSError):
         for byte in b"HTTP/1.1 200 OK\r\n" + b"X-Slow: 1\r\n" * 100:
             request.wfile.write(bytes([byte]))
             request.wfile.flush()
-            time.sleep(0.1)
+            over.wait(0.1)
 
 
-def _taken_then_silent(request: BaseHTTPRequestHandler) -> None:
+def _taken_then_silent(request: BaseHTTPRequestHandler, over: threading.Event) -> None:
     request.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
     request.wfile.flush()
-    time.sleep(3)
+    over.wait()
 
 
 @dataclass
@@ -82,6 +85,7 @@ class Receiver:
     answer: Answer = field(default_factory=lambda: accept)
     taken: list[tuple[dict[str, str], bytes]] = field(default_factory=list)  # answered 2xx
     seen: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
+    over: threading.Event = field(default_factory=threading.Event)
     url: str = ""
 
     @property
@@ -103,7 +107,7 @@ def receiver() -> Iterator[Receiver]:
             request = (dict(self.headers), body)
             found.seen.append(request)
             answer = found.answer
-            answer(self)
+            answer(self, found.over)
             if answer is accept:
                 found.taken.append(request)
 
@@ -120,32 +124,30 @@ def receiver() -> Iterator[Receiver]:
     found.url = f"http://127.0.0.1:{server.server_address[1]}"
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield found
+    found.over.set()
     server.shutdown()
     server.server_close()
 
 
-def accept(request: BaseHTTPRequestHandler) -> None:
-    _status(204)(request)
+def accept(request: BaseHTTPRequestHandler, over: threading.Event) -> None:
+    _status(204)(request, over)
 
 
 # one request
 
 
-@pytest.mark.parametrize(("answer", "within"), [(_hang, 1.5), (_drip, 1.5)], ids=["hangs", "drips"])
-def test_a_target_that_is_too_slow_is_left_after_the_timeout(receiver: Receiver, answer: Answer, within: float) -> None:
+@pytest.mark.parametrize("answer", [_hang, _drip], ids=["hangs", "drips"])
+def test_a_target_that_is_too_slow_is_left_after_the_timeout(receiver: Receiver, answer: Answer) -> None:
     receiver.answer = answer
-    began = time.monotonic()
 
     with pytest.raises(NotifyUnavailable, match=r"did not answer: no answer within 0\.5 s"):
         http.request(receiver.url, body=b"{}", timeout=0.5)
-
-    assert time.monotonic() - began < within
 
 
 def test_a_message_is_taken_though_the_rest_of_the_answer_does_not_come(receiver: Receiver) -> None:
     receiver.answer = _taken_then_silent
 
-    http.request(receiver.url, body=b"{}", timeout=0.5)
+    http.request(receiver.url, body=b"{}", timeout=PATIENCE)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +158,7 @@ def test_only_2xx_is_success(receiver: Receiver, code: int, error: type[NotifyEr
     receiver.answer = _status(code, Location=receiver.url)
 
     with pytest.raises(NotifyError, match=f"must answer 2xx; received {code}$") as caught:
-        http.request(receiver.url, body=b"{}", timeout=5)
+        http.request(receiver.url, body=b"{}", timeout=PATIENCE)
 
     assert type(caught.value) is error
     assert len(receiver.seen) == 1  # and a redirect is not followed
@@ -165,10 +167,10 @@ def test_only_2xx_is_success(receiver: Receiver, code: int, error: type[NotifyEr
 def test_user_and_password_go_into_the_header_and_into_no_message(receiver: Receiver) -> None:
     url = receiver.url.replace("http://", "http://ada:hu%20sh@") + "/services/hush"
 
-    http.request(url, body=b"{}", timeout=5)
+    http.request(url, body=b"{}", timeout=PATIENCE)
     receiver.answer = _status(500)
     with pytest.raises(NotifyUnavailable) as caught:
-        http.request(url, body=b"{}", timeout=5)
+        http.request(url, body=b"{}", timeout=PATIENCE)
 
     assert base64.b64decode(receiver.seen[0][0]["Authorization"].removeprefix("Basic ")) == b"ada:hu sh"
     assert str(caught.value) == f"{receiver.url} must answer 2xx; received 500"
@@ -176,9 +178,9 @@ def test_user_and_password_go_into_the_header_and_into_no_message(receiver: Rece
 
 def test_nobody_there_is_said_in_one_line() -> None:
     with pytest.raises(NotifyUnavailable, match=r"^http://127\.0\.0\.1:1 did not answer: .*refused"):
-        http.request("http://127.0.0.1:1/hush", body=b"{}", timeout=5)
+        http.request("http://127.0.0.1:1/hush", body=b"{}", timeout=PATIENCE)
     with pytest.raises(NotifyUnavailable, match=r"is the URL right, does it run\?"):
-        http.reach("http://127.0.0.1:1/hush", 5)
+        http.reach("http://127.0.0.1:1/hush", PATIENCE)
 
 
 # daemons
@@ -189,14 +191,10 @@ def _webhook(url: str, **options: object) -> Table:
     return {**chat, **options}
 
 
-def _configure(folder: Path, notifier: Table, red: Mapping[str, Sequence[tuple[int, int]]], *, last: int = 120) -> Path:
-    """A monitor of disks, which are full in some spans of seconds from now."""
+def _configure(folder: Path, notifier: Table, disks: Mapping[str, float], *, last: int = 600) -> Path:
+    """A monitor of disks, with their use in per cent until so many seconds from now."""
     now = int(time.time())
-    rows = [
-        (now + second, host, 99.0 if any(begin <= second < end for begin, end in spans) else 50.0)
-        for second in range(-30, last)
-        for host, spans in red.items()
-    ]
+    rows = [(now + second, disk, used) for second in range(-30, last) for disk, used in disks.items()]
     with sqlite3.connect(folder / "samples.db") as connection:
         connection.execute("CREATE TABLE usage (time INTEGER, host TEXT, used_percent REAL)")
         connection.executemany("INSERT INTO usage VALUES (?, ?, ?)", rows)
@@ -204,34 +202,58 @@ def _configure(folder: Path, notifier: Table, red: Mapping[str, Sequence[tuple[i
     return configure(folder, {**MONITOR, "source": usage_table(folder / "samples.db")}, notifiers=[notifier])
 
 
+def _use(folder: Path, used: float, disks: str = "%", *, ahead: int = 3, seconds: int = 600) -> None:
+    """Changes the use of some disks from so many seconds ahead, of every other one a second later.
+
+    disks: a pattern of SQL; ahead: seconds that a busy machine may take for it
+    """
+    begin = int(time.time()) + ahead
+    with sqlite3.connect(folder / "samples.db", timeout=PATIENCE) as connection:
+        connection.execute(
+            "UPDATE usage SET used_percent = ? WHERE host LIKE ? AND time >= ? + substr(host, -1) % 2 AND time < ?",
+            (used, disks, begin, begin + seconds),
+        )
+    connection.close()
+
+
 def _notified(running: Daemon, outcome: str, notifier: str = "chat") -> float:
     counted = running.metrics().get("detector_notifications_total", {})
     return labelled(counted, notifier=notifier, outcome=outcome)
 
 
+def _alerts(running: Daemon) -> tuple[set[str], float]:
+    """Disks with an open alert, and the number of alerts there have been."""
+    metrics = running.metrics()
+    return values_of(metrics.get("detector_alert_active", {}), "entity"), labelled(metrics["detector_alerts_total"])
+
+
+def _is_all_sent(running: Daemon) -> bool:
+    return not running.metrics().get("detector_notification_oldest_unsent_timestamp_seconds")
+
+
 @pytest.mark.slow
 def test_a_target_that_fails_hangs_and_recovers_is_sent_everything_once(tmp_path: Path, receiver: Receiver) -> None:
     receiver.answer = _status(503)
-    red = {"a": [(0, 12)], "b": [(14, 60)], "fine": []}  # a daemon on a busy machine takes seconds to start
-    config = _configure(tmp_path, _webhook(receiver.url, max_messages=100), red)
+    config = _configure(tmp_path, _webhook(receiver.url, max_messages=100), {"a": 99.0, "b": 50.0, "fine": 50.0})
 
     with daemon(config) as running:
-        until(lambda: receiver.seen, "a first attempt")
-        until(lambda: _notified(running, "failed") >= 1, "a failure")
+        until(lambda: receiver.seen, "a first attempt", PATIENCE)
+        until(lambda: _notified(running, "failed") >= 1, "a failure", PATIENCE)
         receiver.answer = _hang
         hangs = len(receiver.seen)
-        until(lambda: len(receiver.seen) > hangs, "an attempt that hangs", 60)
+        until(lambda: len(receiver.seen) > hangs, "an attempt that hangs", PATIENCE)
         cursor = labelled(running.metrics()["detector_cursor_timestamp_seconds"])
-        until(lambda: labelled(running.metrics()["detector_cursor_timestamp_seconds"]) > cursor + 2, "ticks to go on")
-        assert running.metrics()["detector_notification_oldest_unsent_timestamp_seconds"]
-        assert labelled(running.metrics()["detector_job_runs_total"], task="tick", outcome="skipped") == 0
-        receiver.answer = accept
-        until(lambda: len(receiver.taken) >= 3, "what had happened meanwhile", 90)
         until(
-            lambda: not running.metrics().get("detector_notification_oldest_unsent_timestamp_seconds"),
-            "nothing to be left",
-            60,
+            lambda: labelled(running.metrics()["detector_cursor_timestamp_seconds"]) > cursor + 2,
+            "ticks to go on",
+            PATIENCE,
         )
+        assert running.metrics()["detector_notification_oldest_unsent_timestamp_seconds"]
+        _use(tmp_path, 50.0, "a")
+        _use(tmp_path, 99.0, "b")
+        until(lambda: _alerts(running) == ({"b"}, 2), "a to close and b to open", PATIENCE)
+        receiver.answer = accept
+        until(lambda: _is_all_sent(running), "nothing to be left", PATIENCE)
         time.sleep(6)  # another look
         listed = subprocess.run(
             [*DETECTOR, "alerts", "list", "--json", "--config", config], capture_output=True, text=True, check=True
@@ -258,21 +280,21 @@ def test_a_target_that_fails_hangs_and_recovers_is_sent_everything_once(tmp_path
 
 @pytest.mark.slow
 def test_a_daemon_killed_between_sending_and_noting_it_sends_again(tmp_path: Path, receiver: Receiver) -> None:
-    config = _configure(tmp_path, _webhook(receiver.url), {"a": [(0, 300)], "fine": []}, last=200)
+    config = _configure(tmp_path, _webhook(receiver.url), {"a": 99.0, "fine": 50.0})
     process: list[int] = []
 
-    def kill(request: BaseHTTPRequestHandler) -> None:
+    def kill(request: BaseHTTPRequestHandler, over: threading.Event) -> None:
         os.kill(process[0], signal.SIGKILL)
-        _status(204)(request)
+        _status(204)(request, over)
 
     receiver.answer = kill
     with daemon(config) as running:
         process.append(running.process.pid)
-        assert running.process.wait(timeout=30) == -signal.SIGKILL
+        assert running.process.wait(timeout=PATIENCE) == -signal.SIGKILL
     receiver.answer = accept
     with daemon(config) as running:
-        until(lambda: receiver.taken, "the event to be sent again", 60)
-        until(lambda: _notified(running, "sent") == 1, "it to be counted")
+        until(lambda: receiver.taken, "the event to be sent again", PATIENCE)
+        until(lambda: _notified(running, "sent") == 1, "it to be counted", PATIENCE)
 
     keys = {headers["Idempotency-Key"] for headers, body in receiver.seen if b'"opened"' in body}
     assert len(receiver.seen) >= 2
@@ -282,16 +304,16 @@ def test_a_daemon_killed_between_sending_and_noting_it_sends_again(tmp_path: Pat
 @pytest.mark.slow
 def test_a_stop_while_a_target_hangs_is_quick_and_loses_nothing(tmp_path: Path, receiver: Receiver) -> None:
     receiver.answer = _hang
-    config = _configure(tmp_path, _webhook(receiver.url), {"a": [(0, 300)]}, last=200)
+    config = _configure(tmp_path, _webhook(receiver.url, timeout="30s"), {"a": 99.0})
 
     with daemon(config) as running:
-        until(lambda: receiver.seen, "an attempt")
+        until(lambda: receiver.seen, "an attempt", PATIENCE)
         status, seconds = running.end(signal.SIGTERM)
     receiver.answer = accept
     with daemon(config):
-        until(lambda: receiver.taken, "the event to be sent by the next process", 60)
+        until(lambda: receiver.taken, "the event to be sent by the next process", 2 * PATIENCE)
 
-    assert (status, seconds < 5.0) == (0, True)
+    assert (status, seconds < 30.0) == (0, True)  # it does not wait until the target is given up
     assert receiver.messages[0]["event"]["change"] == "opened"
 
 
@@ -299,17 +321,21 @@ def test_a_stop_while_a_target_hangs_is_quick_and_loses_nothing(tmp_path: Path, 
 def test_five_hundred_entities_that_turn_red_at_once_are_at_most_five_messages(
     tmp_path: Path, receiver: Receiver
 ) -> None:
-    red = {f"disk-{n:03}": [(3 + n % 2, 8)] for n in range(500)}
-    config = _configure(tmp_path, _webhook(receiver.url), red, last=60)
+    config = _configure(tmp_path, _webhook(receiver.url), {f"disk-{n:03}": 50.0 for n in range(500)})
+
+    def told() -> int:
+        return sum(message["changes"].get("opened", 0) for message in receiver.messages)
 
     with daemon(config) as running:
-        until(lambda: receiver.taken, "a message", 60)
-        time.sleep(20)  # they close again
-        assert _notified(running, "sent") == len(receiver.taken)
+        until(lambda: running.metrics().get("detector_cursor_timestamp_seconds"), "a first tick", PATIENCE)
+        _use(tmp_path, 99.0, ahead=8, seconds=4)
+        until(lambda: told() == 500, "all of them", PATIENCE)
+        until(lambda: _alerts(running) == (set(), 500), "them to close again", PATIENCE)
+        until(lambda: _notified(running, "sent") == len(receiver.taken), "all messages to be counted", PATIENCE)
 
     assert 1 <= len(receiver.taken) <= 5
     summaries = [message for message in receiver.messages if message["kind"] == "summary"]
-    assert sum(message["changes"].get("opened", 0) for message in summaries) == 500
+    assert summaries == receiver.messages
     assert summaries[0]["severities"] == {"critical": summaries[0]["alerts"]}
     assert len(summaries[0]["worst"]) == 10
     assert summaries[0]["incidents"][0]["alerts"] == summaries[0]["alerts"]
@@ -323,7 +349,7 @@ def test_five_hundred_entities_that_turn_red_at_once_are_at_most_five_messages(
 def test_a_check_says_whether_a_notifier_is_there(
     tmp_path: Path, receiver: Receiver, url: str | None, problem: str | None
 ) -> None:
-    config = _configure(tmp_path, _webhook(url or receiver.url), {"a": []})
+    config = _configure(tmp_path, _webhook(url or receiver.url), {"a": 50.0})
 
     done = subprocess.run(
         [*DETECTOR, "check", "--config", config, "--json"], capture_output=True, text=True, check=False
@@ -401,12 +427,13 @@ def test_amtool_accepts_the_shipped_route() -> None:
 def test_alertmanager_has_what_is_open_though_it_was_away_when_it_opened(
     tmp_path: Path, receiver: Receiver, port: int
 ) -> None:
-    config = _configure(tmp_path, _oncall(port), {"a": [(0, 25)], "fine": []})
+    config = _configure(tmp_path, _oncall(port), {"a": 99.0, "fine": 50.0})
 
     with daemon(config) as running:
-        until(lambda: _notified(running, "failed", "oncall") >= 1, "an attempt without an Alertmanager")
+        until(lambda: _notified(running, "failed", "oncall") >= 1, "an attempt without an Alertmanager", PATIENCE)
         with _alertmanager(tmp_path, receiver, port) as firing:
-            (alert,) = until(firing, "the alert to fire", 30)
+            (alert,) = until(firing, "the alert to fire", PATIENCE)
+            _use(tmp_path, 50.0)
             assert alert["labels"] == {
                 "alertname": "DetectorAnomaly",
                 "monitor": "disks",
@@ -414,8 +441,8 @@ def test_alertmanager_has_what_is_open_though_it_was_away_when_it_opened(
                 "severity": "critical",
             }
             assert alert["annotations"]["description"].startswith("Outside its valid range: used_percent 99")
-            until(lambda: not firing(), "it to be resolved", 60)
-            until(lambda: len(receiver.taken) >= 2, "the receiver to know")
+            until(lambda: not firing(), "it to be resolved", PATIENCE)
+            until(lambda: len(receiver.taken) >= 2, "the receiver to know", PATIENCE)
         check = subprocess.run([*DETECTOR, "check", "--config", config], capture_output=True, text=True, check=False)
 
     assert [message["status"] for message in receiver.messages] == ["firing", "resolved"]
@@ -426,17 +453,20 @@ def test_alertmanager_has_what_is_open_though_it_was_away_when_it_opened(
 @pytest.mark.slow
 @needs_alertmanager
 def test_alertmanager_gets_a_summary_of_what_is_beyond_the_cap(tmp_path: Path, receiver: Receiver, port: int) -> None:
-    red = {f"disk-{n:03}": [(3, 14)] for n in range(500)}
-    config = _configure(tmp_path, _oncall(port, max_alerts=20), red, last=90)
+    config = _configure(tmp_path, _oncall(port, max_alerts=20), {f"disk-{n:03}": 99.0 for n in range(500)})
+
+    def names() -> Counter[str]:
+        return Counter(alert["labels"]["alertname"] for alert in firing())
 
     with _alertmanager(tmp_path, receiver, port) as firing, daemon(config):
-        names = until(lambda: Counter(alert["labels"]["alertname"] for alert in firing()), "alerts", 60)
+        until(lambda: names() == {"DetectorAnomaly": 20, "DetectorManyAlerts": 1}, "alerts", PATIENCE)
         (many,) = [alert for alert in firing() if alert["labels"]["alertname"] == "DetectorManyAlerts"]
-        until(lambda: not firing(), "all to be resolved", 60)
-        time.sleep(5)
+        _use(tmp_path, 50.0)
+        until(lambda: not firing(), "all to be resolved", PATIENCE)
+        until(lambda: {message["status"] for message in receiver.messages[-2:]} == {"resolved"}, "both told", PATIENCE)
 
-    assert names == {"DetectorAnomaly": 20, "DetectorManyAlerts": 1}
     assert many["labels"] == {"alertname": "DetectorManyAlerts", "monitor": "disks", "severity": "critical"}
     assert many["annotations"]["summary"] == "480 more alerts are open (disks)"
     assert len(receiver.taken) <= 5, [(m["status"], len(m["alerts"])) for m in receiver.messages]
-    assert {message["groupLabels"]["alertname"] for message in receiver.messages} == set(names)
+    grouped = {message["groupLabels"]["alertname"] for message in receiver.messages}
+    assert grouped == {"DetectorAnomaly", "DetectorManyAlerts"}

@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
-from running import EVERY_SECOND, configure
+from running import EVERY_SECOND, configure, until
 
 from detector.config.sections import ExportSection
 
@@ -31,7 +31,6 @@ EXPRESSIONS = {
 }
 VARIABLES = {"$monitor": ".*", "$entity": ".*", "$__rate_interval": "10s"}
 
-T = TypeVar("T")
 
 promtool = shutil.which("promtool")
 prometheus = shutil.which("prometheus")
@@ -81,9 +80,9 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     folder = tmp_path_factory.mktemp("live")
     config = _monitor_with_fault(folder)
     with _running(folder / "detector.log", sys.executable, "-m", "detector", "run", "--config", config) as log:
-        port = _until(lambda: re.search(r"event=started .*listen_port=(\d+)", log()), "the daemon to start")[1]
+        port = until(lambda: re.search(r"event=started .*listen_port=(\d+)", log()), "the daemon to start")[1]
         with _prometheus(folder, f"127.0.0.1:{port}") as api:
-            _until(lambda: api.values("detector_residual_share"), "an alert in Prometheus")
+            until(lambda: api.values("detector_residual_share"), "an alert in Prometheus")
             yield Live(f"http://127.0.0.1:{port}/metrics", api)
 
 
@@ -123,8 +122,8 @@ def _prometheus(folder: Path, target: str) -> Iterator[Api]:
     assert prometheus is not None
     options = [f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/tsdb"]
     with _running(folder / "prometheus.log", prometheus, *options, "--web.listen-address=127.0.0.1:0") as log:
-        found = _until(lambda: re.search(r'msg="Listening on" address=(127\S+)', log()), "Prometheus to listen")
-        _until(lambda: "Server is ready" in log(), "Prometheus to be ready")
+        found = until(lambda: re.search(r'msg="Listening on" address=(127\S+)', log()), "Prometheus to listen")
+        until(lambda: "Server is ready" in log(), "Prometheus to be ready")
         yield Api(f"http://{found[1]}")
 
 
@@ -142,16 +141,6 @@ def _running(log: Path, *command: str | Path) -> Iterator[Callable[[], str]]:
             yield printed
         finally:
             process.terminate()
-
-
-def _until(probe: Callable[[], T | None], what: str, seconds: float = 30.0) -> T:
-    """Asks until the answer is not empty."""
-    end = time.monotonic() + seconds
-    while not (answer := probe()):
-        if time.monotonic() > end:
-            pytest.fail(f"waited {seconds:g} s for {what}")
-        time.sleep(0.1)
-    return answer
 
 
 def _promtool(*arguments: str | Path, given: bytes = b"") -> tuple[int, str]:
@@ -233,7 +222,7 @@ def test_panel_has_data(live: Live, name: str) -> None:
     for variable, value in VARIABLES.items():
         expression = expression.replace(variable, value)
     assert "$" not in expression
-    _until(lambda: live.prometheus.values(expression), expression, seconds=15)
+    until(lambda: live.prometheus.values(expression), expression)
 
 
 @pytest.mark.slow
@@ -244,7 +233,7 @@ def test_queries_of_the_alert_table_make_one_row_of_an_alert(live: Live) -> None
     found = []
     for target in table["targets"]:
         expression = target["expr"].replace("$monitor", ".*").replace("$entity", ".*")
-        _until(lambda expression=expression: live.prometheus.values(expression), expression)  # type: ignore[misc]
+        until(lambda expression=expression: live.prometheus.values(expression), expression)  # type: ignore[misc]
         found.append([series["metric"] for series in live.prometheus.get("query", query=expression)["result"]])
     assert [len(rows) for rows in found] == [1, 1, 1]
     alert, score, top = (rows[0] for rows in found)
@@ -272,7 +261,7 @@ def test_every_metric_of_every_rule_has_data(live: Live) -> None:
     }
     assert len(rules) > 5
     for selector in sorted(selectors):
-        _until(lambda selector=selector: live.prometheus.values(selector), selector)  # type: ignore[misc]
+        until(lambda selector=selector: live.prometheus.values(selector), selector)  # type: ignore[misc]
 
 
 @pytest.mark.slow
@@ -281,7 +270,7 @@ def test_only_the_fault_is_alerted(live: Live) -> None:
     def firing() -> list[dict[str, Any]]:
         return [alert for alert in live.prometheus.get("alerts")["alerts"] if alert["state"] == "firing"]
 
-    _until(firing, "a firing alert")
+    until(firing, "a firing alert")
     (alert,) = firing()
     labels, said = alert["labels"], alert["annotations"]["description"]
     assert (labels["alertname"], labels["monitor"], labels["entity"]) == ("DetectorAnomaly", "hosts", "web-2")

@@ -11,16 +11,14 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
+from running import until
 
 import detector
-
-T = TypeVar("T")
 
 CHECKOUT = Path(detector.__file__).parents[1]
 UNITS = Path(__file__).parents[2] / "deploy/systemd"
@@ -152,10 +150,10 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
         subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output) as nspawn,
     ):
         try:
-            leader = _until(lambda: _booting(nspawn, log), "systemd to start")
+            leader = until(lambda: _booting(nspawn, log), "systemd to start")
             try:
                 machine = Machine(root, leader)
-                _until(lambda: _is_up(machine), "systemd to boot")
+                until(lambda: _is_up(machine), "systemd to boot")
                 yield machine
             finally:
                 os.kill(leader, signal.SIGKILL)  # nspawn ends with it; killed alone, the container would live on
@@ -247,16 +245,6 @@ def _run(*command: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
 
-def _until(probe: Callable[[], T | None], what: str, seconds: float = 30.0) -> T:
-    """Asks until the answer is not empty."""
-    end = time.monotonic() + seconds
-    while not (answer := probe()):
-        if time.monotonic() > end:
-            pytest.fail(f"waited {seconds:g} s for {what}")
-        time.sleep(0.1)
-    return answer
-
-
 @pytest.fixture
 def fresh(machine: Machine) -> Machine:
     """The machine with the daemon stopped, its state gone and everything as it is shipped."""
@@ -275,7 +263,7 @@ def fresh(machine: Machine) -> Machine:
 @pytest.mark.root
 @needs_boot
 def test_daemon_starts_with_the_machine(machine: Machine) -> None:
-    _until(lambda: machine.show("ActiveState") == "active", "READY=1")
+    until(lambda: machine.show("ActiveState") == "active", "READY=1")
     assert machine.get("/healthz") == (200, "ok")
     state = machine.root / "var/lib/private/detector"
     assert [path.name for path in state.glob("*.db")] == ["detector.db"]
@@ -286,7 +274,7 @@ def test_daemon_starts_with_the_machine(machine: Machine) -> None:
 @pytest.mark.root
 @needs_boot
 def test_command_run_by_hand_as_root_finds_the_database_of_the_service(machine: Machine) -> None:
-    _until(lambda: machine.show("ActiveState") == "active", "READY=1")
+    until(lambda: machine.show("ActiveState") == "active", "READY=1")
 
     said = machine.run("env", "LD_LIBRARY_PATH=/opt/python/lib", PROGRAM, "db", "check")
 
@@ -299,24 +287,23 @@ def test_killed_daemon_is_restarted_and_a_stopped_one_ends_in_time(fresh: Machin
     fresh.run("systemctl", "start", "detector")
     first = fresh.show("MainPID")
     fresh.run("kill", "-9", first)
-    _until(lambda: fresh.show("NRestarts") == "1" and fresh.show("ActiveState") == "active", "a restart")
+    until(lambda: fresh.show("NRestarts") == "1" and fresh.show("ActiveState") == "active", "a restart")
     assert fresh.show("MainPID") not in {first, "0"}
     assert fresh.get("/healthz") == (200, "ok")
 
-    began = time.monotonic()
     fresh.run("systemctl", "stop", "detector")
-    assert time.monotonic() - began < 5.0
+    # its result would be a timeout if systemd had had to kill it
     assert (fresh.show("Result"), fresh.show("ExecMainStatus")) == ("success", "0")
 
 
 @pytest.mark.root
 @needs_boot
 def test_stuck_daemon_is_restarted_by_the_watchdog(fresh: Machine) -> None:
-    fresh.drop_in("[Service]\nWatchdogSec=3s\nRestartSec=100ms\n")
+    fresh.drop_in("[Service]\nWatchdogSec=10s\nRestartSec=100ms\n")
     fresh.run("systemctl", "start", "detector")
     fresh.run("kill", "-STOP", fresh.show("MainPID"))
-    _until(lambda: fresh.show("NRestarts") == "1" and fresh.show("ActiveState") == "active", "a restart")
-    time.sleep(4)  # longer than the watchdog waits: so it has been pinged
+    until(lambda: fresh.show("NRestarts") == "1" and fresh.show("ActiveState") == "active", "a restart")
+    time.sleep(12)  # longer than the watchdog waits: so it has been pinged
     assert (fresh.show("NRestarts"), fresh.show("ActiveState")) == ("1", "active")
 
 
@@ -361,6 +348,6 @@ def test_training_works_in_both_units(fresh: Machine) -> None:
     fresh.run(*as_the_service, PROGRAM, "import", "/etc/detector/samples.csv", "--monitor", "web-hosts")
     fresh.run("systemctl", "start", "detector")
     model = r'detector_model_info{.*monitor="web-hosts",version="%d"} 1\.0'
-    _until(lambda: re.search(model % 1, fresh.get("/metrics")[1]), "the daemon's first model")
+    until(lambda: re.search(model % 1, fresh.get("/metrics")[1]), "the daemon's first model")
     fresh.run("systemctl", "start", "detector-retrain@web-hosts")
-    _until(lambda: re.search(model % 2, fresh.get("/metrics")[1]), "the daemon to use the second model")
+    until(lambda: re.search(model % 2, fresh.get("/metrics")[1]), "the daemon to use the second model")

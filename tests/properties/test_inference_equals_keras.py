@@ -79,7 +79,7 @@ def test_reconstruction_equals_keras_at_every_slot(pair: Pair, count: int) -> No
     np.testing.assert_allclose(rebuilt, pair.expected(windows), rtol=0, atol=TOLERANCE)
 
 
-@settings(max_examples=3, deadline=None, derandomize=True)
+@settings(max_examples=3, derandomize=True)
 @given(data=st.data())
 def test_the_newest_slots_do_not_depend_on_how_many_are_rebuilt(pair: Pair, data: st.DataObject) -> None:
     newest = data.draw(st.integers(1, pair.spec.timesteps), label="newest")
@@ -90,7 +90,7 @@ def test_the_newest_slots_do_not_depend_on_how_many_are_rebuilt(pair: Pair, data
     np.testing.assert_allclose(rebuilt, pair.expected(windows)[:, :newest], rtol=0, atol=TOLERANCE)
 
 
-@settings(max_examples=6, deadline=None, derandomize=True)
+@settings(max_examples=6, derandomize=True)
 @given(data=st.data())
 def test_residuals_of_any_batch_equal_keras(pair: Pair, data: st.DataObject) -> None:
     count = data.draw(st.integers(0, 40), label="count")

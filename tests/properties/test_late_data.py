@@ -155,7 +155,7 @@ def _arrivals(draw: st.DrawFn) -> list[Arrival]:
     return found
 
 
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(arrivals=_arrivals())
 def test_late_rows_in_any_order_give_the_alerts_of_rows_in_time_order(
     store: StateStore, arrivals: list[Arrival]
@@ -165,7 +165,7 @@ def test_late_rows_in_any_order_give_the_alerts_of_rows_in_time_order(
     assert _alerts(store, arrivals) == in_time
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(arrivals=_arrivals())
 def test_in_memory_too_late_rows_give_the_alerts_of_rows_in_time_order(arrivals: list[Arrival]) -> None:
     in_time = _alerts_in_memory([(entity, slot, value, 0) for entity, slot, value, _ in arrivals])
@@ -173,7 +173,7 @@ def test_in_memory_too_late_rows_give_the_alerts_of_rows_in_time_order(arrivals:
     assert _alerts_in_memory(arrivals) == in_time
 
 
-@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(arrivals=_arrivals())
 def test_a_store_in_memory_ends_with_the_alerts_of_one_in_a_database(
     store: StateStore, arrivals: list[Arrival]

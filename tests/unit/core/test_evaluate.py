@@ -170,7 +170,7 @@ def test_the_volume_is_what_its_definition_says(marks: str, levels: int, window:
     assert evaluate.vus_pr(score, label, window) == pytest.approx(_vus_pr_by_definition(score, label, window), rel=1e-9)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.integers(0, 9), st.booleans()), min_size=2, max_size=20), st.integers(0, 8))
 def test_the_volume_of_any_few_rows_is_what_its_definition_says(rows: list[tuple[int, bool]], window: int) -> None:
     score, label = np.array([row[0] for row in rows], dtype=np.float64), np.array([row[1] for row in rows])

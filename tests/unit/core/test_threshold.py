@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -430,7 +430,6 @@ def _scores(draw: st.DrawFn) -> tuple[Rules, Float32]:
     return rules, draw(arrays.arrays(np.float32, (2, draw(st.integers(1, 25)), 1), elements=elements))
 
 
-@settings(deadline=None)
 @given(_scores())
 def test_episodes_are_the_alerts_that_open(case: tuple[Rules, Float32]) -> None:
     rules, scores = case
@@ -520,7 +519,6 @@ _ERRORS = arrays.arrays(
 )
 
 
-@settings(deadline=None)
 @given(_ERRORS, st.floats(1e-3, 1e6))
 def test_no_calibration_is_ever_zero_infinite_or_unknown(errors: Float32, budget: float) -> None:
     errors[0, 0] = 0.5
@@ -536,7 +534,6 @@ def test_no_calibration_is_ever_zero_infinite_or_unknown(errors: Float32, budget
         assert (decay > 0).all()
 
 
-@settings(deadline=None)
 @given(_ERRORS, st.floats(1e-3, 1e6))
 def test_every_known_error_gets_a_finite_score(errors: Float32, budget: float) -> None:
     errors[0, 0] = 0.5

@@ -68,6 +68,6 @@ def test_the_thread_looks_at_once_and_ends_with_the_daemon() -> None:
     thread = messenger.start()
     stop.set()
     messenger.wake()
-    thread.join(10)
+    thread.join(60)
 
     assert not thread.is_alive()

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from running import until
 
 from detector.daemon.training_child import TrainingChildren, TrainingKilled, TrainingStopped, TrainingTimeout
 from detector.errors import DetectorError
+
+LONG = 60.0  # seconds; more than any of it takes on a busy machine
 
 
 @pytest.fixture
@@ -36,7 +38,7 @@ def _program(folder: Path, commands: str) -> None:
 def test_a_child_trains_one_monitor_of_the_daemons_configuration(children: TrainingChildren, tmp_path: Path) -> None:
     _program(tmp_path, "exit 0")
 
-    children.run("web", ["--recalibrate"], timeout=10)
+    children.run("web", ["--recalibrate"], timeout=LONG)
 
     called = (tmp_path / "arguments").read_text().strip()
     assert called == f"-m detector retrain web --config {tmp_path}/config.toml --recalibrate"
@@ -46,45 +48,41 @@ def test_a_failed_child_is_reported_with_its_last_words(children: TrainingChildr
     _program(tmp_path, "echo reading >&2; echo 'detector: too little history' >&2; exit 1")
 
     with pytest.raises(DetectorError, match=r"^detector: too little history$"):
-        children.run("web", timeout=10)
+        children.run("web", timeout=LONG)
 
 
 def test_a_child_that_says_nothing_is_reported_with_its_status(children: TrainingChildren, tmp_path: Path) -> None:
     _program(tmp_path, "exit 3")
 
     with pytest.raises(DetectorError, match="ended with status 3"):
-        children.run("web", timeout=10)
+        children.run("web", timeout=LONG)
 
 
 def test_a_child_that_takes_too_long_is_killed(children: TrainingChildren, tmp_path: Path) -> None:
-    _program(tmp_path, "exec sleep 60")
-    began = time.monotonic()
+    _program(tmp_path, f"exec sleep {2 * LONG}")
 
     with pytest.raises(TrainingTimeout, match=r"training.timeout = 0.2 s"):
         children.run("web", timeout=0.2)
-
-    assert time.monotonic() - began < 10
 
 
 def test_a_stop_of_the_daemon_ends_a_running_child(
     children: TrainingChildren, stop: threading.Event, tmp_path: Path
 ) -> None:
-    _program(tmp_path, f"touch {tmp_path}/started; exec sleep 60")
+    _program(tmp_path, f"touch {tmp_path}/started; exec sleep {2 * LONG}")
     ends: list[BaseException | None] = []
 
     def train() -> None:
         try:
-            ends.append(children.run("web", timeout=60))  # type: ignore[func-returns-value]  # None: as if it had ended well
+            ends.append(children.run("web", timeout=LONG))  # type: ignore[func-returns-value]  # None: as if it had ended well
         except TrainingStopped as exc:
             ends.append(exc)
 
     training = threading.Thread(target=train)
     training.start()
-    while not (tmp_path / "started").exists():
-        time.sleep(0.01)
+    until((tmp_path / "started").exists, "the child to start", LONG)
     stop.set()
     children.terminate()
-    training.join(10)
+    training.join(LONG)
 
     assert not training.is_alive()
     assert [str(end) for end in ends] == ["the daemon stops"]
@@ -93,14 +91,11 @@ def test_a_stop_of_the_daemon_ends_a_running_child(
 def test_a_child_that_starts_after_the_stop_is_ended_at_once(
     children: TrainingChildren, stop: threading.Event, tmp_path: Path
 ) -> None:
-    _program(tmp_path, "exec sleep 60")
+    _program(tmp_path, f"exec sleep {2 * LONG}")
     stop.set()
-    began = time.monotonic()
 
     with pytest.raises(TrainingStopped):
-        children.run("web", timeout=60)
-
-    assert time.monotonic() - began < 10
+        children.run("web", timeout=LONG)
 
 
 @pytest.fixture
@@ -119,13 +114,13 @@ def test_a_child_that_somebody_stopped_is_told_as_stopped(  # x12
     _program(tmp_path, program)
 
     with pytest.raises(TrainingStopped, match="asked it to end"):
-        children.run("web", timeout=60)
+        children.run("web", timeout=LONG)
 
 
 def test_a_child_that_the_kernel_killed_is_told_with_its_signal(children: TrainingChildren, tmp_path: Path) -> None:
     _program(tmp_path, "kill -KILL $$; sleep 9")
 
     with pytest.raises(TrainingKilled, match="killed by signal 9") as caught:
-        children.run("web", timeout=60)
+        children.run("web", timeout=LONG)
 
     assert caught.value.signal == 9

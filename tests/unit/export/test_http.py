@@ -42,7 +42,7 @@ def _has_ipv6() -> bool:
 
 
 def _asked(address: tuple[str, int], method: str, path: str) -> tuple[int, dict[str, str], bytes]:
-    connection = http.client.HTTPConnection(*address, timeout=20)
+    connection = http.client.HTTPConnection(*address, timeout=60)
     try:
         connection.request(method, path)
         answer = connection.getresponse()
