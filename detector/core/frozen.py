@@ -26,7 +26,7 @@ def limits(values: Float32) -> Int64:
     for begin in range(0, len(values), _BLOCK):
         part = values[begin : begin + _BLOCK]
         known = (~np.isnan(part)).sum(axis=1)  # (B, F)
-        stayed = unchanged(part, np.zeros_like(known))
+        stayed = _unchanged(part, np.zeros_like(known))
         moves = (stayed == 0).sum(axis=1) - np.isnan(part).sum(axis=1)
         is_lively = (known >= _EVIDENCE) & (moves >= _MOVING * known)
         longest = np.maximum(_LEAST, _TIMES * stayed.max(axis=1, initial=0))
@@ -44,12 +44,24 @@ def is_frozen(values: Float32, limit: Int64, slots: int, *, rested: Int64) -> Bo
     stays: Bool = np.any(recent[:, 1:] == recent[:, :-1], axis=1)  # (E, F)
     entity, metric = np.nonzero(stays & (limit < values.shape[1] + rested))
     if entity.size:
-        long = unchanged(values[entity, :, metric][..., None], rested[entity, metric, None])[:, -slots:, 0]  # (P, K)
+        long = _unchanged(values[entity, :, metric][..., None], rested[entity, metric, None])[:, -slots:, 0]  # (P, K)
         result[entity, :, metric] = long >= limit[entity, metric, None]
     return result
 
 
-def unchanged(values: Float32, rested: Int64) -> Int64:
+def rest(values: Float32, before: Int64) -> Int64:
+    """Slots since the newest value of (E, L, F) changed, (E, F): 0 where it has just changed or is missing.
+
+    before: (E, F) the same of the first value
+    """
+    moved = (values[:, 1:] != values[:, :-1])[:, ::-1]  # (E, L − 1, F), newest first; NaN differs from everything
+    if not moved.shape[1]:
+        return np.asarray(np.where(np.isnan(values[:, 0]), 0, before))
+    so_far = moved.shape[1] + before
+    return np.asarray(np.where(moved.any(axis=1), moved.argmax(axis=1), so_far), dtype=np.int64)
+
+
+def _unchanged(values: Float32, rested: Int64) -> Int64:
     """Slots since each value of (E, L, F) changed: 0 where it has just changed or is missing.
 
     rested: (E, F) slots for which the first value had stayed the same

@@ -51,7 +51,7 @@ def _rests(horizon: Horizon, memory: Memory) -> list[tuple[str, int, int]]:
     if not memory.rested.any():
         return []
     left = memory.history.values.shape[1] - horizon.values
-    rested = frozen.unchanged(memory.history.values[:, : left + 1], memory.rested)[:, -1]  # (E, F)
+    rested = frozen.rest(memory.history.values[:, : left + 1], memory.rested)  # (E, F)
     since = memory.history.start + horizon.step * (left - rested)
     is_long = (since <= memory.history.end - horizon.look_back) & (freeze_limits(memory.model, memory.rows) < NEVER)
     row, metric = np.nonzero(is_long & (rested > 0))

@@ -255,7 +255,7 @@ def newest_part(horizon: Horizon, memory: Memory) -> Memory:
     """The slots of a memory that are kept."""
     old = memory.history
     left = max(0, old.values.shape[1] - horizon.values)
-    rested = frozen.unchanged(old.values[:, : left + 1], memory.rested)[:, -1] if old.values.size else memory.rested
+    rested = frozen.rest(old.values[:, : left + 1], memory.rested)
     history = replace(old, start=old.end - horizon.values * old.step, values=old.values[:, -horizon.values :])
     kept = slice(-horizon.errors, None)
     return replace(memory, history=history, rested=rested, errors=memory.errors[:, kept], scores=memory.scores[:, kept])

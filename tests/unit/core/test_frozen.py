@@ -74,7 +74,8 @@ def test_a_rest_goes_on_from_before_the_first_slot_until_the_value_changes() -> 
     rested = np.array([[90], [90], [90]])
 
     # the first one has stayed the same for 99 slots in the end, the second for 5 since it changed
-    assert frozen.unchanged(values, rested)[:, -1, 0].tolist() == [99, 5, 8]
+    assert frozen.rest(values, rested)[:, 0].tolist() == [99, 5, 8]
+    assert frozen.rest(values[:, :1], rested)[:, 0].tolist() == [90, 90, 0]
     assert frozen.is_frozen(values, np.array([[99]] * 3), 2, rested=rested)[:, :, 0].tolist() == [
         [False, True],
         [False, False],
