@@ -226,6 +226,7 @@ class RuleSection(Section):
 
 
 _HOLD, _FORGET = timedelta(hours=1), timedelta(days=7)
+_MOST_HELD = 1000  # steps: memory is rebuilt from as many more
 
 
 class MonitorSection(Section):
@@ -287,8 +288,8 @@ class MonitorSection(Section):
         if self.fill == "last" and self.aggregate in {"count", "sum"}:
             msg = f'`fill = "last"` is not for aggregate = "{self.aggregate}": where no row is, that is 0'
             raise ValueError(msg)
-        if not self.step <= self.hold <= 1000 * self.step:
-            msg = f"`fill_limit` must be at least one step and at most 1000 steps ({1000 * self.step})"
+        if not self.step <= self.hold <= _MOST_HELD * self.step:
+            msg = f"`fill_limit` must be at least one step and at most {_MOST_HELD} steps ({_MOST_HELD * self.step})"
             raise ValueError(msg)
         if self.forget <= self._longest_absence:
             msg = (
@@ -345,18 +346,20 @@ class MonitorSection(Section):
 
     @property
     def hold(self) -> timedelta:
-        """Longest time that a value holds where `fill` says so: an hour, but at least ten steps, unless configured."""
-        return self.fill_limit or max(_HOLD, 10 * self.step)
+        """Longest time that a value holds where `fill` says so: an hour or so unless configured, 10 to 1000 steps."""
+        usual = min(max(_HOLD, 10 * self.step), _MOST_HELD * self.step)
+        return usual if self.fill_limit is None else self.fill_limit
 
     @property
     def _longest_absence(self) -> timedelta:
         """The longest time without rows in which something of an entity is still known or waited for."""
-        return max(self.timesteps * self.step, self.lateness, self.no_data_alert_after or self.step, self.hold)
+        held = self.hold if self.fill == "last" else self.step
+        return max(self.timesteps * self.step, self.lateness, self.no_data_alert_after or self.step, held)
 
     @property
     def forget(self) -> timedelta:
         """Time without rows after which an entity is gone: a week, but at least two windows, unless configured."""
-        return self.forget_after or max(_FORGET, 2 * self._longest_absence)
+        return max(_FORGET, 2 * self._longest_absence) if self.forget_after is None else self.forget_after
 
     @property
     def score_interval(self) -> timedelta:

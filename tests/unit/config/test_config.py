@@ -730,3 +730,33 @@ def test_a_secret_may_come_from_a_file_of_its_own(tmp_path: Path) -> None:
     notifier = _load(tmp_path, SMALLEST + PAGER + f"url = 'http://x'\nsecret_file = '{tmp_path}/key'").notifiers[0]
 
     assert loading.secret(notifier, {}, key="secret") == "hush"
+
+
+@pytest.mark.parametrize("step", ["1s", "5s", "60s", "1h", "1d"])
+@pytest.mark.parametrize("more", ["", 'fill = "last"', "timesteps = 2000", 'fill = "last"\ntimesteps = 2000'])
+def test_how_long_values_hold_and_entities_are_waited_for_has_a_default_for_every_step(
+    step: str, more: str, tmp_path: Path
+) -> None:
+    text = SQL.replace("[[monitors]]", f'[[monitors]]\nstep = "{step}"\n{more}', 1)
+    (monitor,) = _load(tmp_path, text + 'table = "samples"\nurl = "sqlite:///a.db"').monitors
+
+    assert 10 * monitor.step <= monitor.hold <= 1000 * monitor.step
+    assert monitor.forget >= max(timedelta(days=7), 2 * monitor.timesteps * monitor.step)
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ('fill = "last"\naggregate = "sum"', '`fill = "last"` is not for aggregate = "sum"'),
+        ('fill_limit = "0s"', "`fill_limit` must be at least one step and at most 1000 steps"),
+        ('fill_limit = "20h"', "`fill_limit` must be at least one step and at most 1000 steps (16:40:00)"),
+        ('forget_after = "0s"', "`forget_after` must be longer than a window"),
+        ('forget_after = "30m"', "here 0:30:00; received 0:30:00"),  # 30 slots of a minute
+    ],
+)
+def test_a_time_that_makes_no_sense_is_refused(settings: str, why: str, tmp_path: Path) -> None:
+    text = SQL.replace("[[monitors]]", f"[[monitors]]\n{settings}", 1) + 'table = "samples"\nurl = "sqlite:///a.db"'
+
+    (line,) = _refused(tmp_path, text)
+
+    assert why in line
