@@ -43,6 +43,7 @@ def prune(config: ConfigOption = None) -> None:
     _, settings = load(config)
     from detector import database
     from detector.config import loading
+    from detector.detect.horizon import Horizon
     from detector.store import judged, schema, scores
 
     engine = database.connect(loading.secret(settings.database), creates=False)
@@ -51,9 +52,11 @@ def prune(config: ConfigOption = None) -> None:
         before, removed = now_ms() - milliseconds(monitor.keep_scores), 0
         while rows := scores.prune(engine, monitor.name, before):
             removed += rows
-        while judged.prune(engine, monitor.name, before):
-            pass
-        say(f"{monitor.name}: {removed} scores from before {Moment(before)} removed")
+        ranges, look_back = 0, Horizon.of(monitor).look_back  # the record is compared with what memory is rebuilt from
+        while rows := judged.prune(engine, monitor.name, before - look_back):
+            ranges += rows
+        more = f" and {ranges} ranges of judged slots" if ranges else ""
+        say(f"{monitor.name}: {removed} scores{more} from before {Moment(before)} removed")
 
 
 def rewind(
@@ -78,6 +81,13 @@ def rewind(
         raise ConfigError(msg)
     if moment is None or moment >= cursor:
         msg = f"--to must be earlier than the cursor, {Moment(cursor)}. Received: {to}"
+        raise ConfigError(msg)
+    if moment < cursor - horizon.max_catch_up:
+        earliest = Moment(cursor - horizon.max_catch_up)
+        msg = (
+            f"--to must not be further back than max_catch_up of monitor {monitor!r}, {earliest}:"
+            f" what is older would be skipped, and its scores and alerts lost; raise max_catch_up first. Received: {to}"
+        )
         raise ConfigError(msg)
     rewinding.rewind(horizon, parts.store, to=moment, now=now_ms())
     again = parts.store.cursor(monitor) or moment

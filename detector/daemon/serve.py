@@ -13,6 +13,7 @@ from detector.config.sections import Config
 from detector.daemon.collector import HostCollector
 from detector.daemon.tasks import Services
 from detector.daemon.worker import Worker
+from detector.detect.horizon import Horizon
 from detector.export.prometheus import Exporter
 from detector.store import alerts, judged, schema, scores
 from detector.wiring import Parts
@@ -25,6 +26,12 @@ def serve(config_path: Path, config: Config) -> None:
     engine.dispose()
     parts = wiring.assemble(config, upgrade=is_empty)
     worker(parts, config_path, Exporter(config.export.max_entities)).run()
+
+
+def _prune(parts: Parts, monitor: str, before: int) -> int:
+    """Removes some scores, and ranges of the record that nothing is compared with any more; how many."""
+    look_back = Horizon.of(parts.config.monitor(monitor)).look_back
+    return scores.prune(parts.engine, monitor, before) + judged.prune(parts.engine, monitor, before - look_back)
 
 
 def worker(parts: Parts, config_path: Path, exporter: Exporter, *, clock: Callable[[], float] = time.time) -> Worker:
@@ -40,7 +47,7 @@ def worker(parts: Parts, config_path: Path, exporter: Exporter, *, clock: Callab
         sources=parts.sources,
         versions=parts.versions,
         collectors=collectors,
-        prune=lambda monitor, before: scores.prune(engine, monitor, before) + judged.prune(engine, monitor, before),
+        prune=lambda monitor, before: _prune(parts, monitor, before),
         alert_counts=lambda monitor, since: alerts.counts(engine, monitor, since),
         ping=lambda: database.ping(engine),
         config_path=config_path,

@@ -16,6 +16,9 @@ from detector.detect.horizon import Horizon
 from detector.detect.memory import Memory
 from detector.detect.scores import freeze_limits
 
+_MOST = 5000
+"""States stored at most, a megabyte or so: with more, late rows after a restart correct scores, but no alerts."""
+
 
 @dataclass(frozen=True)
 class Kept:
@@ -23,6 +26,7 @@ class Kept:
 
     past: tuple[Checkpoint, ...] = ()  # states before late slots, oldest first
     rests: tuple[tuple[str, int, int], ...] = ()  # entity, index of a metric, slot since which it has stayed the same
+    told: int = 0  # the newest slot, epoch milliseconds, that was logged to have got its rows too late
 
 
 NOTHING_KEPT = Kept()
@@ -37,7 +41,9 @@ def written(horizon: Horizon, memory: Memory) -> str:
     late_from = memory.history.end - horizon.late * horizon.step
     first = max((index for index, point in enumerate(memory.past) if point.slot <= late_from), default=0)
     past = memory.past[first : first + 2] if horizon.late else ()
-    kept = {"past": [_columns(point) for point in past], "rests": _rests(horizon, memory)}
+    if sum(len(point.rows) for point in past) > _MOST:
+        past = ()
+    kept = {"past": [_columns(point) for point in past], "rests": _rests(horizon, memory), "told": memory.told}
     return json.dumps(kept, separators=(",", ":"))
 
 
@@ -63,8 +69,12 @@ def read(text: str | None) -> Kept:
     """What `written` made a text of; nothing without a text."""
     if text is None:
         return NOTHING_KEPT
-    found = json.loads(text)
-    return Kept(tuple(map(_checkpoint, found["past"])), tuple(tuple(rest) for rest in found["rests"]))
+    try:
+        found = json.loads(text)
+        rests = tuple((str(entity), int(metric), int(since)) for entity, metric, since in found["rests"])
+        return Kept(tuple(map(_checkpoint, found["past"])), rests, int(found["told"]))
+    except (KeyError, TypeError, ValueError):  # of another version: it costs corrections of alerts by late rows
+        return NOTHING_KEPT
 
 
 def _checkpoint(found: dict[str, Any]) -> Checkpoint:

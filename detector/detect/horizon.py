@@ -54,6 +54,7 @@ class Horizon:
         scores = max(1, rules.reach, again)
         silent = section.no_data_slots + again + 1 if section.no_data_slots else 0
         values = max(2 * section.timesteps - 2 + again, silent, scores + section.timesteps - 1 + late)
+        errors = max(max(score.SPANS) - 1 + scores, values)
         return Horizon(
             monitor=section.name,
             metrics=section.metrics,
@@ -68,7 +69,7 @@ class Horizon:
             late=late,
             scores=scores,
             values=values,
-            errors=max(max(score.SPANS) - 1 + scores, values),
+            errors=errors,
             filled="zero" if section.aggregate in {"count", "sum"} else section.fill,
             hold=milliseconds(section.hold),
             forget=milliseconds(section.forget),

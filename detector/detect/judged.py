@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from detector.core import grid
-from detector.core.decide import LONG_AGO
+from detector.core.decide import LONG_AGO, THRESHOLD
 from detector.core.series import Bool, Float32, Int8, Int64, Reason
 from detector.detect.horizon import Horizon
 from detector.detect.memory import UNRECORDED, Extended, Memory
@@ -61,14 +61,15 @@ def recorded(horizon: Horizon, memory: Memory, extended: Extended, *, skipped_fr
     """
     before, late, new = memory.judged.copy(), extended.late, extended.late.new
     if skipped_from is not None:
-        before[before[:, -1] != UNRECORDED, -1] = _SKIPPED
+        before[before[:, -1] != UNRECORDED] = _SKIPPED
     kept, slots = before.shape[1], memory.history.slots[-new:]
     known = np.concatenate([before, _of_new(horizon, memory, extended)], axis=1)  # (E, J + K)
     first = np.full(len(known), kept, dtype=np.int64)
-    if late.rows.size:
-        corrected = memory.scores[late.rows, -new - late.slots : -new]
-        known[late.rows, kept - late.slots : kept] = _codes(corrected, late.reason)
-        first[late.rows] = kept - late.slots
+    corrected = _codes(memory.scores[late.rows, -new - late.slots : -new], late.reason)  # (R, late.slots)
+    of_late = known[late.rows, kept - late.slots : kept]
+    differs = late.rows[(corrected != of_late).any(axis=1)]
+    known[late.rows, kept - late.slots : kept] = corrected
+    first[differs] = kept - late.slots
     begins = (known[:, 1:] != known[:, :-1]) & (np.arange(1, kept + new) >= first[:, None])
     row, at = np.nonzero(begins)
     start = slots[0] + memory.history.step * (at + 1 - kept)
@@ -83,7 +84,7 @@ def recorded(horizon: Horizon, memory: Memory, extended: Extended, *, skipped_fr
             [*[_LABELS[_SKIPPED]] * len(skipped), *ranges.reason],
         )
     began = int(slots[0]) - memory.history.step * late.slots
-    again = [(memory.entities[row], began) for row in late.rows.tolist()]
+    again = [(memory.entities[row], began) for row in differs.tolist()]
     return Recorded(ranges, again, known[:, -kept:])
 
 
@@ -103,13 +104,47 @@ def on_record(ranges: JudgedRanges, entities: Sequence[str], slots: Int64) -> In
     return np.take_along_axis(found, np.maximum.accumulate(begin, axis=1), axis=1)
 
 
-def living(ranges: JudgedRanges) -> tuple[frozenset[str], frozenset[str]]:
-    """Entities that live without rows, and those that are gone, by the newest range of each."""
+def newest_codes(memory: Memory, ranges: JudgedRanges, slots: Int64) -> Int8:
+    """Codes on record (E, K) for a memory to go on from; one that nothing is remembered of has had no data."""
+    known = on_record(ranges, memory.entities, slots)
+    is_new = (memory.rows < 0)[:, None] & (known == UNRECORDED)
+    is_forgotten = (memory.seen.slot[:, -1:] == LONG_AGO) & (known == _GONE)
+    known[is_new | is_forgotten] = Reason.NO_DATA
+    return known
+
+
+def departed(ranges: JudgedRanges) -> frozenset[str]:
+    """Entities that are gone, by the newest range of each."""
     last = dict(zip(ranges.entity, ranges.reason, strict=True))
-    return (
-        frozenset(name for name, reason in last.items() if reason == _LABELS[_NO_ROWS]),
-        frozenset(name for name, reason in last.items() if reason == _LABELS[_GONE]),
-    )
+    return frozenset(name for name, reason in last.items() if reason == _LABELS[_GONE])
+
+
+def filled_ones(horizon: Horizon, ranges: JudgedRanges) -> frozenset[str]:
+    """Entities that may have a value without any row in what memory is rebuilt from."""
+    if horizon.filled != "zero":
+        return frozenset()
+    absent = {Reason.NO_DATA.label, _LABELS[_GONE]}
+    pairs = zip(ranges.entity, ranges.reason, strict=True)
+    return frozenset(entity for entity, reason in pairs if reason not in absent)
+
+
+def data_end(horizon: Horizon, ranges: JudgedRanges, cursor: int) -> int | None:
+    """Where the data ended that was judged, by the newest range of each entity; None if nothing is on record.
+
+    cursor: epoch milliseconds, the end of a range that goes on
+    """
+    step, held = horizon.step, horizon.hold if horizon.filled == "last" else 0
+    before = {  # milliseconds from the end of an entity's data to the beginning of its range
+        Reason.NO_DATA.label: held,
+        _LABELS[_NO_ROWS]: horizon.values * step - step,
+        _LABELS[_GONE]: horizon.forget - step,
+    }
+    found = [
+        start - before[reason] if reason in before else cursor
+        for start, reason in zip(ranges.start, ranges.reason, strict=True)
+        if reason != _LABELS[_SKIPPED]
+    ]
+    return max(found, default=None)
 
 
 def last_rows(horizon: Horizon, memory: Memory, ranges: JudgedRanges) -> Int64:
@@ -123,69 +158,86 @@ def last_rows(horizon: Horizon, memory: Memory, ranges: JudgedRanges) -> Int64:
     row_of = {name: row for row, name in enumerate(memory.entities)}
     for entity, start, reason in zip(ranges.entity, ranges.start, ranges.reason, strict=True):
         row = row_of.get(entity)
-        if row is None or (start > begin and reason != _LABELS[_NO_ROWS]):
+        if row is None:
             continue
         if reason == _LABELS[_NO_ROWS]:
             result[row] = start - horizon.values * step
-        elif reason == Reason.NO_DATA.label:
+        elif start <= begin and reason == Reason.NO_DATA.label:
             result[row] = start - step - (horizon.hold if horizon.filled == "last" else 0)
-        else:
+        elif start <= begin:
             result[row] = LONG_AGO if reason == _LABELS[_GONE] else begin - step
     return result
 
 
-def changed(horizon: Horizon, memory: Memory, ranges: JudgedRanges, scores: ScoreRows) -> Int64:
-    """Newest committed slots of each entity that rows have changed since they were judged, (E,); 0: none.
+@dataclass(frozen=True)
+class Compared:
+    """The slots that memory keeps, as they were judged and as the source has them now."""
 
-    memory: as the source has it now, up to its cursor; ranges: that reach to the slots it keeps
-    scores: stored ones by the same model version
-    """
-    if not ranges.start:  # of a monitor that was judged by an earlier version
-        return np.zeros(len(memory.entities), dtype=np.int64)
+    known: Int8  # (E, V) codes on record; what had no data in time has no range yet
+    empty: Bool  # (E, V) there is no data now
+    late: Bool  # (V,) late samples may still change them
+
+
+def compared(horizon: Horizon, memory: Memory, ranges: JudgedRanges) -> Compared:
+    """A memory, as the source has it now up to its cursor, beside the record; ranges: that reach to the slots kept."""
     slots = memory.history.slots
     known = on_record(ranges, memory.entities, slots)
-    known[(known == UNRECORDED) | (known == _GONE)] = Reason.NO_DATA  # what had no data in time has no range yet
-    known[:, slots < min(ranges.start)] = _SKIPPED
-    empty = np.isnan(memory.history.values).all(axis=2)  # (E, V)
-    late = np.arange(empty.shape[1]) >= empty.shape[1] - horizon.late  # (V,)
-    _tell_too_late(horizon, memory, (known == Reason.NO_DATA) & ~empty & ~late, ranges)
-    differs = ((known != _SKIPPED) & ((known == Reason.NO_DATA) != empty)) | _other_scores(memory, scores)
-    reach = np.arange(empty.shape[1], 0, -1)
-    return np.asarray(np.where(differs & late, reach, 0).max(axis=1), dtype=np.int64)
+    known[(known == UNRECORDED) | (known == _GONE)] = Reason.NO_DATA
+    known[:, slots < min(ranges.start, default=memory.history.end)] = _SKIPPED  # judged by an earlier version
+    empty = np.asarray(np.isnan(memory.history.values).all(axis=2), dtype=np.bool_)
+    return Compared(known, empty, np.arange(len(slots)) >= len(slots) - horizon.late)
 
 
-def _tell_too_late(horizon: Horizon, memory: Memory, came: Bool, ranges: JudgedRanges) -> None:
-    """Logs slots (E, V) whose rows came when it was too late for them."""
+def changed(horizon: Horizon, memory: Memory, found: Compared, scores: ScoreRows) -> Int64:
+    """Newest committed slots of each entity that rows have changed since they were judged, (E,); 0: none.
+
+    scores: stored ones by the same model version
+    """
+    other_data = (found.known != _SKIPPED) & ((found.known == Reason.NO_DATA) != found.empty)
+    differs = other_data | _other_scores(horizon, memory, found, scores)
+    reach = np.arange(len(found.late), 0, -1)
+    return np.asarray(np.where(differs & found.late, reach, 0).max(axis=1), dtype=np.int64)
+
+
+def tell_too_late(horizon: Horizon, memory: Memory, found: Compared, ranges: JudgedRanges) -> int:
+    """Logs slots whose rows came when it was too late, each once; the newest one logged, epoch milliseconds."""
+    slots = memory.history.slots
+    came = (found.known == Reason.NO_DATA) & ~found.empty & ~found.late & (slots > memory.told)
     if not came.any():
-        return
-    first = utc(_first_without_data(memory, came, ranges))
+        return memory.told
+    first = max(_first_without_data(memory, came, ranges), memory.history.end - horizon.max_catch_up)
     logger.warning(
         "event=rows_too_late monitor=%s slots=%d entities=%d first=%s reason=%r",
         horizon.monitor,
         int(came.sum()),
         int(came.any(axis=1).sum()),
-        first,
-        f"later than `lateness`; to judge them again: detector db rewind {horizon.monitor} --to {first}",
+        utc(first),
+        f"later than `lateness`; to judge them again: detector db rewind {horizon.monitor} --to {utc(first)}",
     )
+    return int(slots[came.any(axis=0)].max())
 
 
 def _first_without_data(memory: Memory, came: Bool, ranges: JudgedRanges) -> int:
-    """Where the ranges without data begin that some slots (E, V) are the end of, epoch milliseconds."""
+    """Where the ranges without data begin that the oldest of some slots (E, V) are in, epoch milliseconds."""
     oldest = int(memory.history.slots[came.any(axis=0).argmax()])
     entities = {memory.entities[row] for row in np.flatnonzero(came.any(axis=1)).tolist()}
     rows = zip(ranges.entity, ranges.start, ranges.reason, strict=True)
-    starts = [start for entity, start, reason in rows if entity in entities and reason == Reason.NO_DATA.label]
-    return min([oldest, *starts])
+    last = {entity: (start, reason) for entity, start, reason in rows if entity in entities and start <= oldest}
+    return min([oldest, *(start for start, reason in last.values() if reason == Reason.NO_DATA.label)])
 
 
-def _other_scores(memory: Memory, scores: ScoreRows) -> Bool:
-    """Slots whose stored score is another one now, (E, V)."""
+def _other_scores(horizon: Horizon, memory: Memory, found: Compared, scores: ScoreRows) -> Bool:
+    """Slots whose stored score is another one now, or that would have one now, (E, V)."""
     now: Float32 = memory.scores_of_history
-    differs = np.zeros(now.shape, dtype=np.bool_)
+    stored = np.full(now.shape, np.nan)
     row = grid.positions(scores.entity, memory.entities)
     slot = (np.array(scores.slot, dtype=np.int64) - memory.history.start) // memory.history.step
     wanted = (row >= 0) & (slot >= 0) & (slot < now.shape[1])
-    stored = np.array(scores.score, dtype=np.float64)[wanted]
-    made = now[row[wanted], slot[wanted]]
-    differs[row[wanted], slot[wanted]] = ~(np.abs(made - stored) <= _SAME_SCORE * np.abs(stored))  # NaN: another one
-    return differs
+    stored[row[wanted], slot[wanted]] = np.array(scores.score, dtype=np.float64)[wanted]
+    is_other = ~np.isnan(stored) & ~(np.abs(now - stored) <= _SAME_SCORE * np.abs(stored))  # NaN now: another one
+    if not THRESHOLD <= horizon.least_stored < np.inf:
+        return np.asarray(is_other)
+    # of slots from before this version was made another one may have stored the score
+    is_mine = memory.history.slots >= int(memory.model.artifact.provenance.get("created_at", 0))
+    is_new = is_mine & (found.known == Reason.KNOWN) & np.isnan(stored) & (now >= horizon.least_stored)
+    return np.asarray(is_other | is_new)

@@ -75,6 +75,7 @@ class Memory:
     changed: Int64  # (E,) newest committed slots that rows changed while nobody looked
     seen: Seen  # the newest rows up to the same slots as `judged`
     gone: frozenset[str]  # entities that are not expected back, until they have a row again
+    told: int  # the newest slot, epoch milliseconds, that was logged to have got its rows too late
     snapshot: Snapshot
 
     def __post_init__(self) -> None:
@@ -188,6 +189,7 @@ def empty(
         changed=np.zeros(count, dtype=np.int64),
         seen=Seen.none(horizon, count),
         gone=gone,
+        told=0,
         snapshot=Snapshot(entities, share[:, 0], np.empty(count, np.int8), states, states.is_open, share),
     )
 
@@ -195,17 +197,16 @@ def empty(
 def members(memory: Memory, sampled: Collection[str], needed: Collection[str]) -> tuple[str, ...]:
     """Entities to remember: those the model knows, with recent data or an open alert; those already there first.
 
-    One that is gone is not among them before it has samples again.
+    One that is gone is not among them before it has samples again, but for what is remembered of it.
     """
     here = memory.entities
-    alive = {*memory.model.artifact.entities, *sampled, *needed}
+    alive = {*set(memory.model.artifact.entities).difference(memory.gone), *sampled, *needed}
     absent = sorted(set(here).difference(alive))
     if absent:
         rows = grid.positions(absent, here)
         has_values = ~np.all(np.isnan(memory.history.values[rows]), axis=(1, 2))
         is_known: Bool = has_values | ~np.all(np.isnan(memory.errors[rows]), axis=1)
         alive.update(name for name, known in zip(absent, is_known.tolist(), strict=True) if known)
-    alive.difference_update(memory.gone.difference(sampled, needed))
     staying = tuple(filter(alive.__contains__, here))
     return staying + tuple(sorted(alive.difference(staying)))
 

@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from detector.core import grid, threshold
-from detector.core.series import Reason
-from detector.detect import alerts, checkpoints, history, judged, memory, scores
+from detector.detect import alerts, checkpoints, history, judged, memory, scores, seen
 from detector.detect.checkpoints import NOTHING_KEPT, Kept
 from detector.detect.horizon import Horizon
 from detector.detect.memory import Memory
@@ -54,15 +53,17 @@ def recall(
     `max_catch_up` are skipped, with a warning. begin, now: epoch milliseconds
     """
     first = model.trained_until if begin is None else begin
-    cursor = _start(horizon, first if stored.cursor is None else stored.cursor, now)
+    # a cursor of another step may lie within a slot, which is judged already, if only in part
+    stored_cursor = None if stored.cursor is None else -grid.floor(-stored.cursor, horizon.step)
+    cursor = _start(horizon, first if stored_cursor is None else stored_cursor, now)
     relevant = [
         alert
         for alert in stored.alerts
         if alert.episode.closed_slot is None or alert.episode.closed_slot >= cursor - horizon.claim
     ]
     alerted = {alert.entity for alert in relevant}
-    living, gone = judged.living(stored.judged)
-    others = sorted(alerted | living)
+    gone = judged.departed(stored.judged)
+    others = sorted(alerted | judged.filled_ones(horizon, stored.judged))
     start = cursor - horizon.look_back
     recalled = memory.empty(horizon, model, cursor=stored.cursor, others=others, start=start, gone=gone)
     recalled = replace(recalled, seen=recalled.seen.since(judged.last_rows(horizon, recalled, stored.judged)))
@@ -86,6 +87,8 @@ def recall(
         states=states,
         is_silent=alerts.silent(recalled.entities, relevant),
     )
+    is_gone = seen.gone(horizon, recalled.seen.slot[:, -1:], recalled.history.slots[-1:])[:, 0]
+    snapshot = snapshot.without(is_gone) if is_gone.any() else snapshot
     last = alerts.checkpoint(horizon, cursor, entities=recalled.entities, states=states)
     past = (*(point for point in stored.kept.past if point.slot < last.slot), last)
     return _as_judged(horizon, replace(recalled, states=states, past=past, snapshot=snapshot), stored)
@@ -97,12 +100,13 @@ def _as_judged(horizon: Horizon, recalled: Memory, stored: Stored) -> Memory:
         return recalled
     end = grid.floor(stored.cursor, horizon.step)
     slots = end - horizon.step * np.arange(horizon.late + 1, 0, -1)
-    known = judged.on_record(stored.judged, recalled.entities, slots)
-    known[(recalled.rows < 0)[:, None] & (known == memory.UNRECORDED)] = Reason.NO_DATA  # it has had none
-    newest = replace(recalled, judged=known)
+    newest = replace(recalled, judged=judged.newest_codes(recalled, stored.judged, slots))
     if end != recalled.history.end:  # what came while too much was missed is too late for all of it
         return newest
-    return replace(newest, changed=judged.changed(horizon, recalled, stored.judged, stored.scores))
+    newest = replace(newest, told=stored.kept.told)
+    found = judged.compared(horizon, newest, stored.judged)
+    changed = judged.changed(horizon, newest, found, stored.scores)
+    return replace(newest, changed=changed, told=judged.tell_too_late(horizon, newest, found, stored.judged))
 
 
 def _start(horizon: Horizon, cursor: int, now: int) -> int:

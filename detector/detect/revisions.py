@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from detector.core import revise, score, threshold
-from detector.core.decide import AlertStates, Change, Episode
+from detector.core.decide import LONG_AGO, AlertStates, Change, Episode
 from detector.core.revise import Checkpoint
 from detector.core.series import Float32, Int64
-from detector.detect import alerts, explanations, scores
+from detector.detect import alerts, explanations, scores, seen
 from detector.detect.alerts import Decisions
 from detector.detect.horizon import Horizon
 from detector.detect.memory import Extended, Late, Memory
@@ -65,15 +65,20 @@ def _decided_again(horizon: Horizon, memory: Memory, late: Late, *, then: Checkp
     by_span, recovered = scores.scores_by_span(horizon, memory, slots - first + before, only=late.rows)
     committed = slice(0, new - first + before)
     start = then.at(names)
+    values, again = history.values[late.rows, :new], history.slots[first:new]
+    last = np.maximum.accumulate(np.where(np.isnan(values).all(axis=2), LONG_AGO, history.slots[:new]), axis=1)
+    gone = seen.gone(horizon, last[:, first:], again)
     decided = scores.for_decisions(
         by_span[:, committed],
         horizon=horizon,
         model=memory.model,
-        values=history.values[late.rows, :new],
+        values=values,
         is_open=start.is_open,
+        gone=gone,
     )
-    again = history.slots[first:new]
-    found = alerts.decide_slots(horizon, start, decided, recovered=recovered[:, committed], slots=again, entities=names)
+    found = alerts.decide_slots(
+        horizon, start, decided, recovered=recovered[:, committed], slots=again, entities=names, gone=gone
+    )
     return _Again(start, found, int(again[-1]))
 
 

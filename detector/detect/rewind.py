@@ -7,13 +7,11 @@ from dataclasses import replace
 
 from detector.core import grid
 from detector.core.decide import Change
-from detector.core.series import Reason
 from detector.detect.horizon import Horizon
+from detector.detect.judged import data_end
 from detector.ports import NO_SCORES, AlertChange, Commit, Store, StoredAlert
 
 logger = logging.getLogger(__name__)
-
-_NO_DATA = Reason.NO_DATA.label
 
 
 def is_ahead(horizon: Horizon, cursor: int, now: int) -> bool:
@@ -33,9 +31,8 @@ def rewound(horizon: Horizon, store: Store, now: int) -> bool:
     if cursor is None or not is_ahead(horizon, cursor, now):
         return False
     complete = grid.complete_until(now, horizon.step, horizon.delay)
-    last = store.judged_since(horizon.monitor, cursor)  # range of each entity
-    ends = [start if reason == _NO_DATA else cursor for start, reason in zip(last.start, last.reason, strict=True)]
-    to = min(complete, max(ends, default=complete))
+    ended = data_end(horizon, store.judged_since(horizon.monitor, cursor), cursor)
+    to = complete if ended is None else min(complete, ended)
     rewind(horizon, store, to=to, now=now)
     ahead, slots = (cursor - complete) // 1000, (cursor - to) // horizon.step
     logger.warning(

@@ -70,7 +70,8 @@ def filled(horizon: Horizon, values: Float32, *, start: int, seen: Seen, late: i
     before = -1 - late
     present = ~np.isnan(values).all(axis=2)  # (E, L)
     newest = np.maximum.accumulate(np.where(present, slots, LONG_AGO), axis=1)
-    last = np.maximum(newest, seen.slot[:, before, None])
+    known = seen.slot[:, before, None]
+    last = np.maximum(newest, np.where(known <= slots, known, LONG_AGO))
     rows = None
     if horizon.filled == "zero":
         values = fill.zeros(values, slots, last, limit=horizon.forget)

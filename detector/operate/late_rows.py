@@ -33,9 +33,10 @@ class LateRows:
         """How many samples came too late, and the command that judges them; None if none did."""
         if not self._count or self._cursor is None:
             return None
-        name, first = self._horizon.monitor, utc(self._first)
+        name = self._horizon.monitor
+        first = utc(max(self._first, self._cursor - self._horizon.max_catch_up))  # none further back can be judged
         return (
             f"{self._count} samples came too late for monitor {name!r}, which has judged everything up to"
             f" {utc(self._cursor)} and judges again only what is newer than {utc(self._limit or 0)} (`lateness`);"
-            f" to judge from the first of them on: detector db rewind {name} --to {first}"
+            f" to judge them again: detector db rewind {name} --to {first}"
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Engine, and_, bindparam, delete, exists, func, select, union_all
+from sqlalchemy import Connection, Engine, and_, bindparam, delete, exists, func, or_, select, union_all
 
 from detector.database import insert_rows
 from detector.ports import Commit, JudgedRanges
@@ -53,14 +53,17 @@ def store(connection: Connection, commit: Commit) -> None:
 def prune(engine: Engine, monitor: str, before: int) -> int:
     """Removes ranges of a monitor that ended before a time, epoch milliseconds; returns how many it removed.
 
+    Also the last range of an entity that has been without data since before: nothing is left of it then.
+
     At most `PRUNED` at a time, so that nobody waits long for the database; call it until it returns 0.
     """
     later = judged.alias()
     is_of_it = and_(later.c.monitor == judged.c.monitor, later.c.entity == judged.c.entity)
     has_ended = exists().where(is_of_it, later.c.start > judged.c.start, later.c.start <= before)
+    is_nobody = judged.c.reason.in_(("gone", "no_data"))
     old = (
         select(judged.c.entity.label("e"), judged.c.start.label("s"))
-        .where(judged.c.monitor == monitor, judged.c.start < before, has_ended)
+        .where(judged.c.monitor == monitor, judged.c.start < before, or_(has_ended, is_nobody))
         .limit(PRUNED)
     )
     is_it = and_(judged.c.monitor == monitor, judged.c.entity == bindparam("e"), judged.c.start == bindparam("s"))

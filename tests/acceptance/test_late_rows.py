@@ -82,6 +82,10 @@ def test_a_day_that_comes_too_late_is_told_with_the_command_that_judges_it(meter
     command = f"detector db rewind meters --to {_at(0, 0)}"
     assert command in told
 
+    further: list[str | Path] = [*DETECTOR, "db", "rewind", "meters", "--to", _at(-9, 0), "--config", meters]
+    refused = subprocess.run(further, capture_output=True, text=True, check=False)
+    assert (refused.returncode, "raise max_catch_up first" in refused.stderr) == (2, True)
+
     detector(*command.split()[1:], "--config", meters)
     detector("score", "meters", "--at", _at(0, 1_800), "--config", meters)
 

@@ -15,6 +15,7 @@ from detector.detect.memory import Memory
 from detector.detect.recall import recall, stored_state
 from detector.detect.rewind import rewind
 from detector.detect.tick import Monitor, tick
+from detector.ports import Commit
 from detector.sources.memory import MemorySource
 from detector.store.memory import MemoryStore
 
@@ -115,7 +116,7 @@ def test_rows_that_come_too_late_are_told_with_the_command_that_judges_them_agai
         assert "rows_too_late" not in caplog.text
         _watch(store, list(range(86, 104)), s80=3, s81=20)
 
-    told = next(record.getMessage() for record in caplog.records if "rows_too_late" in record.getMessage())
+    (told,) = (record.getMessage() for record in caplog.records if "rows_too_late" in record.getMessage())  # once
     assert "monitor=web slots=1 entities=1 first=2026-01-01T01:21:00Z" in told
     assert "detector db rewind web --to 2026-01-01T01:21:00Z" in told
     assert (81, "no_data") in _ranges(store)["always"]
@@ -136,3 +137,28 @@ def test_slots_further_back_than_is_caught_up_are_on_record_as_skipped() -> None
         "holed": [(FIRST, "known"), (30, "skipped"), (80, "known")],
         "young": [(30, "skipped"), (80, "known")],
     }
+
+
+@pytest.mark.parametrize("stored", ["all", "none"])
+def test_a_step_that_is_made_longer_goes_on_after_the_slot_that_was_judged_in_part(stored: str) -> None:
+    store, every = MemoryStore(), MONITOR.model_copy(update={"store_scores": stored})
+    _watch(store, [63], every)  # a range of `holed` begins at 60
+
+    longer = every.model_copy(update={"step": timedelta(minutes=5)})
+    _watch(store, [90, 120], longer)
+
+    assert store.cursor("web") == BEGIN + 120 * STEP
+    assert len(_ranges(store)["holed"]) >= 3
+
+
+def test_only_what_late_rows_change_is_written_again() -> None:
+    class Watched(MemoryStore):
+        def commit(self, commit: Commit) -> None:
+            commits.append(commit)
+            super().commit(commit)
+
+    store, commits = Watched(), list[Commit]()
+    _watch(store, [80, 81], s79=1)
+    _watch(store, list(range(82, 90)))
+
+    assert [made.judged_again for made in commits[2:]] == [[]] * 8

@@ -132,3 +132,22 @@ def test_slots_after_a_rewind_are_judged_as_they_were(values: Float32) -> None:
     assert max(slot for _, _, slot, _, _ in store.scores()) == BEGIN + 94 * STEP
     _tick(store, _rows(values), model, there=150, now=150)
     assert _stored(store) == before
+
+
+def test_an_entity_that_is_gone_does_not_hide_where_the_data_of_the_others_ended() -> None:
+    """`dead` has rows up to slot 20 and is gone at 140. From 150 on, where those of `live` end, the clock is ahead."""
+    section = MONITOR.model_copy(update={"forget_after": timedelta(minutes=120)})
+    horizon, store = Horizon.of(section), MemoryStore()
+    slots = np.array([*range(150), *range(20)])
+    entity = np.repeat(np.array([0, 1], dtype=np.int32), [150, 20])
+    rows = MemorySource.of(("live", "dead"), entity, BEGIN + STEP * slots, np.ones((170, 1)))
+    model = made_versions.by_size(("live", "dead"), 1, start=4.0, level=5.0, since=BEGIN)
+    for slot in (100, 150, 190):
+        now = BEGIN + slot * STEP
+        memory = recall(horizon, rows, model, stored=stored_state(horizon, store, version=1), now=now)
+        tick(Monitor(horizon, rows, store), memory, now)
+    judged = store.judged_since("web", 0)
+    assert ("dead", "gone") in zip(judged.entity, judged.reason, strict=True)
+
+    assert rewound(horizon, store, BEGIN + 160 * STEP)
+    assert store.cursor("web") == BEGIN + 150 * STEP
