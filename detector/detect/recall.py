@@ -100,10 +100,9 @@ def _as_judged(horizon: Horizon, recalled: Memory, stored: Stored) -> Memory:
         return recalled
     end = grid.floor(stored.cursor, horizon.step)
     slots = end - horizon.step * np.arange(horizon.late + 1, 0, -1)
-    newest = replace(recalled, judged=judged.newest_codes(recalled, stored.judged, slots))
+    newest = replace(recalled, judged=judged.newest_codes(recalled, stored.judged, slots), told=stored.kept.told)
     if end != recalled.history.end:  # what came while too much was missed is too late for all of it
         return newest
-    newest = replace(newest, told=stored.kept.told)
     found = judged.compared(horizon, newest, stored.judged)
     changed = judged.changed(horizon, newest, found, stored.scores)
     return replace(newest, changed=changed, told=judged.tell_too_late(horizon, newest, found, stored.judged))
