@@ -78,23 +78,24 @@ def settings(section: MonitorSection | None, assignments: Sequence[str], metrics
 
 
 def groups(recordings: Sequence[Recording], wanted: MonitorSection, *, name: str, per_entity: bool) -> list[Group]:
-    """Recordings of the same metrics together, or each alone.
+    """Recordings of the same metrics and the same step together, or each alone.
 
-    The step is that of the coarsest recording, in whose slots finer ones are aggregated, unless it is set.
+    With a step that is set, which all of them are aggregated to, recordings of different steps go together.
     """
-    members: dict[tuple[str, ...], list[Recording]] = {}
+    has_step = "step" in wanted.model_fields_set
+    members: dict[tuple[object, ...], list[Recording]] = {}
     for recording in recordings:
-        key = (recording.entity,) if per_entity else tuple(sorted(recording.metrics))
+        step_ms = wanted.step_ms if has_step else recording.step_ms
+        key = (recording.entity,) if per_entity else (step_ms, *sorted(recording.metrics))
         members.setdefault(key, []).append(recording)
     result = []
     for number, together in enumerate(members.values(), 1):
         metrics = together[0].metrics
-        step = timedelta(milliseconds=max(recording.step_ms for recording in together))
         changes = {
             "name": _monitor_name(together[0].entity if per_entity else name, number if len(members) > 1 else None),
             "metrics": metrics,
             "rules": tuple(rule for rule in wanted.rules if rule.metric in metrics),
-            "step": wanted.step if "step" in wanted.model_fields_set else step,
+            "step": wanted.step if has_step else timedelta(milliseconds=together[0].step_ms),
         }
         result.append(Group(wanted.model_copy(update=changes), tuple(together)))
     return result

@@ -17,7 +17,7 @@ import numpy as np
 from detector import csv_files as importing
 from detector.core.series import Bool, Float64, Int64
 from detector.errors import ConfigError, SourceError
-from detector.times import MINUTE_MS, SECOND_MS
+from detector.times import HOUR_MS, MINUTE_MS, SECOND_MS
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +38,12 @@ _YEAR_SECONDS = 31_536_000
 _FIRST_COUNT = 10_000  # a recording that counts its seconds begins below
 _SHORTEST_STEP_MS = SECOND_MS
 _STEP_MS = MINUTE_MS  # of a file with a single row
+_ROUND_STEPS_MS = (
+    *(SECOND_MS * count for count in (1, 2, 5, 10, 15, 20, 30)),
+    *(MINUTE_MS * count for count in (1, 2, 5, 10, 15, 20, 30)),
+    *(HOUR_MS * count for count in (1, 2, 3, 4, 6, 8, 12, 24)),
+)
+_JITTER = 0.02  # of a step by which clocks are late, so that files of one scraper are not taken for different ones
 
 
 @dataclass(frozen=True)
@@ -295,7 +301,9 @@ def _step_ms(path: Path, facts: Mapping[str, Any], times: Int64) -> int:
     wanted = facts.get("step_seconds")
     if wanted is None:
         usual = float(np.median(np.diff(times))) if len(times) > 1 else _STEP_MS
-        return max(_SHORTEST_STEP_MS, round(usual))
+        round_step = min(_ROUND_STEPS_MS, key=lambda step: abs(step - usual))
+        is_near = abs(round_step - usual) <= _JITTER * round_step
+        return round_step if is_near else max(_SHORTEST_STEP_MS, round(usual))
     if not isinstance(wanted, int | float) or not 0 < wanted < math.inf:
         msg = f"{path}: `step_seconds` in {_FACTS} must be a number above 0. Received: {wanted!r}"
         raise SourceError(msg)

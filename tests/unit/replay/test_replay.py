@@ -324,6 +324,18 @@ def test_files_of_other_metrics_make_another_monitor(run: Callable[..., Run], da
     assert [monitor["monitor"] for monitor in report["monitors"]] == ["fleet-1", "fleet-2"]
 
 
+def test_files_of_another_step_make_another_monitor(run: Callable[..., Run], data: Path) -> None:
+    _facts(data, **{"web-2": {"step_seconds": 120}})
+
+    apart, together = run(data).report, run(data, "--set", "step=2m").report
+
+    assert [(one["entities"], one["step_seconds"]) for one in apart["monitors"]] == [
+        (["web-1"], 60.0),
+        (["web-2"], 120.0),
+    ]
+    assert [(one["entities"], one["step_seconds"]) for one in together["monitors"]] == [(["web-1", "web-2"], 120.0)]
+
+
 def test_entities_of_different_months_are_each_trained_on_their_own_history(
     run: Callable[..., Run], data: Path
 ) -> None:
