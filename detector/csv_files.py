@@ -6,6 +6,7 @@ import contextlib
 import csv
 import gzip
 import io
+import math
 import os
 import re
 import zlib
@@ -254,11 +255,21 @@ def _samples(layout: _Layout, line: list[str]) -> tuple[list[Sample], str | None
         if name not in layout.known:
             problem = problem or f"{name[:40]!r} is no metric of the monitor"
             continue
-        try:
-            samples.append((entity, name, time, float(written) if written.strip() else float("nan")))
-        except ValueError:
+        number = _number(written)
+        if number is not None:
+            samples.append((entity, name, time, number))
+        else:
             problem = problem or f"number expected for {name}, {written[:40]!r} received"
     return samples, problem
+
+
+def _number(written: str) -> float | None:
+    """A value, NaN for an empty field; None if it is no number or infinite."""
+    try:
+        number = float(written) if written.strip() else math.nan
+    except ValueError:
+        return None
+    return None if math.isinf(number) else number
 
 
 def _cells(layout: _Layout, line: list[str]) -> Iterator[tuple[str, str]]:

@@ -72,6 +72,9 @@ def parse(url: str) -> URL:
             "the port of the database URL must be a number (not shown: secrets); in a password write @ as %40, / as %2F"
         )
         raise ConfigError(msg) from None
+    if parsed.get_backend_name() == "sqlite" and parsed.host:
+        msg = f"a file has three slashes before it. Received: sqlite://{parsed.host}; write sqlite:///{parsed.host}"
+        raise ConfigError(msg)
     if "@" in _USER.sub("", url.partition("://")[2], count=1) and parsed.get_backend_name() != "sqlite":
         # a bare @ of a password has ended it too early; what follows it must not be taken for a host
         msg = "a password in the database URL must be percent-encoded: @ as %40, / as %2F (not shown: secrets)"

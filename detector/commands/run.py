@@ -16,6 +16,7 @@ from detector.commands.shared import (
     log_to_stderr,
     now_ms,
     print_rows,
+    say,
     time_of,
 )
 from detector.errors import ConfigError
@@ -68,12 +69,16 @@ def score(
         raise ConfigError(msg)
     names = monitors or [monitor.name for monitor in settings.monitors]
     from detector import wiring
+    from detector.core.rejects import in_words
 
     parts = wiring.assemble(settings)
     rows: list[dict[str, Any]] = []
 
     def tick(section: MonitorSection) -> None:
-        rows.extend(_rows(section.name, _ticked(parts, section, now, is_present=at is None)))
+        report = _ticked(parts, section, now, is_present=at is None)
+        rows.extend(_rows(section.name, report))
+        for reject in report.rejects:
+            say(f"monitor {section.name}: {in_words(reject)}", to_stderr=True)
 
     def end() -> None:
         print_rows(rows, as_json=as_json, empty="no entity has data in the newest window; see: detector check")

@@ -48,6 +48,13 @@ def added(*found: Iterable[Reject]) -> tuple[Reject, ...]:
     return tuple(sorted(total.values(), key=lambda reject: REASONS.index(reject.reason)))
 
 
+def greater(*found: Iterable[Reject]) -> tuple[Reject, ...]:
+    """Rejects of several reads of the same rows: of each reason the read that met most of them."""
+    ordered = sorted((reject for some in found for reject in some), key=lambda reject: reject.rows)
+    most = {reject.reason: reject for reject in ordered}
+    return tuple(sorted(most.values(), key=lambda reject: REASONS.index(reject.reason)))
+
+
 def in_words(reject: Reject) -> str:
     """One line about rejects of one reason.
 

@@ -146,7 +146,7 @@ _UNKNOWN = {
     Reason.NO_DATA.label: "nothing in the newest slot",
     Reason.GAP.label: "too much of the window is missing",
     Reason.WARMING_UP.label: "its window is not full yet",
-    Reason.NO_MODEL.label: "there is no model",
+    Reason.NO_MODEL.label: "there is no model that knows it",
     Reason.NO_METRIC.label: "a metric it was trained with is missing, and the others alone look normal",
     Reason.STALE_DATA.label: "the whole source has stopped",
 }

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from detector.core import frozen, score, window
+from detector.core import frozen, score
 from detector.core.series import Bool, Float32, Float64, Int64, Reason
 from detector.detect import residuals
 from detector.detect.horizon import Horizon
@@ -66,9 +66,7 @@ def _views(horizon: Horizon, memory: Memory, rows: Int64, *, index: int, slots: 
     begin = index - slots - model.timesteps + 2
     values = history.values[rows, begin : index + 1]
     known = residuals.model_rows(model, [history.entities[row] for row in rows.tolist()])
-    expected = residuals.expected_metrics(model, known)
-    reasons = window.reasons(values, model.timesteps, max_missing=horizon.max_missing, expected=expected)
-    chosen = reasons == Reason.KNOWN
+    chosen = residuals.reasons(model, values, known, max_missing=horizon.max_missing) == Reason.KNOWN
     selection = Selection(values, known, history.slots[begin : index + 1], chosen)
     found = residuals.expectations(model, selection, horizon.metric_rules)
     noise = np.asarray(residuals.usual_sizes(model, known)[:, None], np.float32)

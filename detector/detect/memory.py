@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from detector.core import frozen, grid, score, window
+from detector.core import frozen, grid, score
 from detector.core.decide import AlertStates
 from detector.core.revise import Checkpoint
 from detector.core.scaling import Scaling
@@ -331,8 +331,7 @@ def _errors(
     windows = 0
     for part in blocks(len(wanted) if slots else 0):
         values = history.values[wanted[part], begin:]
-        expected = residuals.expected_metrics(model, rows[wanted[part]])
-        reasons = window.reasons(values, model.timesteps, max_missing=horizon.max_missing, expected=expected)  # (B, K)
+        reasons = residuals.reasons(model, values, rows[wanted[part]], max_missing=horizon.max_missing)  # (B, K)
         chosen = reasons == Reason.KNOWN
         selection = Selection(values, rows[wanted[part]], history.slots[begin:], chosen)
         errors[part], shares = residuals.errors(model, selection, rules)

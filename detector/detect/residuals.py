@@ -10,7 +10,7 @@ import numpy as np
 from detector.core import grid, scaling, score, window
 from detector.core.rules import MetricRules
 from detector.core.scaling import Scaling
-from detector.core.series import Bool, Float32, Int64, Windows
+from detector.core.series import Bool, Float32, Int8, Int64, Reason, Windows
 from detector.ports import Model, ModelVersion
 
 _BLOCK = 4096  # windows gathered at a time: bounds memory, and is plenty for the scorer
@@ -85,6 +85,19 @@ def usual_sizes(version: ModelVersion, rows: Int64) -> Float32:
     """Usual size of each metric's residual in scaled units, (E, F); rows: (E,) as in `Selection`."""
     artifact = version.artifact
     return np.asarray(np.where((rows < 0)[:, None], artifact.fleet_noise, artifact.noise[rows]))
+
+
+def reasons(version: ModelVersion, values: Float32, rows: Int64, *, max_missing: float) -> Int8:
+    """What is known of each window of values (E, L, F) by its newest slot, (E, K); rows: (E,) as in `Selection`.
+
+    An entity that the model has not seen is judged by its own movements in the window; in one of a single slot, as a
+    baseline's, there are none.
+    """
+    timesteps, expected = version.timesteps, expected_metrics(version, rows)
+    found = window.reasons(values, timesteps, max_missing=max_missing, expected=expected)
+    if timesteps == 1:
+        found[(rows < 0)[:, None] & (found == Reason.KNOWN)] = Reason.NO_MODEL
+    return found
 
 
 def expected_metrics(version: ModelVersion, rows: Int64) -> Bool | None:

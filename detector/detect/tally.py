@@ -10,16 +10,22 @@ from detector.ports import Source
 
 
 class Tally:
-    """The port `Source`: passes every question on, and adds up the rejects of all reads."""
+    """The port `Source`: passes every question on, and adds up the rejects of all reads.
+
+    Of reads that overlap the one counts that met most, so that a row which several of them meet is one row.
+    """
 
     def __init__(self, source: Source) -> None:
         self._source = source
         self._found: tuple[Reject, ...] = ()
+        self._read: list[tuple[int, int]] = []
 
     def read(self, start: int, end: int) -> Samples:
         """As the source does."""
         samples = self._source.read(start, end)
-        self._found = rejects.added(self._found, samples.rejects)
+        is_again = any(start < until and since < end for since, until in self._read)
+        self._found = (rejects.greater if is_again else rejects.added)(self._found, samples.rejects)
+        self._read.append((start, end))
         return samples
 
     def extent(self, now: int) -> tuple[int, int] | None:

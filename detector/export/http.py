@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from detector.errors import ConfigError
+from detector.errors import DetectorError
 
 Ready = Callable[[], str | None]
 """None if the process does its work, else the reason why not."""
@@ -24,7 +24,7 @@ class Endpoint:
     def __init__(self, address: tuple[str, int], registry: CollectorRegistry, ready: Ready) -> None:
         """Binds the address.
 
-        Raises: ConfigError if it is taken or not this machine's.
+        Raises: DetectorError if it is taken or not this machine's: both may pass.
         """
         handler = type("Handler", (_Handler,), {"registry": registry, "ready": staticmethod(ready)})
         try:
@@ -33,7 +33,7 @@ class Endpoint:
             host = f"[{address[0]}]" if ":" in address[0] else address[0]
             hint = "is another detector running?" if exc.errno == errno.EADDRINUSE else "is it this machine's address?"
             msg = f"export.listen: cannot listen on {host}:{address[1]} ({exc.strerror or exc}); {hint}"
-            raise ConfigError(msg) from exc
+            raise DetectorError(msg) from exc
         self._thread = threading.Thread(target=self._server.serve_forever, name="http", daemon=True)
 
     @property

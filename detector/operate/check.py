@@ -97,8 +97,10 @@ def _monitor(
         if extent is None:
             waits = {"newest_sample": None, "daemon": "would wait: the source has no samples"}
             other = newest.other_names(monitor.metrics, _names(monitor, parts))
-            waits |= {"problem": other} if other else {}
-            return _configured(monitor, now) | waits | _rejects(source.lines(now)), None
+            lines = source.lines(now)
+            wrong = other or ("none of its rows can be used; see rejects" if lines else None)
+            waits |= {"problem": wrong} if wrong else {}
+            return _configured(monitor, now) | waits | _rejects(lines), None
         row, load = _measured(monitor, source, extent, now=now, parts=parts)
         row |= _opened(monitor)
         live = parts.live(monitor) if has_schema else None

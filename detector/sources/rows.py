@@ -33,6 +33,8 @@ AHEAD = 5 * 60_000
 MOST_REJECTS = 1000
 """Counted at most of the rows that no read comes upon."""
 
+_LARGEST = float(np.finfo(np.float32).max)
+
 LONGEST_NAME = 191  # characters, as the detector's own tables hold them
 
 _MISSING = {"", "-", "na", "n/a", "nan", "null", "none"}  # text that says that there is no value
@@ -158,10 +160,18 @@ def from_bits(column: Sequence[Any]) -> list[int | None]:
     return [int.from_bytes(item, "big") if isinstance(item, bytes) else item for item in column]
 
 
+def usable(values: Float64) -> Bool:
+    """Where a value is one that can be scored, (N,): neither missing nor infinite nor beyond single precision."""
+    return np.asarray(np.abs(values) <= _LARGEST)
+
+
 def unreadable(column: Sequence[Any], values: Float64) -> Bool:
-    """Where something stands that is no number and does not say that there is none, (N,); values: of the column."""
-    is_bad = np.isnan(values)
-    for row in np.flatnonzero(is_bad).tolist():
+    """Where something stands that is no usable number and does not say that there is none, (N,).
+
+    values: of the column
+    """
+    is_bad = ~usable(values)
+    for row in np.flatnonzero(np.isnan(values)).tolist():
         item = column[row]
         is_bad[row] = not (item is None or isinstance(item, float) or str(to_text(item)).strip().lower() in _MISSING)
     return is_bad

@@ -357,7 +357,7 @@ class _Reader:
 
     def _values(self, column: Sequence[Any], counts: Bool) -> Float64:
         values = rows.to_values(column)
-        if np.isnan(values).any():
+        if not rows.usable(values).all():
             self._noted.note("value", counts & rows.unreadable(column, values), column.__getitem__)
         return values
 

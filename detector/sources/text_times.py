@@ -73,7 +73,9 @@ class TextTimes:
         """Holds for all rows whose text is no time from 1971 until now, and for some that are."""
         time, first, last = self._time, self._local(rows.FIRST, -1), self._local(now, 0)
         blank = and_(time >= last.strftime(_SPELLINGS[0]), time < last.strftime("%Y-%m-%dT"))
-        after = and_(time >= last.strftime(_SPELLINGS[1]), not_(self._between(first, last, _SPELLINGS[2])))
+        # 20261128T10 sorts behind all of 2026-11-28: rows spelled so are compared with their own kind
+        is_basic_before = and_(time.op("GLOB")("????[0-9]*"), self._between(first, last, _SPELLINGS[2]))
+        after = and_(time >= last.strftime(_SPELLINGS[1]), not_(is_basic_before))
         return or_(time.is_(None), time < first.strftime(_SPELLINGS[0]), blank, after)
 
     def _nearest(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.core import frozen, grid, score, threshold, window
+from detector.core import frozen, grid, score, threshold
 from detector.core.series import Bool, Float32, History, Reason, Spans
 from detector.core.threshold import Calibration
 from detector.detect import residuals
@@ -182,9 +182,8 @@ def recalibrated(plan: Plan, model: ModelVersion, history: History, *, left_out:
     if len(history.slots) < model.timesteps:
         raise _too_recent(horizon.monitor)
     values = grid.cover(history, entities=entities, start=history.start, end=history.end)
-    expected = residuals.expected_metrics(model, np.arange(len(values)))
-    reasons = window.reasons(values, model.timesteps, max_missing=horizon.max_missing, expected=expected)
-    chosen = reasons == Reason.KNOWN
+    rows = np.arange(len(values))
+    chosen = residuals.reasons(model, values, rows, max_missing=horizon.max_missing) == Reason.KNOWN
     slots = history.slots[model.timesteps - 1 :]
     echo = model.timesteps * horizon.step
     for row, name in enumerate(entities):
@@ -192,7 +191,7 @@ def recalibrated(plan: Plan, model: ModelVersion, history: History, *, left_out:
             chosen[row, (slots >= start) & (slots < end + echo)] = False
     if chosen.sum(axis=1).max(initial=0) < BASELINE_SLOTS:
         raise _too_recent(horizon.monitor)
-    selection = Selection(values, np.arange(len(values)), history.slots, chosen)
+    selection = Selection(values, rows, history.slots, chosen)
     errors, _ = residuals.errors(model, selection, horizon.metric_rules)
     fresh, before = fit_threshold(plan, errors), model.artifact.calibration
     drift = float(np.median(fresh.start[:, 0] / before.start[:, 0]))

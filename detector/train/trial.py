@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from detector.core import faults, score, threshold, window
+from detector.core import faults, score, threshold
 from detector.core.faults import Fault
 from detector.core.series import Bool, Float32, Float64, Int64, Reason
 from detector.detect import residuals
@@ -110,9 +110,7 @@ def _injected(
 def _opens(data: Division, model: ModelVersion, pieces: _Pieces) -> Bool:
     """True for the last `FAULT_SLOTS` of each piece that would open an alert, (C, FAULT_SLOTS)."""
     horizon, values, rows = data.plan.horizon, pieces.values, pieces.rows
-    expected = residuals.expected_metrics(model, rows)
-    reasons = window.reasons(values, model.timesteps, max_missing=horizon.max_missing, expected=expected)
-    known = reasons == Reason.KNOWN
+    known = residuals.reasons(model, values, rows, max_missing=horizon.max_missing) == Reason.KNOWN
     errors = np.full(known.shape, np.nan, dtype=np.float32)
     for begin in np.unique(pieces.starts).tolist():  # pieces that begin together have their slots in common
         same = pieces.starts == begin

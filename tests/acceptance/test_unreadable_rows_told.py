@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import time
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,47 @@ def test_check_retrain_and_explain_use_the_others_and_name_the_bad_one(folder: P
     assert f"monitor web: {told}" in retrain.stderr
     explain = _detector(folder, "explain", "web", "web-1", "--at", "10m")
     assert told in explain.stdout, explain.stderr
+
+
+def test_check_and_score_count_each_row_once(folder: Path) -> None:
+    with closing(sqlite3.connect(folder / "source.db")) as connection:
+        rows = [(NOW - STEP * n, "web-2", value) for n, value in ((1, "abc"), (2, "1e999"), (3, "17,5"), (4, "n/a"))]
+        connection.executemany("INSERT INTO samples VALUES (?, ?, ?)", rows)
+        connection.commit()
+    assert _detector(folder, "retrain").returncode == 0
+    assert _detector(folder, "score", "--at", f"{datetime.fromtimestamp(NOW - 600, UTC):%FT%TZ}").returncode == 0
+
+    checked, scored = _detector(folder, "check", "--json"), _detector(folder, "score")
+
+    (monitor,) = [row for row in json.loads(checked.stdout) if "monitor" in row]
+    told = "3 rows counted as missing: its value cannot be read, such as "
+    assert sum(told in line for line in monitor["rejects"]) == 1
+    assert f"monitor web: {told}" in scored.stderr
+
+
+def test_a_source_of_which_nothing_can_be_used_is_a_problem(folder: Path) -> None:
+    (folder / "config.toml").write_text(CONFIG.replace("epoch_seconds", "epoch_milliseconds"))
+    with closing(sqlite3.connect(folder / "source.db")) as connection:
+        connection.execute("DELETE FROM samples WHERE host = 'web-9'")  # whose time is in milliseconds
+        connection.commit()
+
+    checked = _detector(folder, "check", "--json")
+
+    (monitor,) = [row for row in json.loads(checked.stdout) if "monitor" in row]
+    assert checked.returncode == 1
+    assert monitor["problem"] == "none of its rows can be used; see rejects"
+
+
+def test_a_host_that_a_baseline_has_not_seen_is_unknown_not_normal(folder: Path) -> None:
+    assert _detector(folder, "retrain").returncode == 0
+    with closing(sqlite3.connect(folder / "source.db")) as connection:
+        rows = [(NOW - STEP * n, "web-new", 99.0 if n < 10 else 40.0) for n in range(1, 60)]
+        connection.executemany("INSERT INTO samples VALUES (?, ?, ?)", rows)
+        connection.commit()
+
+    scored = json.loads(_detector(folder, "score", "--json").stdout)
+
+    assert {row["entity"]: row["state"] for row in scored} == {"web-1": "normal", "web-new": "unknown (no_model)"}
 
 
 def test_a_catch_up_of_many_chunks_skips_nothing(folder: Path) -> None:

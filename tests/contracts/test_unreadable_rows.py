@@ -184,6 +184,16 @@ def test_rows_of_the_future_are_rejects_until_their_time_comes(engine: Engine) -
     assert source.rejects(NOW + 7200_000 + MINUTE) == ()
 
 
+def test_rows_of_the_following_days_are_rejects_in_every_spelling(sqlite: Engine) -> None:
+    _good(sqlite, "TEXT", lambda moment: f"{moment:%F %T}")
+    hours = (1, 9, 14, 38)  # two of the same day, two behind midnight
+    for ahead in hours:
+        for spelling in ("%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S", "%Y%m%dT%H%M%S"):
+            _add(sqlite, (NOON + timedelta(hours=ahead)).strftime(spelling))
+
+    assert _reasons(SqlSource(sqlite, SPEC).rejects(NOW)) == {"future": 3 * len(hours)}
+
+
 def test_many_rejects_are_counted_up_to_a_thousand(sqlite: Engine) -> None:
     _good(sqlite, "INTEGER", lambda at: int(at.timestamp()))
     with sqlite.begin() as connection:
@@ -362,6 +372,17 @@ def test_a_value_that_says_it_is_missing_is_no_reject(sqlite: Engine, written: s
 
     assert samples.rejects == ()
     assert math.isnan(samples.value[samples.entity == samples.entities.index("bad")][0])
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, 1e39])
+def test_a_value_that_is_infinite_is_missing_and_counted(sqlite: Engine, value: float) -> None:
+    _good(sqlite, "TEXT", lambda moment: f"{moment:%F %T}")
+    _add(sqlite, f"{NOON:%F %T}", "web-2", value)
+
+    samples = SqlSource(sqlite, SPEC).read(T0, NOW)
+
+    assert _reasons(samples.rejects) == {"value": 1}
+    assert _minutes(samples) == EVERY_MINUTE
 
 
 def test_a_value_that_cannot_be_read_is_missing_and_counted(sqlite: Engine) -> None:

@@ -56,6 +56,13 @@ def test_what_is_no_plain_file_is_never_missing(url: str) -> None:
     assert database.missing_file(make_url(url)) is None
 
 
+def test_file_with_two_slashes_is_told_how_to_be_written() -> None:
+    with pytest.raises(
+        ConfigError, match=r"three slashes before it. Received: sqlite://src.db; write sqlite:///src.db"
+    ):
+        database.connect("sqlite://src.db")
+
+
 def test_file_of_a_relative_url_is_named_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 from prometheus_client import CollectorRegistry, Gauge
 
-from detector.errors import ConfigError
+from detector.errors import DetectorError
 from detector.export.http import Endpoint
 
 
@@ -78,5 +78,5 @@ def test_a_client_that_hangs_up_is_not_worth_a_line(
 
 
 def test_an_address_of_another_machine_is_named_with_brackets(registry: CollectorRegistry) -> None:
-    with pytest.raises(ConfigError, match=r"cannot listen on \[2001:db8::1\]:9788 \(.*\); is it this machine's"):
+    with pytest.raises(DetectorError, match=r"cannot listen on \[2001:db8::1\]:9788 \(.*\); is it this machine's"):
         Endpoint(("2001:db8::1", 9788), registry, lambda: None)
