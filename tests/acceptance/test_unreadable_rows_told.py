@@ -77,8 +77,8 @@ def test_check_and_score_count_each_row_once(folder: Path) -> None:
         rows = [(NOW - STEP * n, "web-2", value) for n, value in ((1, "abc"), (2, "1e999"), (3, "17,5"), (4, "n/a"))]
         connection.executemany("INSERT INTO samples VALUES (?, ?, ?)", rows)
         connection.commit()
-    assert _detector(folder, "retrain").returncode == 0
-    assert _detector(folder, "score", "--at", f"{datetime.fromtimestamp(NOW - 600, UTC):%FT%TZ}").returncode == 0
+    until = f"{datetime.fromtimestamp(NOW - 600, UTC):%FT%TZ}"
+    assert _detector(folder, "retrain", "--to", until).returncode == 0
 
     checked, scored = _detector(folder, "check", "--json"), _detector(folder, "score")
 
