@@ -74,7 +74,7 @@ def test_check_retrain_and_explain_use_the_others_and_name_the_bad_one(folder: P
 
 def test_check_and_score_count_each_row_once(folder: Path) -> None:
     with closing(sqlite3.connect(folder / "source.db")) as connection:
-        rows = [(NOW - STEP * n, "web-2", value) for n, value in ((1, "abc"), (2, "1e999"), (3, "17,5"), (4, "n/a"))]
+        rows = [(NOW - STEP * n, "web-2", value) for n, value in ((3, "abc"), (4, "1e999"), (5, "17,5"), (6, "n/a"))]
         connection.executemany("INSERT INTO samples VALUES (?, ?, ?)", rows)
         connection.commit()
     until = f"{datetime.fromtimestamp(NOW - 600, UTC):%FT%TZ}"
