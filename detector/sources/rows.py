@@ -181,7 +181,8 @@ def to_milliseconds(column: Sequence[Any], time_format: str, zone: ZoneInfo) -> 
     """A column as epoch milliseconds, (N,); `BAD_TIME` where there is none. zone: of timestamps without one."""
     if time_format != "timestamp":
         factor = 1000.0 if time_format == "epoch_seconds" else 1.0
-        numbers = to_values(column) * factor
+        with np.errstate(over="ignore"):  # 1e308 is no time either way
+            numbers = to_values(column) * factor
         usable = (numbers >= FIRST) & (numbers < LAST)
         return np.where(usable, np.round(np.where(usable, numbers, 0.0)), BAD_TIME).astype(np.int64)
     if all(type(item) is datetime for item in column):
