@@ -12,7 +12,9 @@ from detector.core.series import Bool, Float32, Float64, History, Int64, Samples
 
 Aggregate = Literal["mean", "last", "min", "max", "sum", "count"]
 
-_LARGEST = float(np.finfo(np.float32).max)
+LARGEST = float(np.finfo(np.float32).max)
+"""Values beyond it cannot be scored, and count as missing."""
+
 _MOST_INT32 = int(np.iinfo(np.int32).max)
 _BLOCK = 4096  # entities moved at a time
 
@@ -45,7 +47,7 @@ def grid(
     row_of = positions(samples.entities, entities)
     row = row_of[samples.entity] if len(samples) else np.empty(0, dtype=np.int64)
     slot = (samples.time - start) // step
-    keep = (row >= 0) & (slot >= 0) & (slot < slots) & (np.abs(samples.value) <= _LARGEST)  # NaN compares False
+    keep = (row >= 0) & (slot >= 0) & (slot < slots) & (np.abs(samples.value) <= LARGEST)  # NaN compares False
     cell = ((row * slots + slot) * metrics + samples.metric)[keep]
 
     del row, slot
@@ -100,7 +102,7 @@ def _aggregate(cell: Int64, time: Int64, value: Float64, *, how: Aggregate) -> t
             values = value[first + count - 1]
         case "count":
             values = count.astype(np.float64)
-    return cell[first], np.clip(values, -_LARGEST, _LARGEST)
+    return cell[first], np.clip(values, -LARGEST, LARGEST)
 
 
 def cover(history: History, *, entities: Iterable[str], start: int, end: int) -> Float32:

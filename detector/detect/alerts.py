@@ -30,7 +30,12 @@ def states_of(horizon: Horizon, memory: Memory, alerts: Sequence[StoredAlert]) -
     by_span, recovered = scores.scores_by_span(horizon, memory, horizon.scores, only=rows)
     slots = memory.history.slots[-horizon.scores :]
     decided = scores.for_decisions(
-        by_span, horizon=horizon, model=memory.model, values=memory.history.values[rows], is_open=opened.is_open
+        by_span,
+        horizon=horizon,
+        model=memory.model,
+        rows=memory.rows[rows],
+        values=memory.history.values[rows],
+        is_open=opened.is_open,
     )
     unclaimed = decide.unclaimed_scores(decided, opened.closed_slot, slots, spans=score.SPANS, step=horizon.step)
     is_known = ~np.isnan(unclaimed)

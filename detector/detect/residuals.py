@@ -88,16 +88,20 @@ def usual_sizes(version: ModelVersion, rows: Int64) -> Float32:
 
 
 def reasons(version: ModelVersion, values: Float32, rows: Int64, *, max_missing: float) -> Int8:
-    """What is known of each window of values (E, L, F) by its newest slot, (E, K); rows: (E,) as in `Selection`.
-
-    An entity that the model has not seen is judged by its own movements in the window; in one of a single slot, as a
-    baseline's, there are none.
-    """
-    timesteps, expected = version.timesteps, expected_metrics(version, rows)
-    found = window.reasons(values, timesteps, max_missing=max_missing, expected=expected)
-    if timesteps == 1:
-        found[(rows < 0)[:, None] & (found == Reason.KNOWN)] = Reason.NO_MODEL
+    """What is known of each window of values (E, L, F) by its newest slot, (E, K); rows: (E,) as in `Selection`."""
+    expected = expected_metrics(version, rows)
+    found = window.reasons(values, version.timesteps, max_missing=max_missing, expected=expected)
+    found[without_model(version, rows)[:, None] & (found == Reason.KNOWN)] = Reason.NO_MODEL
     return found
+
+
+def without_model(version: ModelVersion, rows: Int64) -> Bool:
+    """Entities that a version can say nothing of, (E,); rows: (E,) as in `Selection`.
+
+    One that it has not seen is judged by its own movements in the window; in one of a single slot, as a baseline's,
+    there are none.
+    """
+    return np.asarray((rows < 0) & (version.timesteps == 1))
 
 
 def expected_metrics(version: ModelVersion, rows: Int64) -> Bool | None:

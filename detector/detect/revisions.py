@@ -72,6 +72,7 @@ def _decided_again(horizon: Horizon, memory: Memory, late: Late, *, then: Checkp
         by_span[:, committed],
         horizon=horizon,
         model=memory.model,
+        rows=memory.rows[late.rows],
         values=values,
         is_open=start.is_open,
         gone=gone,

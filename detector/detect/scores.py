@@ -8,6 +8,7 @@ from detector.core import decide, frozen, score, window
 from detector.core.decide import THRESHOLD, AlertStates
 from detector.core.series import Bool, Float32, History, Int64, Reason
 from detector.core.threshold import worst
+from detector.detect import residuals
 from detector.detect.horizon import Horizon
 from detector.detect.memory import NO_MODEL, Extended, Memory, Snapshot, blocks
 from detector.ports import ModelVersion
@@ -76,19 +77,22 @@ def for_decisions(
     *,
     horizon: Horizon,
     model: ModelVersion,
+    rows: Int64,
     values: Float32,
     is_open: Bool,
     gone: Bool | None = None,
 ) -> Float32:
-    """Scores (E, K, S) as decisions take them, of the newest K of values (E, L, F).
+    """Scores (E, K, S) as decisions take them, of the newest K of values (E, L, F); rows: (E,) as in `Memory`.
 
-    Without a model, a slot that has data lets an alert close. If so configured, an entity that had data and falls
-    silent opens one, which lasts until it has data again or is gone; is_open: (E,) has an alert that nobody has closed;
-    gone: (E, n) the newest n slots of entities that are [none]
+    Without a model, or for an entity that it can say nothing of, a slot that has data lets an alert close. If so
+    configured, an entity that had data and falls silent opens one, which lasts until it has data again or is gone.
+
+    is_open: (E,) has an alert that nobody has closed; gone: (E, n) the newest n slots of entities that are [none]
     """
     slots = by_span.shape[1]
-    if model.version == NO_MODEL:
-        has_data: Bool = np.any(~np.isnan(values[:, -slots:]), axis=2)
+    is_without = residuals.without_model(model, rows) | (model.version == NO_MODEL)  # (E,)
+    if is_without.any():
+        has_data: Bool = np.any(~np.isnan(values[:, -slots:]), axis=2) & is_without[:, None]
         by_span = np.where(np.isnan(by_span) & has_data[..., None], np.float32(0.0), by_span)
     if horizon.silent:
         is_silent = window.silent(values, horizon.silent, had_data=is_open)[:, -slots:]  # (E, K)

@@ -161,7 +161,13 @@ def _decide(horizon: Horizon, extended: Memory, stored: Sequence[StoredAlert], *
     slots = scored.history.slots[-new:]
     lasts = scored.states.is_open & ~alerts.dismissed(scored.entities, stored)
     taken = scores.for_decisions(
-        by_span, horizon=horizon, model=scored.model, values=scored.history.values, is_open=lasts, gone=gone
+        by_span,
+        horizon=horizon,
+        model=scored.model,
+        rows=scored.rows,
+        values=scored.history.values,
+        is_open=lasts,
+        gone=gone,
     )
     decisions = alerts.decide_slots(
         horizon, scored.states, taken, recovered=recovered, slots=slots, entities=scored.entities, gone=gone

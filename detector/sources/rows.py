@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.core import rejects
+from detector.core import grid, rejects
 from detector.core.rejects import Reject
 from detector.core.series import Bool, Float64, Int64, Samples
 
@@ -32,8 +32,6 @@ AHEAD = 5 * 60_000
 
 MOST_REJECTS = 1000
 """Counted at most of the rows that no read comes upon."""
-
-_LARGEST = float(np.finfo(np.float32).max)
 
 LONGEST_NAME = 191  # characters, as the detector's own tables hold them
 
@@ -162,7 +160,7 @@ def from_bits(column: Sequence[Any]) -> list[int | None]:
 
 def usable(values: Float64) -> Bool:
     """Where a value is one that can be scored, (N,): neither missing nor infinite nor beyond single precision."""
-    return np.asarray(np.abs(values) <= _LARGEST)
+    return np.asarray(np.abs(values) <= grid.LARGEST)
 
 
 def unreadable(column: Sequence[Any], values: Float64) -> Bool:

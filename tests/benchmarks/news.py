@@ -24,7 +24,6 @@ import warnings
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -408,9 +407,9 @@ class Judge:
         facts = json.loads((folder / "meta.json").read_text())
         return Judge(facts.get("early_rows", EARLY), facts.get("grace_rows", GRACE))
 
-    def found(self, mine: Sequence[Span], events: Sequence[Span], *, is_early: bool = False) -> tuple[int, int]:
+    def found(self, mine: Sequence[Span], events: Sequence[Span], *, at_any_time: bool = False) -> tuple[int, int]:
         """Events met by an alert that opened not long before them, or at any time; and alerts that meet none."""
-        early = 1 << 60 if is_early else self.early
+        early = 1 << 60 if at_any_time else self.early
         met = [any(a < e + self.grace and b > s and a >= s - early for a, b in mine) for s, e in events]
         true = [any(a < e + self.grace and b > s for s, e in events) for a, b in mine]
         return sum(met), len(true) - sum(true)
@@ -444,13 +443,12 @@ def judged(fleet: Sequence[Entity], rarity: Float64, begin: int, budget: float, 
         for _ in range(MOVES if mine and events else 0):
             moved = int(rng.integers(len(label)))
             shifted = [((a + moved) % len(label), (a + moved) % len(label) + b - a) for a, b in mine]
-            chance += judge.found(shifted, events, is_early=True)[0] / MOVES
+            chance += judge.found(shifted, events, at_any_time=True)[0] / MOVES
     share = total.pop("inside") / max(1, total.pop("rows"))
     rate = round(total["false"] / weeks, 3)
     return total | {"chance": round(chance, 1), "false_per_week_and_entity": rate, "rows_in_alerts": round(share, 3)}
 
 
-@cache
 def fleets(data: Path, name: str, seed: int) -> list[list[Entity]]:
     """The groups of a set at a seed, as far as the network's errors."""
     asked = Namespace(changes=[], seeds=[seed])

@@ -215,6 +215,16 @@ def test_bad_lines_are_counted_and_named_and_do_not_stop_the_rest(tmp_path: Path
     ]
 
 
+@pytest.mark.parametrize("written", ["inf", "-Infinity", "1e999"])
+def test_an_infinite_number_is_a_bad_line(tmp_path: Path, written: str) -> None:
+    path = _file(tmp_path, "time,cpu,load", f"1704067200,{written},2")
+
+    outcome, samples = _load(path, "cpu", "load")
+
+    assert outcome.bad_lines == [f"line 2: number expected for cpu, {written!r} received"]
+    assert [(metric, value) for _, metric, _, value in samples] == [("load", 2)]
+
+
 def test_a_line_number_counts_the_lines_within_quotes(tmp_path: Path) -> None:
     path = _file(tmp_path, "time,note,cpu", '1704067200,"two\nlines",1', "1704067260,one,high")
 

@@ -45,9 +45,9 @@ FIFTEEN_SLOTS = 15 * 2 * 2
 """Values of as many slots: a tick that reads no more at a time takes a downtime in pieces."""
 
 
-def _model(freeze_limit: int | None = None) -> ModelVersion:
-    """Scores a value by its size: hosts are normal around 1, anomalous from about 10 on."""
-    return made_versions.by_size(HOSTS, 2, start=4.0, level=5.0, since=BEGIN, freeze_limit=freeze_limit)
+def _model(freeze_limit: int | None = None, known: tuple[str, ...] = HOSTS) -> ModelVersion:
+    """Scores a value by its size: known hosts are normal around 1, anomalous from about 10 on."""
+    return made_versions.by_size(known, 2, start=4.0, level=5.0, since=BEGIN, freeze_limit=freeze_limit)
 
 
 def _recalled(horizon: Horizon, source: Source, store: Store, model: ModelVersion) -> Memory:
@@ -71,6 +71,7 @@ def _watch(
     *,
     monitor: MonitorSection = MONITOR,
     freeze_limit: int | None = None,
+    known: tuple[str, ...] = HOSTS,
     every: int = 1,
     restarts: bool = False,
 ) -> list[AlertRow]:
@@ -79,11 +80,11 @@ def _watch(
     rows = MemorySource.of(
         ("web-1", "web-2"), entity.astype(np.int32), BEGIN + STEP * slot, values[entity, slot].astype(np.float64)
     )
-    horizon = Horizon.of(monitor)
-    memory = _recalled(horizon, rows, store, _model(freeze_limit))
+    horizon, model = Horizon.of(monitor), _model(freeze_limit, known)
+    memory = _recalled(horizon, rows, store, model)
     for end in range(every, values.shape[1] + 1, every):
         now = BEGIN + STEP * end
-        memory = _recalled(horizon, rows.between(0, now), store, _model(freeze_limit)) if restarts else memory
+        memory = _recalled(horizon, rows.between(0, now), store, model) if restarts else memory
         memory, _ = tick(Monitor(horizon, rows.between(0, now), store, ("pager",)), memory, now)
     return store.alerts()[::-1]
 
@@ -93,13 +94,16 @@ def _slots(row: AlertRow) -> tuple[int, int | None]:
     return (row.episode.opened_slot - BEGIN) // STEP, closed
 
 
+@pytest.mark.parametrize("known", [HOSTS, ("web-1",)], ids=["known", "new to the model"])
 @pytest.mark.parametrize("every", [1, 7])
-def test_an_entity_that_falls_silent_opens_an_alert_until_it_has_data_again(store: MemoryStore, every: int) -> None:
+def test_an_entity_that_falls_silent_opens_an_alert_until_it_has_data_again(
+    store: MemoryStore, every: int, known: tuple[str, ...]
+) -> None:
     values = _values()
     values[1, 100:120] = np.nan
     watchful = MONITOR.model_copy(update={"no_data_alert_after": timedelta(minutes=4)})
 
-    (alert,) = _watch(store, values, monitor=watchful, every=every)
+    (alert,) = _watch(store, values, monitor=watchful, known=known, every=every, restarts=every == 7)
 
     # silent from 100 on, so for four slots at 103; data from 120 on, five calm slots later it closes
     assert (alert.entity, *_slots(alert)) == ("web-2", 103, 124)

@@ -103,6 +103,21 @@ def test_training_reads_the_span_that_is_asked_for() -> None:
     assert (model.trained_from, model.trained_until) == (START + 100 * STEP, START + 600 * STEP)
 
 
+def test_training_on_a_span_that_is_told_asks_for_no_extent() -> None:
+    """That of a query ends with its last 30 days."""
+
+    class Old(MemorySource):
+        def extent(self, now: int) -> tuple[int, int] | None:
+            return None
+
+    source = _source()
+    inputs = replace(_inputs(), source=Old(source.entities, source.entity, source.time, source.values))
+
+    version = _retrain(inputs, Span(START, START + 600 * STEP))
+
+    assert inputs.versions.load(version).trained_until == START + 600 * STEP
+
+
 def test_training_leaves_out_the_time_of_real_alerts() -> None:
     fit = FakeFit()
     spans = {"real": (100, 150), "false": (200, 250)}
