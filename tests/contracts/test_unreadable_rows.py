@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from sqlalchemy import Engine, event, text
 from detector import database
 from detector.core.rejects import Reject
 from detector.core.series import Samples
+from detector.errors import SourceError
 from detector.sources.sql import SqlSource, TableSpec
 
 MINUTE, DAY = 60_000, 86_400_000
@@ -242,6 +244,15 @@ def test_rows_are_compared_as_times_however_each_is_written(
 
 
 # -- names (x02, c34) ----
+
+
+def test_the_garbage_collector_works_again_after_a_read_and_after_one_that_fails(sqlite: Engine) -> None:
+    _good(sqlite, "TEXT", lambda moment: f"{moment:%F %T}")
+    SqlSource(sqlite, SPEC).read(T0, NOW)
+    assert gc.isenabled()
+    with pytest.raises(SourceError):
+        SqlSource(sqlite, replace(SPEC, metrics=("gone",))).read(T0, NOW)
+    assert gc.isenabled()
 
 
 def test_bytes_that_are_no_utf8_cost_one_entity(sqlite: Engine) -> None:
