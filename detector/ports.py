@@ -341,11 +341,6 @@ class ModelVersion:
         return int(self.artifact.provenance["trained_until"])
 
     @property
-    def drift(self) -> float | None:
-        """Usual errors at the last recalibration against those at training; None before the first."""
-        return self.artifact.provenance.get("drift")
-
-    @property
     def detectability(self) -> dict[str, float]:
         """Share of injected faults found, by model kind."""
         found = self.artifact.provenance.get("detectability", {})
@@ -390,9 +385,6 @@ class Versions(Protocol):
 
     def save(self, version: ModelVersion, now: int) -> int:
         """Stores a version and makes it the live one; its number. now: epoch milliseconds."""
-
-    def delete(self, number: int) -> None:
-        """Removes a version that is not live."""
 
     def hold(self, now: int) -> AbstractContextManager[None]:
         """Holds the right to make versions of the monitor. now: epoch milliseconds.

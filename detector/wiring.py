@@ -32,13 +32,11 @@ if TYPE_CHECKING:
     from detector.replay.results import Alert, Outcome
     from detector.sources.embedded import EmbeddedSource
     from detector.store.alerts import AlertRow
-    from detector.train.calibrate import Alerted
     from detector.train.versions import Inputs
 
 logger = logging.getLogger(__name__)
 
 _ALL = 1 << 30  # rows
-_NEVER_CLOSED = 1 << 62  # epoch milliseconds, later than any slot
 
 
 @dataclass(frozen=True)
@@ -146,14 +144,9 @@ class StoredVersions:
         if self._held is not None:
             self._held.check()
         made = {"created_at": now, "detector": __version__, "numpy": np.__version__}
-        # a recalibrated version already says when and by what it was trained
         header = {**made, **version.artifact.provenance}
         stored = artifacts.dump(replace(version.artifact, provenance=header))
         return model_store.save(self._engine, monitor=self._monitor.name, artifact=stored, header=header, now=now)
-
-    def delete(self, number: int) -> None:
-        """Removes a version that is not live."""
-        model_store.delete(self._engine, number)
 
     @contextmanager
     def hold(self, now: int) -> Iterator[None]:
@@ -170,6 +163,7 @@ class StoredVersions:
 
 def training_inputs(parts: Parts, monitor: MonitorSection) -> Inputs:
     """Everything that new model versions of a monitor are made from."""
+    from detector.store import alerts
     from detector.train.division import Plan
     from detector.train.versions import Inputs
 
@@ -179,19 +173,8 @@ def training_inputs(parts: Parts, monitor: MonitorSection) -> Inputs:
         store=parts.store,
         versions=parts.versions[monitor.name],
         fit=MonitorFit(monitor),
-        alerts=lambda: _alerted(parts.engine, monitor.name),
+        real=lambda: alerts.real(parts.engine, monitor.name),
     )
-
-
-def _alerted(engine: Engine, monitor: str) -> list[Alerted]:
-    """All alerts of a monitor but those withdrawn."""
-    from detector.store import alerts
-    from detector.train.calibrate import Alerted
-
-    return [
-        Alerted(entity, opened, _NEVER_CLOSED if closed is None else closed, peak_score, verdict)
-        for entity, opened, closed, peak_score, verdict in alerts.marked(engine, monitor)
-    ]
 
 
 def backtest(

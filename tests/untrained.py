@@ -132,10 +132,6 @@ class MemoryVersions:
         self.shared.live[self._monitor.name] = number
         return number
 
-    def delete(self, number: int) -> None:
-        if number not in self.shared.live.values():
-            del self.shared.saved[number]
-
     @contextmanager
     def hold(self, now: int) -> Iterator[None]:
         name = self._monitor.name

@@ -20,8 +20,7 @@ from detector.commands.shared import (
     time_of,
     user,
 )
-from detector.errors import ConfigError, DetectorError, StaleState
-from detector.times import DAY_MS
+from detector.errors import ConfigError, StaleState
 
 if TYPE_CHECKING:
     from detector.config.sections import MonitorSection
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from detector.wiring import Parts
 
 _ALL = 1 << 30  # rows
-_RECENT_DAYS = 30  # in which alerts are reconsidered
 
 
 def incident(
@@ -47,7 +45,7 @@ def incident(
     by: By = None,
     comment: Comment = None,
 ) -> None:
-    """Records whether an alert was real, or when a real incident was; training and thresholds learn from it."""
+    """Records whether an alert was real, or when a real incident was; training learns from it."""
     has_range = from_ is not None and to is not None
     if (identity is None and not has_range) or (identity is not None and verdict is None):
         msg = "name an ALERT and --real or --false, or a time range with --monitor, --from and --to"
@@ -62,29 +60,22 @@ def incident(
         raise ConfigError(msg)
     parts, now, who = assembled(config, monitor), now_ms(), by or user()
     if identity is not None:
-        section: MonitorSection | None = _judge(
-            parts, identity, is_real=bool(verdict), by=who, comment=comment, now=now
-        )
+        _judge(parts, identity, is_real=bool(verdict), by=who, comment=comment, now=now)
     else:
         section = _monitor(parts, monitor)
         start, end = time_of("--from", from_ or ""), time_of("--to", to or "")
         _mark(parts, section, _masked(section, entity, start=start, end=end, by=who, comment=comment, now=now))
-    if section is not None:
-        _print_reconsidered(parts, section, now)
 
 
-def _judge(
-    parts: Parts, identity: int, *, is_real: bool, by: str, comment: str | None, now: int
-) -> MonitorSection | None:
-    """Marks one alert; returns its monitor, None if the configuration no longer has it."""
+def _judge(parts: Parts, identity: int, *, is_real: bool, by: str, comment: str | None, now: int) -> None:
+    """Marks one alert."""
     from detector.store import alerts
 
     row, _ = find_alert(parts, identity)
     verdict = "real" if is_real else "false"
     alerts.judge(parts.engine, row, verdict=verdict, by=by, comment=comment, now=now)
     what = "its time is kept out of training" if is_real else "its scores count as normal"
-    say(f"alert {identity} is marked {verdict}: {what} from the next calibration on")
-    return next((section for section in parts.config.monitors if section.name == row.monitor), None)
+    say(f"alert {identity} is marked {verdict}: {what} from the next training on")
 
 
 def _monitor(parts: Parts, name: str | None) -> MonitorSection:
@@ -139,31 +130,3 @@ def _mark(parts: Parts, section: MonitorSection, new: Exclusion) -> None:
     alerts_are = "alert is" if marked == 1 else "alerts are"
     end = "" if new.end is None else Moment(new.end)
     say(f"{Moment(new.start)} to {end} is kept out of training; {marked} {alerts_are} marked real")
-
-
-def _print_reconsidered(parts: Parts, section: MonitorSection, now: int) -> None:
-    """Prints which recent alerts would not have opened after the next recalibration."""
-    from detector import wiring
-    from detector.progress import shown
-    from detector.store import alerts
-    from detector.train import versions
-
-    raised = alerts.listing(parts.engine, monitor=section.name, since=now - _RECENT_DAYS * DAY_MS, most=_ALL)
-    try:
-        with shown(f"calibrate {section.name}") as progress:
-            inputs = wiring.training_inputs(parts, section)
-            found = versions.reconsidered(inputs, raised, now=now, progress=progress)
-    except DetectorError as exc:  # the verdict is stored, whatever becomes of the prediction
-        say(f"Cannot predict what the next recalibration would change: {exc}")
-        return
-    gone = [str(number) for number, peak in found.judged if peak < 1.0]
-    others = f" ({found.unjudged} others are of earlier models or of rules)" if found.unjudged else ""
-    if not found.judged:
-        say(f"no alert of the last {_RECENT_DAYS} days could change with a recalibration of this model{others}")
-        return
-    say(
-        f"with the next recalibration {len(gone)} of the {len(found.judged)} alerts that this model raised in"
-        f" the last {_RECENT_DAYS} days would not have opened{others}"
-    )
-    if gone:
-        say(f"these are {', '.join(gone)}; to recalibrate now: detector retrain --recalibrate {section.name}")

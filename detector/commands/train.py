@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from detector.commands.shared import ConfigOption, Moment, for_each, if_given, load, now_ms, say, time_of
-from detector.errors import ConfigError
 
 if TYPE_CHECKING:
     from detector.config.sections import MonitorSection
@@ -27,14 +26,8 @@ def retrain(
         str | None, typer.Option("--from", help="Train on data from this time on, in this machine's zone.")
     ] = None,
     to: Annotated[str | None, typer.Option("--to", help="Train on data up to this time.")] = None,
-    recalibrate: Annotated[
-        bool, typer.Option("--recalibrate", help="Keep the network; fit the threshold to recent data.")
-    ] = False,
 ) -> None:
     """Trains monitors on their history and makes the new model version the live one."""
-    if recalibrate and (from_ or to):
-        msg = "--recalibrate takes the newest data; leave out --from and --to"
-        raise ConfigError(msg)
     _, settings = load(config)
     start, end = if_given(time_of, "--from", from_), if_given(time_of, "--to", to)
     sections = [settings.monitor(name) for name in monitors or [m.name for m in settings.monitors]]
@@ -50,22 +43,10 @@ def retrain(
         tally = Tally(inputs.source)
         inputs = replace(inputs, source=tally)
         with _rejects_named(section.name, tally):
-            done = (
-                _recalibrate(section.name, inputs) if recalibrate else _retrain(section.name, inputs, Span(start, end))
-            )
+            done = _retrain(section.name, inputs, Span(start, end))
         say(done)
 
     for_each(sections, train)
-
-
-def _recalibrate(monitor: str, inputs: Inputs) -> str:
-    """Recalibrates a monitor; the result in words."""
-    from detector.progress import shown
-    from detector.train import versions
-
-    with shown(f"recalibrate {monitor}") as progress:
-        version, drift = versions.recalibrate(inputs, now=now_ms(), progress=progress)
-    return f"monitor {monitor}: model version {version} is live; usual errors are {drift:.2f} × those at training"
 
 
 def _retrain(monitor: str, inputs: Inputs, span: Span) -> str:

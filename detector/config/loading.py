@@ -205,6 +205,16 @@ def _expand(value: Any, environment: Mapping[str, str], missing: list[str], *, w
     return _PLACEHOLDER.sub(replace, value)
 
 
+_GONE = {
+    "monitors.recalibrate": "no longer needed, since alerts adapt to what was seen lately; leave it out",
+}
+"""Keys that earlier versions had, without the places in lists, and what to do about each."""
+
+
+def _dotted(location: list[str | int]) -> str:
+    return ".".join(part for part in location if isinstance(part, str))
+
+
 def _lines(exc: ValidationError) -> Iterator[str]:
     """One line per error: key path, what is wrong, what was received."""
     errors = exc.errors()
@@ -215,7 +225,9 @@ def _lines(exc: ValidationError) -> Iterator[str]:
         location = _without_tags(error["loc"])
         where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".") or "file"
         message = error["msg"].removeprefix("Value error, ")
-        if error["type"] == "extra_forbidden":
+        if error["type"] == "extra_forbidden" and (dotted := _dotted(location)) in _GONE:
+            yield f"{where}: {_GONE[dotted]}"
+        elif error["type"] == "extra_forbidden":
             near = difflib.get_close_matches(str(location[-1]), sorted(_field_names(location)), n=1, cutoff=0.0)
             yield f"{where}: unknown key; the nearest known one is `{near[0]}`" if near else f"{where}: unknown key"
         elif error["type"] == "missing":

@@ -246,7 +246,6 @@ class MonitorSection(Section):
     max_missing: Share = 0.2
     score_every: Duration | None = None
     retrain: CronLine = "0 3 * * sun"
-    recalibrate: CronLine = "30 2 * * *"
     schedule_zone: Zone = "UTC"
     max_catch_up: Duration = timedelta(days=7)
     no_data_alert_after: Duration | None = None

@@ -93,11 +93,6 @@ class Calibration:
         """Scores (B, K) of smoothed errors: the most surprising span counts; arguments as in `by_span`."""
         return worst(self.by_span(errors, row))
 
-    @property
-    def tails(self) -> tuple[tuple[Float32, Float32], tuple[Float32, Float32]]:
-        """Start and decay, each of the fleet (S,) and of the entities (E, S)."""
-        return (self.fleet_start, self.start), (self.fleet_decay, self.decay)
-
     def recovered(self, errors: Float32, row: Int64) -> Bool:
         """True where the newest slots of smoothed errors (B, K, S) are ordinary again: (B, K).
 
@@ -105,15 +100,6 @@ class Calibration:
         """
         start = np.where(row < 0, self.fleet_start[_SHORT], self.start[row, _SHORT])
         return np.asarray(errors[:, :, _SHORT] < _RECOVERED * start[:, None])
-
-
-def rescored(scores: Float32, row: Int64, *, old: Calibration, new: Calibration) -> Float32:
-    """Scores (B, K, S) by an old calibration, as a new one of the same entities would give them; row: (B,)."""
-    start, decay = (np.where((row < 0)[:, None], fleet, own[row])[:, None] for fleet, own in old.tails)
-    surprises, base = scores * old.level, -np.log(TAIL)
-    above = start * np.exp((surprises - base) * decay)
-    errors = np.where(surprises > base, above, surprises * start / base)
-    return new.by_span(errors.astype(np.float32), row)
 
 
 def worst(by_span: Float32) -> Float32:

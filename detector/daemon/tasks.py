@@ -1,4 +1,4 @@
-"""The daemon's tasks for one monitor: tick, collect, retrain, recalibrate, prune; and how each outcome is counted."""
+"""The daemon's tasks for one monitor: tick, collect, retrain, prune; and how each outcome is counted."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _RETRY_TRAINING = timedelta(minutes=10)  # after a first training was started, w
 _PRUNE_PAUSE = 0.05  # seconds between two deletions, in which others get at the database
 _LOGGED_FAILURES = 10  # the first failed tick in a row is logged, and every tenth after it
 
-Task = Literal["tick", "collect", "retrain", "recalibrate", "prune"]
+Task = Literal["tick", "collect", "retrain", "prune"]
 
 
 class Collector(Protocol):
@@ -109,7 +109,6 @@ class Tasks:
             "tick": self.tick,
             "collect": self.collect,
             "retrain": self.retrain,
-            "recalibrate": self.recalibrate,
             "prune": self.prune,
         }
 
@@ -224,7 +223,7 @@ class Tasks:
         run.memory = self._recalled(run, live, now)
         created = int(live.artifact.provenance["created_at"])
         changes = {"model_version": live.version, "model_kind": live.kind, "model_created": created}
-        self._exporter.update(run.section.name, **changes, drift=live.drift, detectability=live.detectability)
+        self._exporter.update(run.section.name, **changes, detectability=live.detectability)
         logger.info(
             "event=model_loaded monitor=%s version=%d kind=%s entities=%d finds=%r",
             run.section.name,
@@ -269,8 +268,7 @@ class Tasks:
         if report.cursor is not None:
             changes["cursor"] = report.cursor
         if run.memory is None or run.memory.model.version == NO_MODEL:
-            changes |= {"model_version": None, "model_kind": None, "model_created": None}
-            changes |= {"drift": None, "detectability": {}}
+            changes |= {"model_version": None, "model_kind": None, "model_created": None, "detectability": {}}
         self._exporter.update(name, **changes)
         self._exporter.samples_read.labels(name).inc(report.samples)
         self._exporter.windows_scored.labels(name).inc(report.windows)
@@ -316,18 +314,7 @@ class Tasks:
 
         Raises: TrainingTimeout, TrainingStopped, TrainingKilled; DetectorError with the child's last words.
         """
-        self._train("retrain", run)
-
-    def recalibrate(self, run: MonitorRun) -> None:
-        """Fits the threshold of a live version to recent history, in a child process; without a version, nothing.
-
-        Raises: as `retrain`.
-        """
-        if run.memory is not None and run.memory.model.version != NO_MODEL:
-            self._train("recalibrate", run, "--recalibrate")
-
-    def _train(self, task: Task, run: MonitorRun, *options: str) -> None:
         monitor = run.section
-        logger.info("event=%s_started monitor=%s", task, monitor.name)
-        self.children.run(monitor.name, options, timeout=monitor.training.timeout.total_seconds())
-        logger.info("event=%s_done monitor=%s", task, monitor.name)
+        logger.info("event=retrain_started monitor=%s", monitor.name)
+        self.children.run(monitor.name, timeout=monitor.training.timeout.total_seconds())
+        logger.info("event=retrain_done monitor=%s", monitor.name)

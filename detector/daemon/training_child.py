@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 
 from detector.errors import DetectorError
@@ -45,13 +44,12 @@ class TrainingChildren:
         self._lock = threading.Lock()
         self._stop = stop
 
-    def run(self, monitor: str, options: Sequence[str] = (), *, timeout: float) -> None:
+    def run(self, monitor: str, *, timeout: float) -> None:
         """Trains a monitor and waits for the end, at most `timeout` seconds.
 
         Raises: TrainingTimeout, TrainingStopped, TrainingKilled; DetectorError with the child's last line on stderr.
         """
-        config = ["--config", str(self._config_path)]
-        command = [sys.executable, "-m", "detector", "retrain", monitor, *config, *options]
+        command = [sys.executable, "-m", "detector", "retrain", monitor, "--config", str(self._config_path)]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as child:  # noqa: S603 - own command
             self._add(child)
             try:

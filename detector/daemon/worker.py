@@ -217,7 +217,6 @@ class Worker:
             if monitor.name in self._services.collectors:
                 self._every(scheduler, "collect", run, every=monitor.step)
             self._at(scheduler, "retrain", run, cron=monitor.retrain)
-            self._at(scheduler, "recalibrate", run, cron=monitor.recalibrate)
         return scheduler
 
     def _every(

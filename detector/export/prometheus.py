@@ -36,7 +36,6 @@ GAUGES = {
     "detector_model_info": ("1, labelled with the live model version", ("monitor", "version", "kind")),
     "detector_model_detectability_ratio": ("Share of the injected faults that a model found", ("monitor", "kind")),
     "detector_model_created_timestamp_seconds": ("Time when the live model version was trained", ("monitor",)),
-    "detector_error_drift_ratio": ("Usual errors at the last recalibration, relative to training", ("monitor",)),
     "detector_last_success_timestamp_seconds": ("Time when a task last succeeded", ("task", "monitor")),
     "detector_newest_sample_timestamp_seconds": ("Time of the newest sample read", ("monitor",)),
     "detector_cursor_timestamp_seconds": ("End of the newest slot scored and committed", ("monitor",)),
@@ -87,7 +86,6 @@ class MonitorView:
     model_version: int | None = None
     model_kind: str | None = None
     model_created: int | None = None
-    drift: float | None = None
     detectability: Mapping[str, float] = field(default_factory=dict)  # by kind of model
     alerts: AlertCounts = field(default_factory=lambda: AlertCounts({}, {}, 0))  # recent: of the last seven days
 
@@ -202,7 +200,6 @@ def _add_monitor(families: Families, view: MonitorView) -> None:
     add("detector_model_created_timestamp_seconds", view.model_created, scale=1e-3)
     if view.model_version is not None:
         add("detector_model_info", 1, str(view.model_version), view.model_kind or "")
-    add("detector_error_drift_ratio", view.drift)
     for kind, share in view.detectability.items():
         add("detector_model_detectability_ratio", share, kind)
     missing = [] if view.missing is None else view.missing.tolist()

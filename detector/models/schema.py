@@ -62,8 +62,6 @@ _PROVENANCE: dict[str, Holds] = {
 }
 
 _OPTIONAL: dict[str, Holds] = {
-    "drift": lambda value: value is None or type(value) in {int, float},
-    "recalibrated_from": _whole(1, 1 << 62),
     "detectability": lambda value: isinstance(value, dict) and all(map(_is_shares, value.values())),
 }
 

@@ -146,7 +146,6 @@ def _configured(monitor: MonitorSection, now: int) -> dict[str, Any]:
         "schedule": f"a tick every {monitor.score_interval.total_seconds():g} s, window"
         f" {monitor.timesteps} × {monitor.step.total_seconds():g} s, retrain {monitor.retrain}",
         "next_retrain": next_runs(monitor.retrain, now, monitor.schedule_zone),
-        "next_recalibrate": next_runs(monitor.recalibrate, now, monitor.schedule_zone),
     }
 
 

@@ -57,8 +57,7 @@ class Group:
 def settings(section: MonitorSection | None, assignments: Sequence[str], metrics: Iterable[str]) -> MonitorSection:
     """Settings for a backtest: those of a configured monitor or the defaults, changed by assignments `key=value`.
 
-    There is no delay and no lateness in recorded data unless they are set; without a configuration neither
-    retraining nor recalibration.
+    There is no delay and no lateness in recorded data unless they are set; without a configuration no retraining.
 
     Raises: ConfigError if an assignment names no setting, or one that the data decides.
     """
@@ -68,7 +67,7 @@ def settings(section: MonitorSection | None, assignments: Sequence[str], metrics
             raise ConfigError(msg)
     table: dict[str, Any] = {"delay": timedelta(0), "lateness": timedelta(0)}
     if section is None:
-        table["retrain"] = table["recalibrate"] = "off"
+        table["retrain"] = "off"
     else:
         table |= section.model_dump(exclude_unset=True, exclude={"step"})
         metrics = {*metrics, *section.metrics}

@@ -147,7 +147,6 @@ class _GroupReplay:
             "name": f"{monitor.name}{_BASELINE}",
             "model": monitor.model.model_copy(update={"kind": "baseline"}),
             "retrain": "off",
-            "recalibrate": "off",
         }
         group = replace(self._group, monitor=monitor.model_copy(update=changes))
         floor = _GroupReplay(group, self._workspace, silent)
@@ -159,7 +158,7 @@ class _GroupReplay:
 
 
 class _Course:
-    """The course of a replay: ticks, retrainings and recalibrations, each of which sees only earlier rows."""
+    """The course of a replay: ticks and retrainings, each of which sees only earlier rows."""
 
     def __init__(
         self, group: Group, workspace: Workspace, trainer: Trainer, *, model: ModelVersion, begin: int
@@ -176,8 +175,7 @@ class _Course:
         self._everything = groups.source_of(group, [one.has_time for one in group.recordings], workspace.source)
         self._schedule = Schedule.of(monitor, times, begin)
         self._begin = begin
-        self._model = model  # as trained: a recalibration always begins with it
-        self._trained_until = self._calibrated_until = begin
+        self._trained_until = begin
         self._memory = self._recalled(model, begin + horizon.delay)
 
     def run(self, progress: Progress) -> None:
@@ -189,21 +187,8 @@ class _Course:
             monitor = tick.Monitor(self._horizon, visible, self._workspace.store)
             self._memory, _ = tick.tick(monitor, self._memory, now)
             progress(done, f"{name}: replaying")
-            if now in self._schedule.recalibrations:
-                self._recalibrate(now)
             if now in self._schedule.retrainings:
                 self._retrain(now, done, progress)
-
-    def _recalibrate(self, now: int) -> None:
-        if not self._has_rows(self._calibrated_until, now):
-            return
-        alerts = self._workspace.alerts(self._horizon.monitor)
-        recalibrated = self._trainer.recalibrate(
-            self._model, self._known(now), alerts, now=now, trained_until=self._trained_until
-        )
-        if recalibrated:
-            self._memory = self._recalled(recalibrated, now)
-        self._calibrated_until = now
 
     def _retrain(self, now: int, done: float, progress: Progress) -> None:
         if not self._has_rows(self._trained_until, now):
@@ -212,7 +197,6 @@ class _Course:
             self._known(now), now=now, progress=lambda _, what: progress(done, f"again {what}")
         )
         if retrained:
-            self._model = retrained
             self._memory = self._recalled(retrained, now)
         self._trained_until = now
 

@@ -1,4 +1,4 @@
-"""Moments of a replay: when it ticks, retrains and recalibrates."""
+"""Moments of a replay: when it ticks and retrains."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ class Schedule:
 
     ticks: list[int]  # rising
     retrainings: frozenset[int]
-    recalibrations: frozenset[int]
 
     @staticmethod
     def of(monitor: MonitorSection, times: Int64, begin: int) -> Schedule:
@@ -30,13 +29,12 @@ class Schedule:
         return Schedule(
             ticks=ticks,
             retrainings=_firings(monitor, monitor.retrain, begin, ticks[-1]),
-            recalibrations=_firings(monitor, monitor.recalibrate, begin, ticks[-1]),
         )
 
     @property
     def moments(self) -> list[int]:
         """All of them in order; a tick comes before what else happens at its moment."""
-        return sorted({*self.ticks, *self.retrainings, *self.recalibrations})
+        return sorted({*self.ticks, *self.retrainings})
 
 
 def _tick_times(monitor: MonitorSection, times: Int64) -> list[int]:

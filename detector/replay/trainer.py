@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 from detector.core import grid
-from detector.detect.history import read_history
 from detector.errors import ModelError
 from detector.ports import Fit, ModelVersion
-from detector.progress import Progress, silent
+from detector.progress import Progress
 from detector.replay import groups
 from detector.replay.groups import Recorded
-from detector.replay.results import Alert
 from detector.times import utc
-from detector.train import calibrate, division
+from detector.train import division
 from detector.train.division import Plan
 from detector.train.fit import train
 
@@ -27,7 +24,7 @@ _READING_SHARE = 0.1  # of a training's progress
 
 
 class Trainer:
-    """Trains, retrains and recalibrates one monitor, and notes what is known of each version."""
+    """Trains and retrains one monitor, and notes what is known of each version."""
 
     def __init__(self, plan: Plan, fit: Fit) -> None:
         self._plan = plan
@@ -68,28 +65,6 @@ class Trainer:
         except ModelError as exc:
             logger.warning("event=retrain_failed monitor=%s reason=%r", self._plan.horizon.monitor, str(exc))
             return None
-
-    def recalibrate(
-        self, model: ModelVersion, known: Recorded, alerts: Iterable[Alert], *, now: int, trained_until: int
-    ) -> ModelVersion | None:
-        """A trained version with its threshold fitted to recent rows; None if they are too few.
-
-        alerts: all so far; the history in which they were open is left out
-        """
-        plan = self._plan
-        alerted = [
-            calibrate.Alerted(one.entity, one.opened, now if one.closed is None else one.closed, one.peak_score)
-            for one in alerts
-        ]
-        try:
-            start, end = division.recent(plan, known, now=now, trained_until=trained_until)
-            history = read_history(plan.horizon, known, start=start, end=end, progress=silent)
-            left_out = calibrate.not_normal(plan, history, alerted)
-            calibration, _ = calibrate.recalibrated(plan, model, history, left_out=left_out)
-        except ModelError as exc:
-            logger.warning("event=recalibrate_failed monitor=%s reason=%r", plan.horizon.monitor, str(exc))
-            return None
-        return replace(model, artifact=replace(model.artifact, calibration=calibration))
 
     def _trained(self, source: Recorded, progress: Progress) -> ModelVersion:
         plan = self._plan

@@ -44,6 +44,7 @@ class AlertRow:
 _OWN = [name for name in AlertRow.__dataclass_fields__ if name not in {"episode", "incident_size"}]
 _COLUMNS = [*(alert.c[name] for name in _OWN), *EPISODE]
 _CHUNK = 500  # incidents of one query
+_NEVER_CLOSED = 1 << 62  # epoch milliseconds, later than any slot
 
 WAITING = tuple(state for state in AlertState if state.waits)
 """States of alerts that wait for somebody."""
@@ -85,12 +86,16 @@ def listing(
     return [_row(row, sizes) for row in rows]
 
 
-def marked(engine: Engine, monitor: str) -> list[tuple[str, int, int | None, float, str | None]]:
-    """Entity, opened and closed slot, peak score and verdict of all alerts that were not withdrawn."""
-    columns = (alert.c.entity, alert.c.opened_slot, alert.c.closed_slot, alert.c.peak_score, alert.c.verdict)
-    query = select(*columns).where(alert.c.monitor == monitor, alert.c.state != AlertState.WITHDRAWN)
+def real(engine: Engine, monitor: str) -> dict[str, list[tuple[int, int]]]:
+    """Times of the alerts of a monitor that people judged real, by entity, [start, end) in epoch milliseconds."""
+    query = select(alert.c.entity, alert.c.opened_slot, alert.c.closed_slot).where(
+        alert.c.monitor == monitor, alert.c.verdict == "real", alert.c.state != AlertState.WITHDRAWN
+    )
+    found: dict[str, list[tuple[int, int]]] = {}
     with translated(engine), engine.connect() as connection:
-        return [(row[0], row[1], row[2], row[3], row[4]) for row in connection.execute(query)]
+        for entity, opened, closed in connection.execute(query):
+            found.setdefault(entity, []).append((opened, _NEVER_CLOSED if closed is None else closed))
+    return found
 
 
 def _sizes(connection: Connection, incidents: set[int | None]) -> dict[int | None, int]:

@@ -1,4 +1,4 @@
-"""Model versions: saved, loaded, listed, deleted; and the lease that lets one training run at a time."""
+"""Model versions: saved, loaded, listed; and the lease that lets one training run at a time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Engine, and_, insert, or_, select, update
-from sqlalchemy import delete as sql_delete
 from sqlalchemy.exc import IntegrityError
 
 from detector.errors import ArtifactError
@@ -44,12 +43,6 @@ def save(engine: Engine, *, monitor: str, artifact: bytes, header: dict[str, Any
             )
         )
         return new_id(result)
-
-
-def delete(engine: Engine, version: int) -> None:
-    """Removes a model version that is not live."""
-    with translated(engine), engine.begin() as connection:
-        connection.execute(sql_delete(model).where(model.c.version == version, model.c.is_live == 0))
 
 
 def live_version(engine: Engine, monitor: str) -> int | None:

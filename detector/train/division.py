@@ -101,18 +101,6 @@ class Division:
         return self.known(timesteps) & (self.newest(timesteps) >= self.divide[:, None] + timesteps - 1)
 
 
-def recent(plan: Plan, source: Source, *, now: int, trained_until: int) -> tuple[int, int]:
-    """Span to recalibrate on, epoch milliseconds: the newest `training.span` that no model has learned from.
-
-    trained_until: end of the training data, whose last part was held out
-
-    Raises: ModelError if the source is empty.
-    """
-    first, last = span(plan, source, now=now)
-    held_out = round(plan.span * plan.holdout)
-    return max(first, min(last, trained_until) - held_out), last
-
-
 def divide(plan: Plan, history: History) -> Division:
     """The entities with enough data, divided.
 

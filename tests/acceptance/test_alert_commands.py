@@ -101,13 +101,13 @@ def test_somebody_looks_after_an_alert_and_closes_it(run: Command, config: Path,
 
 
 @pytest.mark.parametrize("verdict", ["real", "false"])
-def test_an_alert_is_judged_and_the_consequences_are_shown(run: Command, verdict: str) -> None:
+def test_an_alert_is_judged_and_its_consequence_is_told(run: Command, verdict: str) -> None:
     number = str(_alerts(run)[0]["id"])
 
     said = run("incident", number, f"--{verdict}")
 
-    assert f"alert {number} is marked {verdict}" in said
-    assert "with the next recalibration" in said
+    assert said.startswith(f"alert {number} is marked {verdict}: ")
+    assert said.endswith(" from the next training on\n")
     assert _alerts(run)[0]["verdict"] == verdict
 
 

@@ -51,7 +51,6 @@ from detector.replay.recordings import Recording
 from detector.replay.rescore import EntityResiduals
 from detector.sources.memory import MemorySource
 from detector.train import calibrate, division, trial
-from detector.train.calibrate import Alerted
 from detector.train.division import Plan
 from detector.train.fit import train
 
@@ -290,13 +289,13 @@ def budgets(asked: Namespace) -> list[Row]:
     rows = []
     for name in asked.normal_sets:
         trained = cases(asked, read(asked.data / name), "network")
-        rows += _budget_rows(name, [counts for case in trained for counts in _recorded(case, asked.recalibrate)])
+        rows += _budget_rows(name, [counts for case in trained for counts in _recorded(case)])
     for law in LAWS:
-        rows += _budget_rows(law, [_synthetic(law, seed, asked.recalibrate) for seed in asked.seeds])
+        rows += _budget_rows(law, [_synthetic(law, seed) for seed in asked.seeds])
     return rows
 
 
-def _recorded(case: Case, days: int) -> Iterator[Float64]:
+def _recorded(case: Case) -> Iterator[Float64]:
     """Counts outside labelled events and `ECHO_SLOTS` behind them; of entities that were seen in calibration."""
     monitor, step, residuals = case.monitor, case.monitor.step_ms, case.calibration()
     for replay in case.replays():
@@ -309,69 +308,38 @@ def _recorded(case: Case, days: int) -> Iterator[Float64]:
         is_event = np.isin(replay.slots, times[_label(recording)] // step * step)
         is_event = np.convolve(is_event, np.ones(1 + ECHO_SLOTS))[: len(is_event)] > 0.5
         first = times[times != dataset.NO_TIME].min() // step * step
-        yield _counts(monitor, errors, later, ~np.isnan(later) & ~is_event & (replay.slots >= first), days)
+        yield _counts(monitor, errors, later, ~np.isnan(later) & ~is_event & (replay.slots >= first))
 
 
-def _counts(monitor: MonitorSection, errors: Float32, later: Float32, is_normal: Bool, days: int) -> Float64:
+def _counts(monitor: MonitorSection, errors: Float32, later: Float32, is_normal: Bool) -> Float64:
     """False alerts observed and promised in normal slots of each entity at each budget, (E, budgets, 2).
 
-    errors: (E, N), on which each entity is calibrated alone at first; later, is_normal: (E, K)
-    days: after which each is calibrated again, as the daemon does, to the newest `training.span`; 0: never
+    errors: (E, N), on which each entity is calibrated alone; later, is_normal: (E, K)
     """
     plans = [replace(Plan.of(monitor), alert_budget_per_week=budget) for budget in BUDGETS]
-    entities, budgets = np.divmod(np.arange(len(errors) * len(BUDGETS)), len(BUDGETS))  # (R,)
-    rules, states = plans[0].horizon.rules, decide.AlertStates.none_open(len(entities))
-    first = [calibrate.fit_threshold(plans[b], errors[[e]]) for e, b in zip(entities, budgets, strict=True)]
-    everything, known, row = np.concatenate([errors, later], axis=1), errors.shape[1], np.zeros(1, dtype=np.int64)
-    until_next = days * DAY_MS // monitor.step_ms or later.shape[1]
-    most = plans[0].span // monitor.step_ms
-    memory = rules.before + max(score.SPANS) - 1
-    observed = np.zeros((len(errors), len(BUDGETS)))
-    alerts: list[list[Alerted]] = [[] for _ in entities]
-    calibrations = first
-    for begin in range(memory, later.shape[1], until_next):
-        end = min(begin + until_next, later.shape[1])
-        scores, recovered = [], []
-        for calibration, entity in zip(calibrations, entities, strict=True):
-            smoothed = calibration.smoothed(later[[entity], begin - memory : end], row)
+    rules, row = plans[0].horizon.rules, np.zeros(1, dtype=np.int64)
+    scores, recovered = [], []
+    for own, after in zip(errors, later, strict=True):
+        for plan in plans:
+            calibration = calibrate.fit_threshold(plan, own[None])
+            smoothed = calibration.smoothed(after[None], row)
             scores.append(calibration.by_span(smoothed, row))
             recovered.append(calibration.recovered(smoothed, row))
-        states, events = decide.decide(
-            states,
-            np.concatenate(scores),
-            np.concatenate(recovered),
-            slots=np.arange(begin, end),
-            rules=rules,
-            spans=score.SPANS,
-            step=1,
-        )
-        for event in events:
-            entity, budget = divmod(event.entity, len(BUDGETS))
-            if event.change is decide.Change.CLOSED:
-                alerts[event.entity].append(_alerted(event.episode, event.slot))
-            observed[entity, budget] += event.change is decide.Change.OPENED and is_normal[entity, event.slot]
-        if end == later.shape[1]:
-            break
-        oldest = max(-known, end - most)
-        fresh = []
-        for one, (entity, budget) in enumerate(zip(entities, budgets, strict=True)):
-            mine = [alert for alert in alerts[one] if alert.start >= oldest]
-            if states.is_open[one]:
-                mine.append(_alerted(states.episode(one), end))
-            recent = everything[entity, known + oldest : known + end].copy()
-            weeks = len(recent) * monitor.step_ms / WEEK_MS
-            for alert in calibrate.unpromised(mine, BUDGETS[budget] * weeks):
-                recent[max(0, alert.start - oldest) : alert.end - oldest + monitor.timesteps] = np.nan
-            is_enough = (~np.isnan(recent)).sum() >= division.BASELINE_SLOTS
-            again = calibrate.fit_threshold(plans[budget], recent[None]) if is_enough else calibrations[one]
-            fresh.append(calibrate.bounded(again, first[one]))
-        calibrations = fresh
+    _, events = decide.decide(
+        decide.AlertStates.none_open(len(scores)),
+        np.concatenate(scores),
+        np.concatenate(recovered),
+        slots=np.arange(rules.before + max(score.SPANS) - 1, later.shape[1]),
+        rules=rules,
+        spans=score.SPANS,
+        step=1,
+    )
+    observed = np.zeros((len(errors), len(BUDGETS)))
+    for event in events:
+        entity, budget = divmod(event.entity, len(BUDGETS))
+        observed[entity, budget] += event.change is decide.Change.OPENED and is_normal[entity, event.slot]
     weeks = is_normal.sum(axis=1, keepdims=True) * monitor.step_ms / WEEK_MS
     return np.stack([observed, weeks * BUDGETS], axis=2)
-
-
-def _alerted(episode: decide.Episode, end: int) -> Alerted:
-    return Alerted("", episode.opened_slot, end, episode.peak_score)
 
 
 def _wandering(rng: np.random.Generator, size: tuple[int, ...]) -> Float64:
@@ -392,14 +360,14 @@ LAWS: dict[str, Callable[[np.random.Generator, tuple[int, ...]], Float64]] = {
 }
 
 
-def _synthetic(law: str, seed: int, days: int) -> Float64:
+def _synthetic(law: str, seed: int) -> Float64:
     """Counts in errors of known law: the root mean square of eight metrics' noise, larger at one time of the day."""
     monitor = groups.settings(None, ["step=60s"], ["value"])
     noise = LAWS[law](np.random.default_rng(seed), (FLEET, CALIBRATION_SLOTS + TEST_SLOTS, 8))
     season = 1.0 + 0.2 * np.sin(2.0 * np.pi * np.arange(noise.shape[1]) / DAY_SLOTS)
     errors = (season * np.sqrt((noise**2).mean(axis=2))).astype(np.float32)
     is_normal = np.broadcast_to(np.arange(errors.shape[1]) >= CALIBRATION_SLOTS, errors.shape)
-    return _counts(monitor, errors[:, :CALIBRATION_SLOTS], errors, is_normal, days)
+    return _counts(monitor, errors[:, :CALIBRATION_SLOTS], errors, is_normal)
 
 
 def _budget_rows(data: str, parts: list[Float64]) -> list[Row]:
@@ -455,9 +423,6 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
     parser.add_argument("--seeds", nargs="+", type=int, default=(0, 1, 2))
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=[name for name in PARTS if name != "networks"])
-    parser.add_argument(
-        "--recalibrate", type=int, default=0, metavar="DAYS", help="part budget: every so often, 0: never"
-    )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes")
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()

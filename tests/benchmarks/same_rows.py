@@ -68,7 +68,6 @@ delay = "{delay}s"
 lateness = "{lateness}s"
 score_every = "1s"
 retrain = "off"
-recalibrate = "off"
 max_catch_up = "36500d"
 keep_scores = "36500d"
 metrics = {metrics}

@@ -283,15 +283,6 @@ def test_the_database_itself_refuses_a_second_open_alert(store: StateStore, migr
         connection.execute(insert(alert).values(**row))
 
 
-def test_deleting_a_model_version_spares_the_live_one(migrated: Engine) -> None:
-    first, second = _save(migrated), _save(migrated)
-
-    models.delete(migrated, first)
-    models.delete(migrated, second)
-
-    assert [row.version for row in models.listing(migrated)] == [second]
-
-
 def test_closing_an_alert_that_is_not_open_changes_nothing(store: StateStore, migrated: Engine) -> None:
     store.commit(_commit(changes=[_change(Change.CLOSED)]))
 
@@ -381,6 +372,20 @@ def test_people_answer_alerts_and_nobody_overwrites_another(store: StateStore, m
     row = alerts.listing(migrated)[0]
     assert (row.state, row.acknowledged_by, row.comment, row.verdict) == ("acknowledged", "alice", "mine", "false")
     assert alerts.counts(migrated, "web", 0).by_verdict == {"false": 1}
+
+
+def test_times_of_alerts_that_people_judged_real_are_told_by_entity(store: StateStore, migrated: Engine) -> None:
+    store.commit(_commit(changes=[_change(Change.OPENED)]))
+    (row,) = alerts.listing(migrated)
+    assert alerts.real(migrated, "web") == {}
+
+    alerts.judge(migrated, row, verdict="real", by="bob", comment=None, now=T0)
+    ((start, end),) = alerts.real(migrated, "web")[row.entity]
+    assert start == row.episode.opened_slot
+    assert end > T0 + (1 << 40)  # it is still open
+
+    alerts.judge(migrated, alerts.listing(migrated)[0], verdict="false", by="bob", comment=None, now=T0)
+    assert alerts.real(migrated, "web") == {}
 
 
 # models

@@ -14,7 +14,7 @@ from untrained import MemoryVersions, monitor_of, noise_history
 
 from detector import database
 from detector.config.sections import ModelSection, MonitorSection
-from detector.errors import ArtifactError, ModelError
+from detector.errors import ModelError
 from detector.models.fitting import MonitorFit
 from detector.ports import ModelVersion, Versions
 from detector.progress import silent
@@ -93,14 +93,6 @@ def test_a_saved_version_says_when_it_was_made(versions: Versions, trained: Mode
     assert {name: provenance[name] for name in trained.artifact.provenance} == trained.artifact.provenance
 
 
-def test_a_version_saved_again_keeps_when_it_was_made(versions: Versions, trained: ModelVersion) -> None:
-    first = versions.load(versions.save(trained, NOW))
-
-    again = versions.load(versions.save(first, NOW + 1))
-
-    assert again.artifact.provenance["created_at"] == NOW
-
-
 def test_the_newest_version_is_live_and_older_ones_can_be_loaded(versions: Versions, trained: ModelVersion) -> None:
     first = versions.save(trained, NOW)
     second = versions.save(trained, NOW + 1)
@@ -122,17 +114,6 @@ def test_versions_of_another_monitor_are_its_own(open_versions: Open, trained: M
     open_versions().save(trained, NOW)
 
     assert open_versions(BASELINE.model_copy(update={"name": "other"})).live_number() is None
-
-
-def test_a_deleted_version_is_gone_unless_it_is_live(versions: Versions, trained: ModelVersion) -> None:
-    first, second = versions.save(trained, NOW), versions.save(trained, NOW + 1)
-
-    versions.delete(first)
-    versions.delete(second)
-
-    assert versions.live_number() == second
-    with pytest.raises(ArtifactError, match=f"no model version {first}"):
-        versions.load(first)
 
 
 def test_one_process_at_a_time_makes_versions_of_a_monitor(open_versions: Open) -> None:

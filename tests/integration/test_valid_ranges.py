@@ -16,7 +16,6 @@ MONITOR = {
     "metrics": ["used_percent", "load"],
     "timesteps": 10,
     "retrain": "off",
-    "recalibrate": "off",
     "rules": [{"metric": "used_percent", "valid_max": 95.0}],
 }
 

@@ -187,6 +187,14 @@ def test_an_unknown_key_names_the_nearest_known_one(tmp_path: Path, text: str, l
     assert _refused(tmp_path, text) == [line]
 
 
+def test_a_key_of_an_earlier_version_says_what_to_do_about_it(tmp_path: Path) -> None:
+    advice = "recalibrate: no longer needed, since alerts adapt to what was seen lately; leave it out"
+
+    assert _refused(tmp_path, SMALLEST + "recalibrate = 'off'") == [f"monitors[0].{advice}"]
+    with pytest.raises(ConfigError, match=f"^--set {advice}$"):
+        loading.monitor(TABLE, ["recalibrate=off"])
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

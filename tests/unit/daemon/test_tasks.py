@@ -184,7 +184,6 @@ class _Versions:
 
 _VERSION: dict[str, Any] = {
     "kind": "network",
-    "drift": None,
     "detectability": {},
     "artifact": SimpleNamespace(provenance={"created_at": 1}, entities=()),
 }

@@ -38,10 +38,10 @@ def _program(folder: Path, commands: str) -> None:
 def test_a_child_trains_one_monitor_of_the_daemons_configuration(children: TrainingChildren, tmp_path: Path) -> None:
     _program(tmp_path, "exit 0")
 
-    children.run("web", ["--recalibrate"], timeout=LONG)
+    children.run("web", timeout=LONG)
 
     called = (tmp_path / "arguments").read_text().strip()
-    assert called == f"-m detector retrain web --config {tmp_path}/config.toml --recalibrate"
+    assert called == f"-m detector retrain web --config {tmp_path}/config.toml"
 
 
 def test_a_failed_child_is_reported_with_its_last_words(children: TrainingChildren, tmp_path: Path) -> None:

@@ -29,7 +29,8 @@ PROVENANCE = {
     "trained_until": 1_700_100_000_000,
     "created_at": 1_700_200_000_000,
     "detectability": {"network": {"all": 0.5}},
-    "drift": None,
+    "recalibrated_from": 1,  # this and the next are of earlier versions
+    "drift": 1.25,
 }
 DAMAGED = 300  # seeded random damages of each model
 

@@ -70,14 +70,13 @@ def test_schedule_that_is_off_says_so() -> None:
     assert checking.next_runs("off", NOW) == "off"
 
 
-def test_monitor_is_shown_with_the_next_runs_of_both_schedules(tmp_path: Path) -> None:
-    monitor = _monitor(retrain="off", recalibrate="30 2 * * *")
+def test_monitor_is_shown_with_its_next_trainings(tmp_path: Path) -> None:
+    monitor = _monitor(retrain="30 2 * * *")
 
     own, row = _checked(tmp_path, monitor, answers=True)
 
     assert own["schema"] == schema.HEAD
-    assert row["next_retrain"] == "off"
-    assert row["next_recalibrate"] == ["Sat 2026-11-28 02:30 UTC", "Sun 2026-11-29 02:30 UTC"]
+    assert row["next_retrain"] == ["Sat 2026-11-28 02:30 UTC", "Sun 2026-11-29 02:30 UTC"]
     assert row["daemon"] == "would wait: the source has no samples"
 
 

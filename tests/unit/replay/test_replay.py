@@ -218,7 +218,7 @@ def test_labels_do_not_reach_the_scores(run: Callable[..., Run], data: Path, tmp
     assert unlabelled.report["total"]["vus_pr"] is None
 
 
-@pytest.mark.parametrize("setting", ["retrain=off", "retrain=0 8 * * *", "recalibrate=0 8 * * *"])
+@pytest.mark.parametrize("setting", ["retrain=off", "retrain=0 8 * * *"])
 def test_what_is_still_to_come_does_not_reach_the_scores(
     run: Callable[..., Run], data: Path, tmp_path: Path, setting: str
 ) -> None:
@@ -248,20 +248,6 @@ def test_a_retraining_on_schedule_makes_a_second_model_version(
     assert training.windows[2] > training.windows[1]
     assert done.scores("web-1")[:fires] == once.scores("web-1")[:fires]
     assert all(a != b for a, b in zip(done.scores("web-1")[fires:], once.scores("web-1")[fires:], strict=True))
-
-
-def test_a_recalibration_on_schedule_changes_the_scores_but_not_the_model(
-    run: Callable[..., Run], data: Path, training: Training
-) -> None:
-    fixed = run(data, "--set", "recalibrate=off", out="fixed")
-    fires = 8 * 60 - HISTORY  # rows of the replay before it
-
-    done = run(data, "--set", "recalibrate=0 8 * * *", out="recalibrated")
-
-    assert [model["version"] for model in done.report["monitors"][0]["models"]] == [1]
-    assert len(training.windows) == 2  # one training for each run
-    assert done.scores("web-1")[:fires] == fixed.scores("web-1")[:fires]
-    assert all(a != b for a, b in zip(done.scores("web-1")[fires:], fixed.scores("web-1")[fires:], strict=True))
 
 
 def test_nothing_is_trained_again_without_new_rows(run: Callable[..., Run], data: Path) -> None:
@@ -434,7 +420,7 @@ def test_without_a_configuration_nothing_is_late_and_nothing_is_trained_again() 
     found = groups.settings(None, ["step=5m", "training.epochs=5"], ["cpu"])
 
     assert (found.delay, found.lateness) == (timedelta(0), timedelta(0))
-    assert (found.retrain, found.recalibrate) == ("off", "off")
+    assert found.retrain == "off"
     assert (found.training.epochs, found.step) == (5, timedelta(minutes=5))
     assert found.timesteps == 30
 

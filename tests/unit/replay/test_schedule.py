@@ -15,7 +15,7 @@ DAY = 1440 * MINUTE
 
 def _monitor(**changes: object) -> MonitorSection:
     section = MonitorSection(name="web", source=EmbeddedSource(type="embedded"), metrics=("load",))
-    off = {"retrain": "off", "recalibrate": "off", "delay": timedelta(0)}
+    off = {"retrain": "off", "delay": timedelta(0)}
     return section.model_copy(update=off | changes)
 
 
@@ -51,10 +51,9 @@ def test_a_long_time_without_rows_is_one_tick() -> None:
 
 
 def test_trainings_fall_between_the_first_slot_and_the_last_tick() -> None:
-    monitor = _monitor(retrain="0 3 * * *", recalibrate="0 4 * * *")
+    monitor = _monitor(retrain="0 3 * * *")
 
     schedule = Schedule.of(monitor, np.arange(0, 2 * DAY, MINUTE, dtype=np.int64), 0)
 
     assert schedule.retrainings == {3 * 60 * MINUTE, DAY + 3 * 60 * MINUTE}
-    assert schedule.recalibrations == {4 * 60 * MINUTE, DAY + 4 * 60 * MINUTE}
-    assert schedule.moments == sorted({*schedule.ticks, *schedule.retrainings, *schedule.recalibrations})
+    assert schedule.moments == sorted({*schedule.ticks, *schedule.retrainings})
