@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.decide import Change, Ended, Episode
+from detector.core.news import Experience, Habits
 from detector.core.rejects import Reject
 from detector.core.scaling import Scaling
-from detector.core.series import Bool, Float32, History, Int64, Samples, Windows
+from detector.core.series import Bool, Float32, Float64, History, Int64, Samples, Windows
 from detector.core.threshold import Calibration
 from detector.progress import Progress
 
@@ -132,9 +133,19 @@ class ScoreRows:
     entity: Sequence[str] = ()
     slot: Sequence[int] = ()
     score: Sequence[float] = ()
+    surprise: Sequence[float] = ()  # NaN: not known; empty: of none
 
 
 NO_SCORES = ScoreRows()
+
+
+@dataclass(frozen=True)
+class EntityScores:
+    """Stored scores of one entity, by rising slots."""
+
+    slots: Int64  # (K,) epoch milliseconds
+    score: Float64  # (K,)
+    surprise: Float64  # (K,) NaN = not known
 
 
 @dataclass(frozen=True)
@@ -147,6 +158,14 @@ class JudgedRanges:
 
 
 NOTHING_JUDGED = JudgedRanges()
+
+
+@dataclass(frozen=True)
+class StoredExperience:
+    """What entities had shown before a slot, epoch milliseconds."""
+
+    slot: int
+    data: bytes
 
 
 @dataclass(frozen=True)
@@ -165,6 +184,7 @@ class Commit:
     judged: JudgedRanges = NOTHING_JUDGED  # that begin
     judged_again: Sequence[tuple[str, int]] = ()  # entities and slots: ranges that began there or later are replaced
     checkpoint: str | None = None  # JSON; what to decide again from when late samples change something
+    experience: StoredExperience | None = None  # None keeps those stored
     forget_from: int | None = None  # scores and ranges of this slot and later ones are removed: the cursor moves back
     incident_span: int = 0  # alerts that open within so many milliseconds of each other are one incident
 
@@ -183,6 +203,9 @@ class Store(Protocol):
 
     def checkpoint(self, monitor: str) -> str | None:
         """The checkpoint of the newest commit, None if it had none."""
+
+    def experiences(self, monitor: str, *, version: int) -> list[StoredExperience]:
+        """The two newest that were committed with a model version, the newest first."""
 
     def judged_since(self, monitor: str, slot: int) -> JudgedRanges:
         """Ranges that reach to `slot` (epoch milliseconds) or later; of each entity the oldest first."""
@@ -306,6 +329,8 @@ class Artifact:
     noise: Float32  # (E, F) usual residual of each metric, scaled units
     fleet_noise: Float32  # (F,)
     calibration: Calibration
+    habits: Habits
+    experience: Experience  # (E, …) at the end of the training data
     freeze_limits: Int64  # (E, F) slots a metric must stay the same for to count as frozen; (0, 0): none ever does
     provenance: Mapping[str, Any]  # JSON: kind, fingerprint, data range, seed, versions, evaluation
     seen: Bool = field(default_factory=lambda: np.zeros((0, 0), dtype=np.bool_))

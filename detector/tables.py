@@ -63,7 +63,19 @@ score = Table(
     Column("entity", Name, primary_key=True),
     Column("score", Double, nullable=False),
     Column("model_version", BigInteger, nullable=False),
+    Column("surprise", Double, nullable=True),  # NULL: stored by a version that did not know it
     sqlite_with_rowid=False,
+    mysql_charset="utf8mb4",
+    mysql_collate="utf8mb4_bin",
+)
+
+experience = Table(
+    "detector_experience",  # what entities had shown before a slot: a restarted daemon goes on from it
+    metadata,
+    Column("monitor", String(64), primary_key=True),
+    Column("slot", BigInteger, primary_key=True, autoincrement=False),
+    Column("model_version", BigInteger, nullable=False),
+    Column("data", Blob, nullable=False),
     mysql_charset="utf8mb4",
     mysql_collate="utf8mb4_bin",
 )

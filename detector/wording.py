@@ -8,6 +8,12 @@ from typing import Any
 
 _MOST = 3  # metrics a sentence names
 _KINDS = {
+    "network": "Unexpected over {slots} slots",
+    "shape": "Unusual movement over {slots} slots",
+    "far": "Far from usual over {slots} slots",
+    "metric": "One metric far from usual for {slots} slots",
+    "record": "Beyond everything seen for {slots} slots",
+    # of alerts that earlier versions raised
     "spike": "Spike",
     "drift": "Drift over the last {slots} slots",
     "range": "Outside its valid range",

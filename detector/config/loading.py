@@ -207,6 +207,9 @@ def _expand(value: Any, environment: Mapping[str, str], missing: list[str], *, w
 
 _GONE = {
     "monitors.recalibrate": "no longer needed, since alerts adapt to what was seen lately; leave it out",
+    "monitors.decision.open_at_once": "write `score_at_once`, 2.0 unless you know better: scores have another scale",
+    "monitors.decision.close_below": "write `score_calm`, 0.875 unless you know better: scores have another scale",
+    "monitors.decision.critical_at": "write `score_critical`, 3.0 unless you know better: scores have another scale",
 }
 """Keys that earlier versions had, without the places in lists, and what to do about each."""
 

@@ -181,15 +181,15 @@ class ThresholdSection(Section):
 
 
 class DecisionSection(Section):
-    """Rules by which alerts open and close; scores are relative to the threshold 1.0."""
+    """Rules by which alerts open and close; scores are relative to the threshold 1.0, in steps of 55 times rarer."""
 
     open_slots: int = Field(default=2, ge=1)
     open_of: int = Field(default=3, ge=1, le=100)
-    open_at_once: float = Field(default=1.5, ge=1.0)
-    close_below: float = Field(default=0.8, gt=0.0, le=1.0)
+    score_at_once: float = Field(default=2.0, ge=1.0)
+    score_calm: float = Field(default=0.875, gt=0.0, le=1.0)
     close_slots: int = Field(default=5, ge=1, le=100)
     close_unknown_slots: int = Field(default=60, ge=1, le=10_000)
-    critical_at: float = Field(default=2.0, ge=1.0)
+    score_critical: float = Field(default=3.0, ge=1.0)
     critical_slots: int = Field(default=120, ge=1)
     reopen_slots: int = Field(default=3, ge=0, le=1000)
     flapping_reopenings: int = Field(default=3, ge=1)

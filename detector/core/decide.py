@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import Any
@@ -53,11 +53,11 @@ class Rules:
 
     open_slots: int
     open_of: int
-    open_at_once: float
-    close_below: float
+    score_at_once: float
+    score_calm: float  # below, a slot counts towards closing
     close_slots: int
     close_unknown_slots: int  # an open alert whose entity was unknown for so long closes
-    critical_at: float
+    score_critical: float
     critical_slots: int  # an alert open for so long is critical whatever its peak
     reopen_slots: int  # so soon after it closed, an alert opens again instead of a new one
     flapping_reopenings: int  # one that opened again so often is flapping, and …
@@ -170,35 +170,27 @@ class Event:
 def decide(
     states: AlertStates,
     scores: Float32,
-    recovered: Bool,
     *,
     slots: Int64,
     rules: Rules,
-    spans: Sequence[int],
     step: int,
     gone: Bool | None = None,
 ) -> tuple[AlertStates, list[Event]]:
     """States and events after K more slots.
 
-    scores: (E, rules.before + K, S) by span, the newest K belong to `slots` (K,); NaN = unknown: no change
-    recovered: (E, rules.before + K) the newest slots are ordinary again, whatever longer spans still hold
-    spans: (S,) slots each score looks back over; gone: (E, K) the entity is not expected back [none is]
+    scores: (E, rules.before + K), the newest K belong to `slots` (K,); NaN = unknown: no change
+    gone: (E, K) the entity is not expected back [none is]
 
-    A slot's score is the highest of its spans that are not claimed. An alert opens when `open_slots` of the last
-    `open_of` scores reach 1.0, the newest among them, or at once at `open_at_once`; it is dated to the first of these.
-    A known slot is calm if its score is below `close_below` or its entity has recovered, else active. The alert closes
-    after `close_slots` calm slots without an active one between them, or when nothing was known for
-    `close_unknown_slots`, or when its entity is gone. Within `reopen_slots` of its closing it opens again in place of
-    a new one; one that does so too often closes after `flapping_slots`.
+    An alert opens when `open_slots` of the last `open_of` scores reach 1.0, the newest among them, or at once at
+    `score_at_once`; it is dated to the first of these. A known slot is calm if its score is below `score_calm`, else
+    active. The alert closes after `close_slots` calm slots without an active one between them, or when nothing was
+    known for `close_unknown_slots`, or when its entity is gone. Within `reopen_slots` of its closing it opens again in
+    place of a new one; one that does so too often closes after `flapping_slots`.
     """
     events: list[Event] = []
     for k, slot in enumerate(slots.tolist()):
-        recent = slice(k, rules.before + k + 1)
-        times = slot - step * np.arange(rules.before, -1, -1)  # (n,)
-        unclaimed = unclaimed_scores(scores[:, recent], states.closed_slot, times, spans=spans, step=step)
-        states, decided = _decide_slot(
-            states, unclaimed, recovered[:, k + rules.before], slot=slot, rules=rules, step=step
-        )
+        recent = scores[:, k : rules.before + k + 1]
+        states, decided = _decide_slot(states, recent, slot=slot, rules=rules, step=step)
         events += decided
         if gone is not None and (states.is_open & gone[:, k]).any():
             states, decided = _closed(states, states.is_open & gone[:, k], slot)
@@ -206,29 +198,13 @@ def decide(
     return states, events
 
 
-def claimed(closed_slot: Int64, times: Int64, *, spans: Sequence[int], step: int) -> Bool:
-    """Spans that reach back into the alert that closed last, at some slots (M,): (E, M, S); closed_slot: (E,)."""
-    reach = step * np.asarray(spans, dtype=np.int64)
-    return np.asarray(times[:, None] - reach < closed_slot[:, None, None])
-
-
-def unclaimed_scores(scores: Float32, closed_slot: Int64, times: Int64, *, spans: Sequence[int], step: int) -> Float32:
-    """Highest score of the spans that are not claimed, at some slots (M,): (E, M, S) -> (E, M).
-
-    closed_slot: (E,); NaN where the newest slot alone, the first span, is unknown
-    """
-    is_claimed = claimed(closed_slot, times, spans=spans, step=step)
-    highest = np.fmax.reduce(np.where(is_claimed, np.float32(0.0), scores), axis=2)
-    return np.where(np.isnan(scores[:, :, 0]), np.float32(np.nan), highest)
-
-
 def _decide_slot(
-    states: AlertStates, scores: Float32, is_recovered: Bool, *, slot: int, rules: Rules, step: int
+    states: AlertStates, scores: Float32, *, slot: int, rules: Rules, step: int
 ) -> tuple[AlertStates, list[Event]]:
     """States and events after one more slot; scores: (E, n), the newest last."""
     newest = scores[:, -1]
     is_known = ~np.isnan(newest)
-    begins, first = _beginnings(states, scores, is_recovered, rules=rules)
+    begins, first = _beginnings(states, scores, slot=slot, rules=rules, step=step)
     reopens = begins & (states.closed_slot >= slot - step * rules.reopen_slots)
     opens = begins & ~reopens
     is_open = states.is_open | begins
@@ -239,10 +215,10 @@ def _decide_slot(
     is_peak = is_open & (newest > peak)
     peak = np.where(is_peak, newest, peak)
     was_critical = states.is_critical & ~opens
-    is_bad = (peak >= rules.critical_at) | (slot - opened_slot >= step * rules.critical_slots)
+    is_bad = (peak >= rules.score_critical) | (slot - opened_slot >= step * rules.critical_slots)
     escalates = is_open & ~was_critical & is_bad
 
-    is_active = is_known & ~((newest < rules.close_below) | is_recovered)
+    is_active = is_known & (newest >= rules.score_calm)
     unknown_for = np.where(is_known, 0, step)  # an unknown slot is neither calm nor active
     active_slot = np.where(is_active | begins, slot, states.active_slot + unknown_for)
     known_slot = np.where(is_known | begins, slot, states.known_slot)
@@ -279,12 +255,16 @@ def _closed(states: AlertStates, is_gone: Bool, slot: int) -> tuple[AlertStates,
     return after, list(_events(after, slot, (Change.CLOSED, is_gone, Ended.GONE)))
 
 
-def _beginnings(states: AlertStates, scores: Float32, is_recovered: Bool, *, rules: Rules) -> tuple[Bool, Int64]:
-    """Entities whose alert opens or reopens with the newest score, and the slots since their first high one, (E,)."""
-    newest = scores[:, -1]
+def _beginnings(states: AlertStates, scores: Float32, *, slot: int, rules: Rules, step: int) -> tuple[Bool, Int64]:
+    """Entities whose alert opens or reopens with the newest score, and the slots since their first high one, (E,).
+
+    Scores of an alert that has closed do not open the next one.
+    """
+    newest, slots = scores[:, -1], slot - step * np.arange(rules.open_of - 1, -1, -1)
     reaches = scores[:, -rules.open_of :] >= THRESHOLD  # (E, n); NaN compares False
-    enough = (reaches.sum(axis=1) >= rules.open_slots) | (newest >= rules.open_at_once)
-    return ~states.is_open & reaches[:, -1] & enough & ~is_recovered, reaches.shape[1] - 1 - reaches.argmax(axis=1)
+    reaches &= slots > states.closed_slot[:, None]
+    enough = (reaches.sum(axis=1) >= rules.open_slots) | (newest >= rules.score_at_once)
+    return ~states.is_open & reaches[:, -1] & enough, reaches.shape[1] - 1 - reaches.argmax(axis=1)
 
 
 def _events(after: AlertStates, slot: int, kind: tuple[Change, Bool, Ended | None]) -> Iterator[Event]:

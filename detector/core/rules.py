@@ -36,11 +36,19 @@ class MetricRules:
         """Whether any metric has a valid range."""
         return bool(np.isfinite(self.lowest).any() or np.isfinite(self.highest).any())
 
+    @property
+    def counts_everything(self) -> bool:
+        """Whether no deviation of any metric is left out."""
+        is_two_sided = bool(self.counts_up.all() and self.counts_down.all())
+        return is_two_sided and not (self.least.any() or self.least_share.any())
+
     def counted(self, residuals: Float32, observed: Float32, scale: Float32) -> Float32:
         """Residuals (B, F) in scaled units, with 0 for those that the rules do not count; NaN stays.
 
         observed: (B, F) values in their own units; scale: (B, F) own units to one scaled unit
         """
+        if self.counts_everything:
+            return residuals
         deviation = residuals * scale
         expected = observed - deviation
         counts = np.where(residuals > 0, self.counts_up, self.counts_down)

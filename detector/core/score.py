@@ -7,7 +7,7 @@ import numpy as np
 from detector.core.series import Float32
 
 SPANS = (1, 10, 60, 120)
-"""Slots a score looks back over: the newest alone finds spikes, the mean of the last 120 finds drifts.
+"""Slots a surprise looks back over: the newest alone finds spikes, the mean of the last 120 finds drifts.
 
 Ablation (tests/benchmarks/README.md): mean VUS-PR of five sets .446 with the newest slot only, .523 with these; 1, 10,
 60 has .528, within what another seed moves.

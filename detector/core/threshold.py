@@ -1,48 +1,31 @@
-"""Errors of normal data to a calibration that turns every error into a score with 1.0 at the alert budget.
+"""Return periods to scores, with 1.0 at the alert budget; and errors to their surprise, which ranks slots.
 
-Two steps. First each entity's errors are made comparable: their surprise, −ln of the share of normal errors that are
-larger, from an exponential tail of their logarithms. Then the level that alerts would open at `alert_budget_per_week`
-times a week: peaks over threshold as in Siffer et al., "Anomaly Detection in Streams with Extreme Value Theory", KDD
-2017. We differ in what a peak is: not a slot but an episode as `core.decide` would make it an alert, k of n and
-hysteresis included, so that slots which belong together count once; and in fitting the generalised Pareto law by
-L-moments (Hosking, "L-moments", 1990), which a few dozen peaks support, with its mean drawn towards that of single
-slots and its shape towards 0.
+Two numbers, two purposes. A `score` decides: it says how much rarer a slot is than the budget allows. A `surprise`
+ranks how strange slots are, repeated or not: −ln of the share of normal errors that are larger, from an exponential
+tail of their logarithms, and what is news on top of it.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from detector.core import score
-from detector.core.decide import Rules
-from detector.core.series import Bool, Float32, Float64, Int64
-from detector.times import WEEK_MS
+from detector.core.series import Float32, Float64, Int64
 
-# The constants below decide every alert. "Budget" names what chose one: alerts observed for each one promised, on
-# synthetic noise of five laws at three budgets (`quality.py --parts budget`). "Ablation" is VUS-PR on the shared
-# recordings (`--parts ablation`). Both tables stand in tests/benchmarks/README.md.
+NATS = 4.0
+"""Logarithm of a return period that one unit of score stands for: e⁴, some 55 times rarer."""
+
+# "Ablation" is VUS-PR on the shared recordings (`quality.py --parts ablation`, tests/benchmarks/README.md).
 
 TAIL = 0.02
 """Share of normal data above the quantile where the exponential tail begins. Not varied."""
 
-# How much evidence outweighs an assumption. Budget, all together: with these the middle entity of every law is within
-# a factor of 2 of the promise; with larger priors light tails had .15 of the promised alerts.
-_PRIOR = 5.0  # excesses of its own an entity needs before its calibration counts as much as the fleet's
-_PEAK_PRIOR = 3.0  # peaks that support a mean excess as much as that of single slots does
-_SLOT_PRIOR = 10.0  # slots that support their mean excess as much as the assumption that it is 1
-_SHAPE_PRIOR = 15.0  # peaks that support a shape as much as the assumption that it is 0
-_SHAPES = (-0.3, 0.5)  # bounds of the shape: beyond .5 the law has no variance, and some dozen peaks cannot support it
-_WIDEN = 0.25  # standard errors that the mean excess is widened by; budget
-
-_FAR_PEAK = 10.0
-"""Peaks beyond so many times the usual excess are taken for unlabelled anomalies, and shortened to it.
-
-It shortens tails that are truly heavy, too: budget, Student's t has 1.56 times the promised alerts at .2 a week.
-"""
+_PRIOR = 5.0  # excesses of its own an entity needs before its calibration counts as much as the fleet's; not varied
 
 _SPAN_PRIOR = 3.0
 """Excesses that lie apart, without which a longer span's tail is taken to fall no faster than the short one's.
@@ -58,53 +41,52 @@ Ablation: 5, 20 and no limit at all have .521–.526, against .523; it is kept f
 
 _LEAST_DECAY = 0.15  # normal errors that are all alike would make any difference infinitely surprising; not varied
 _WIDE_DECAY = 1.0  # where nothing is known of a tail: errors fall by a factor e for each unit; not varied
-_SHORT = 1  # index of the span that tells whether an episode goes on: ten slots, as the newest alone is too noisy
 
-_RECOVERED = 0.8
-"""Share of the start of the tail below which a mean over ten slots is ordinary again. Not varied."""
+
+def level(alert_budget_per_week: float, entities: int) -> float:
+    """ln of the return period in weeks at which a budget over so many entities is used up: score 1.0."""
+    return math.log(max(1, entities) / alert_budget_per_week)
+
+
+def scores(return_periods: Float32, level: float) -> Float32:
+    """Scores ≥ 0 of logarithms of return periods in weeks, (…): 1.0 at the level; NaN stays."""
+    relative = (return_periods - np.float32(level)) / np.float32(NATS)
+    return np.asarray(np.maximum(relative + np.float32(1.0), np.float32(0.0)))
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Tail of normal errors per entity and span: where it begins, how fast it falls; and the threshold."""
+    """Tail of normal errors per entity and span: where it begins, how fast it falls."""
 
     start: Float32  # (E, S) error with TAIL above it
     decay: Float32  # (E, S) mean excess over start, > 0
     fleet_start: Float32  # (S,) for entities that were not there
     fleet_decay: Float32  # (S,)
-    level: float  # surprise that stands for score 1.0
+
+    @staticmethod
+    def none() -> Calibration:
+        """Of no entities, where nothing is known of errors."""
+        nobody, spans = np.ones((1, len(score.SPANS)), dtype=np.float32), np.ones(len(score.SPANS), dtype=np.float32)
+        return Calibration(nobody, nobody, spans, spans)
 
     def smoothed(self, errors: Float32, row: Int64) -> Float32:
         """Errors (B, L) over all spans, (B, L − max(SPANS) + 1, S); row: (B,) as in `by_span`."""
         start = np.where(row < 0, self.fleet_start[0], self.start[row, 0])
         return score.smoothed(errors, (LIMIT * start).astype(np.float32))
 
-    def by_span(self, errors: Float32, row: Int64) -> Float32:
-        """Scores of each span, (B, K, S), of smoothed errors (B, K, S).
+    def surprise(self, errors: Float32, row: Int64) -> Float32:
+        """Surprise (B, K) of smoothed errors (B, K, S): that of the most surprising span.
 
         row: (B,) the entity's row, −1 if it was not there
         """
         start, decay = self.start[row], self.decay[row]
         start[row < 0], decay[row < 0] = self.fleet_start, self.fleet_decay
-        surprises = surprise(errors, start[:, None], decay[:, None])
-        return (surprises / self.level).astype(np.float32, copy=False)
-
-    def score(self, errors: Float32, row: Int64) -> Float32:
-        """Scores (B, K) of smoothed errors: the most surprising span counts; arguments as in `by_span`."""
-        return worst(self.by_span(errors, row))
-
-    def recovered(self, errors: Float32, row: Int64) -> Bool:
-        """True where the newest slots of smoothed errors (B, K, S) are ordinary again: (B, K).
-
-        row: (B,) as in `by_span`
-        """
-        start = np.where(row < 0, self.fleet_start[_SHORT], self.start[row, _SHORT])
-        return np.asarray(errors[:, :, _SHORT] < _RECOVERED * start[:, None])
+        return worst(surprise(errors, start[:, None], decay[:, None]))
 
 
-def worst(by_span: Float32) -> Float32:
-    """The most surprising of the known spans, (…, S) -> (…,); NaN where the newest slot is unknown."""
-    return np.asarray(np.fmax.reduce(by_span, axis=-1), dtype=np.float32)
+def worst(values: Float32) -> Float32:
+    """The largest of what is known, (…, S) -> (…,); NaN where nothing is."""
+    return np.asarray(np.fmax.reduce(values, axis=-1), dtype=np.float32)
 
 
 def surprise(error: Float32, start: Float32, decay: Float32) -> Float32:
@@ -126,129 +108,17 @@ def smoothed(errors: Float32) -> Float32:
     return score.smoothed(padded, (LIMIT * starts).astype(np.float32))
 
 
-def calibrate(
-    errors: Float32, *, spans: Sequence[int], rules: Rules, alert_budget_per_week: float, step: int
-) -> Calibration:
+def calibrate(errors: Float32, *, spans: Sequence[int]) -> Calibration:
     """Calibration from held-out smoothed errors (E, N, S) of normal data at consecutive slots, NaN = unknown.
 
     spans: (S,) slots each was smoothed over, the shortest first
 
-    Entities lean on the fleet until they have evidence of their own. The level is that at which the rules would open
-    `alert_budget_per_week` alerts a week over all entities; little data gives a wide one.
+    Entities lean on the fleet until they have evidence of their own.
 
     Raises: ValueError if nothing is known.
     """
     start, decay, fleet_start, fleet_decay = _tails(errors, np.asarray(spans, dtype=np.float64))
-    calibration = Calibration(
-        start=start,
-        decay=decay,
-        fleet_start=fleet_start.astype(np.float32),
-        fleet_decay=fleet_decay.astype(np.float32),
-        level=1.0,
-    )
-    rows = np.arange(len(errors))
-    surprises, recovered = calibration.by_span(errors, rows), calibration.recovered(errors, rows)
-    found = level(
-        surprises, recovered, spans=spans, rules=rules, alert_budget_per_week=alert_budget_per_week, step=step
-    )
-    return replace(calibration, level=found)
-
-
-def level(
-    surprises: Float32,
-    recovered: Bool,
-    *,
-    spans: Sequence[int],
-    rules: Rules,
-    alert_budget_per_week: float,
-    step: int,
-) -> float:
-    """Surprise at which the rules open `alert_budget_per_week` alerts a week over all entities.
-
-    surprises: (E, N, S) of normal data at consecutive slots, NaN = unknown; recovered: (E, N)
-    The fleet is taken to stay of this size.
-    """
-    opens = openings(surprises, recovered, rules)
-    highest = worst(opens)
-    known = highest[~np.isnan(highest)]
-    weeks = known.size * step / WEEK_MS / len(surprises)
-    begin = max(float(np.quantile(known, 1.0 - TAIL)), -float(np.log(TAIL)))
-    calm = recovered | (worst(surprises) < rules.close_below * begin)  # NaN compares False
-    peaks = episode_peaks(opens, calm, spans=spans, level=begin, rules=rules)
-    above = known[known > begin] - begin
-    usual = (float(above.sum(dtype=np.float64)) + _SLOT_PRIOR) / (len(above) + _SLOT_PRIOR)
-    # one more than was seen, as if the next were about to begin: no evidence is not evidence of none
-    ratio = (len(peaks) + 1) / weeks / alert_budget_per_week
-    return begin + _return_excess(np.maximum(peaks - begin, 0.0), usual, ratio)
-
-
-def openings(surprises: Float32, recovered: Bool, rules: Rules) -> Float32:
-    """The highest level at which each slot and span would open an alert: (E, N, S) and (E, N) -> (E, N, S).
-
-    0 where its entity has recovered, NaN where it is unknown.
-    """
-    before = np.pad(surprises, ((0, 0), (rules.open_of - 1, 0), (0, 0)), constant_values=np.nan)
-    recent = np.lib.stride_tricks.sliding_window_view(before, rules.open_of, axis=1)  # (E, N, S, n)
-    kth = np.sort(np.nan_to_num(recent, nan=-np.inf), axis=3)[..., -rules.open_slots]
-    opens = np.maximum(np.minimum(surprises, kth), surprises / np.float32(rules.open_at_once))
-    return np.where(recovered[..., None], np.float32(0.0), opens).astype(np.float32, copy=False)
-
-
-def episode_peaks(opens: Float32, calm: Bool, *, spans: Sequence[int], level: float, rules: Rules) -> Float64:
-    """For each alert that `decide` would open at a level, the highest level at which it still would: (P,).
-
-    opens: (E, N, S) of `openings`; calm: (E, N) slots that count towards closing
-    """
-    entities, slots, _ = opens.shape
-    is_open = np.zeros(entities, dtype=np.bool_)
-    has_peak = np.zeros(entities, dtype=np.bool_)
-    peak = np.zeros(entities)
-    in_a_row = np.zeros(entities, dtype=np.int64)
-    closed_at = np.full(entities, -slots - max(spans) - rules.reopen_slots)
-    known = np.nan_to_num(opens, nan=-np.inf)
-    is_unknown: Bool = np.all(np.isnan(opens), axis=2)
-    peaks: list[float] = []
-    for n in range(slots):
-        is_claimed = n - np.asarray(spans) < closed_at[:, None]  # (E, S)
-        now = np.where(is_claimed, -np.inf, known[:, n]).max(axis=1)
-        opened = ~is_open & (now >= level)
-        is_new = opened & (n - closed_at > rules.reopen_slots)
-        peaks.extend(peak[is_new & has_peak].tolist())
-        has_peak |= is_new
-        is_open |= opened
-        peak = np.where(is_new, now, np.where(is_open, np.maximum(peak, now), peak))
-        in_a_row = np.where(calm[:, n], in_a_row + 1, np.where(is_unknown[:, n], in_a_row, 0))
-        closed = is_open & ~opened & (in_a_row >= rules.close_slots)
-        is_open &= ~closed
-        closed_at[closed] = n
-    return np.array([*peaks, *peak[has_peak].tolist()])
-
-
-def _return_excess(excess: Float64, usual: float, ratio: float) -> float:
-    """The excess that a generalised Pareto law exceeds once in `ratio` peaks.
-
-    usual: mean excess of single slots, of which there are many more than peaks
-
-    While there are few peaks their mean leans on `usual`, and is widened; their shape leans on 0.
-    """
-    count = len(excess)
-    if count:
-        excess = np.minimum(excess, _FAR_PEAK * max(float(np.median(excess)) / np.log(2.0), usual))
-    mean = (excess.sum() + _PEAK_PRIOR * usual) / (count + _PEAK_PRIOR) * (1.0 + _WIDEN / np.sqrt(count + 1.0))
-    shape = float(np.clip(_shape(excess) * count / (count + _SHAPE_PRIOR), *_SHAPES))
-    scale = mean * (1.0 - shape)
-    ratio = max(ratio, 1.0)
-    return float(scale * (np.log(ratio) if abs(shape) < 1e-6 else (ratio**shape - 1.0) / shape))
-
-
-def _shape(excess: Float64) -> float:
-    """Shape of the generalised Pareto law by its first two L-moments, 0 where they say nothing."""
-    count = len(excess)
-    if count < 2 or excess.max() <= 0.0:
-        return 0.0
-    lower = 1.0 - (np.arange(1, count + 1) - 0.35) / count  # Hosking & Wallis 1987, plotting positions
-    mean, weighted = excess.mean(), float(np.mean(np.sort(excess) * lower))
-    return 2.0 - mean / (mean - 2.0 * weighted) if mean > 2.0 * weighted else 0.0
+    return Calibration(start, decay, fleet_start.astype(np.float32), fleet_decay.astype(np.float32))
 
 
 def _tails(errors: Float32, spans: Float64) -> tuple[Float32, Float32, Float64, Float64]:

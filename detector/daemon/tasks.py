@@ -260,7 +260,7 @@ class Tasks:
         name, snapshot = run.section.name, report.snapshot
         counts = self._services.alert_counts(name, now - WEEK_MS)
         changes: dict[str, Any] = {"alerts": counts, "entities": snapshot.entities}
-        changes |= {"score": snapshot.score, "reason": snapshot.reason}
+        changes |= {"score": snapshot.score, "surprise": snapshot.surprise, "reason": snapshot.reason}
         changes |= {"states": snapshot.states, "is_silent": snapshot.is_silent, "share": snapshot.share}
         changes["missing"] = snapshot.missing
         if report.newest_sample is not None:

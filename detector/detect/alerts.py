@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from detector.core import decide, score
+from detector.core import decide
 from detector.core.decide import LONG_AGO, AlertStates, Change, Event, Severity
 from detector.core.revise import Checkpoint
 from detector.core.series import Bool, Float32, Int64
@@ -27,19 +27,17 @@ def states_of(horizon: Horizon, memory: Memory, alerts: Sequence[StoredAlert]) -
     if not rows.size:
         return states
     opened = states.rows(rows)
-    by_span, recovered = scores.scores_by_span(horizon, memory, horizon.scores, only=rows)
     slots = memory.history.slots[-horizon.scores :]
     decided = scores.for_decisions(
-        by_span,
+        memory.scores[rows, -horizon.scores :],
         horizon=horizon,
         model=memory.model,
         rows=memory.rows[rows],
         values=memory.history.values[rows],
         is_open=opened.is_open,
     )
-    unclaimed = decide.unclaimed_scores(decided, opened.closed_slot, slots, spans=score.SPANS, step=horizon.step)
-    is_known = ~np.isnan(unclaimed)
-    is_active = is_known & ~((unclaimed < horizon.rules.close_below) | recovered)
+    is_known = ~np.isnan(decided)
+    is_active = is_known & (decided >= horizon.rules.score_calm)
     earliest = np.maximum(opened.decided_slot, slots[0] - horizon.step)
     last_active, last_known = (
         np.maximum(np.where(seen, slots, LONG_AGO).max(axis=1), earliest) for seen in (is_active, is_known)
@@ -82,7 +80,7 @@ def _among(entities: Sequence[str], names: set[str]) -> Bool:
 
 def checkpoint(horizon: Horizon, slot: int, *, entities: Sequence[str], states: AlertStates) -> Checkpoint:
     """The states before a slot, of alerts that are open or whose closing still matters."""
-    return Checkpoint.of(slot, entities, states, since=slot - horizon.claim)
+    return Checkpoint.of(slot, entities, states, since=slot - horizon.reopening)
 
 
 @dataclass(frozen=True)
@@ -97,16 +95,15 @@ class Decisions:
 def decide_slots(
     horizon: Horizon,
     states: AlertStates,
-    by_span: Float32,
+    taken: Float32,
     *,
-    recovered: Bool,
     slots: Int64,
     entities: Sequence[str],
     gone: Bool | None = None,
 ) -> Decisions:
     """As `decide.decide` of slots (K,), with checkpoints.
 
-    by_span: (E, rules.before + K, S); recovered: (E, rules.before + K); gone: (E, K)
+    taken: (E, rules.before + K) scores; gone: (E, K)
     """
     rules, events, checkpoints = horizon.rules, list[Event](), list[Checkpoint]()
     done = 0
@@ -115,11 +112,9 @@ def decide_slots(
         seen = slice(done, until + rules.before)
         states, found = decide.decide(
             states,
-            by_span[:, seen],
-            recovered[:, seen],
+            taken[:, seen],
             slots=slots[done:until],
             rules=rules,
-            spans=score.SPANS,
             step=horizon.step,
             gone=None if gone is None else gone[:, done:until],
         )
@@ -131,11 +126,11 @@ def decide_slots(
 
 
 def explained(
-    horizon: Horizon, memory: Memory, decided: Decisions, *, by_span: Float32, first: int
+    horizon: Horizon, memory: Memory, decided: Decisions, *, parts: Float32, first: int
 ) -> dict[tuple[int, int], str]:
     """Explanations of new peaks as JSON, by row and slot.
 
-    memory: with the states before the new slots; by_span: (E, K, S) of the newest slots
+    memory: with the states before the new slots; parts: (E, K, M) scores of the newest slots by mechanism
     first: the first new slot, epoch milliseconds
     """
     history, states = memory.history, decided.states
@@ -143,33 +138,11 @@ def explained(
     wanted = [(row, int(states.peak_slot[row])) for row in raised]
     peaks = [(event.entity, event.episode.peak_slot) for event in decided.events]
     wanted += [(row, slot) for row, slot in peaks if slot >= first]
-    closings = last_closings(memory.states, decided.events)
 
-    def parts(row: int, slot: int) -> Float32:
-        mine = by_span[row, (slot - history.end) // history.step]
-        return unclaimed_parts(mine, slot, closed_slot=closings(row, slot), step=history.step)
+    def parts_of(row: int, slot: int) -> Float32:
+        return np.asarray(parts[row, (slot - history.end) // history.step])
 
-    return explanations.explain(horizon, memory, list(dict.fromkeys(wanted)), parts=parts)
-
-
-def last_closings(before: AlertStates, events: Sequence[Event]) -> Callable[[int, int], int]:
-    """The slot that closed the last alert of a row before a slot, as a function of both; LONG_AGO if none did."""
-    closed: dict[int, list[int]] = {}
-    for event in events:
-        if event.change is Change.CLOSED:
-            closed.setdefault(event.entity, []).append(event.slot)
-
-    def last(row: int, slot: int) -> int:
-        found = [int(before.closed_slot[row]), *closed.get(row, [])]
-        return max((closing for closing in found if closing < slot), default=LONG_AGO)
-
-    return last
-
-
-def unclaimed_parts(by_span: Float32, slot: int, *, closed_slot: int, step: int) -> Float32:
-    """Scores (S,) of one slot, NaN for the spans that the alert which closed last claims."""
-    is_claimed = decide.claimed(np.array([closed_slot]), np.array([slot]), spans=score.SPANS, step=step)[0, 0]
-    return np.where(is_claimed, np.float32(np.nan), by_span)
+    return explanations.explain(horizon, memory, list(dict.fromkeys(wanted)), parts=parts_of)
 
 
 def changes_of(

@@ -1,8 +1,12 @@
-"""What a restarted process cannot see in the source: alert states before late slots, and rests that began long ago."""
+"""What a restarted process cannot see in the source: what entities have shown, alerts, rests since long ago."""
 
 from __future__ import annotations
 
+import io
 import json
+import zipfile
+import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,10 +15,12 @@ import numpy as np
 from detector.core import frozen
 from detector.core.decide import AlertStates
 from detector.core.frozen import NEVER
+from detector.core.news import Experience
 from detector.core.revise import Checkpoint
-from detector.detect.horizon import Horizon
-from detector.detect.memory import Memory
+from detector.detect.horizon import STORED_EVERY, Horizon
+from detector.detect.memory import Memory, Point
 from detector.detect.scores import freeze_limits
+from detector.ports import StoredExperience
 
 _MOST = 5000
 """States stored at most, a megabyte or so: with more, late rows after a restart correct scores, but no alerts."""
@@ -92,3 +98,45 @@ def with_rests(memory: Memory, kept: Kept, *, begin: int) -> Memory:
         if row is not None and since <= begin and start - step * int(rested[row, metric]) == begin:
             rested[row, metric] = (start - since) // step
     return replace(memory, rested=rested)
+
+
+# -- what entities have shown -----------------------------------------------------------------------------------------
+
+
+def due(horizon: Horizon, memory: Memory) -> Point | None:
+    """The point to store with a memory, None if it is not time yet.
+
+    One of the two that are stored is always old enough for all scores that are needed again.
+    """
+    every = max(STORED_EVERY, horizon.scores) * horizon.step
+    is_due = not memory.written or memory.points[0].slot - memory.written >= every
+    return memory.points[0] if is_due else None
+
+
+def packed(point: Point, entities: Sequence[str]) -> StoredExperience:
+    """The experience of entities (E,) as bytes: plain arrays, compressed."""
+    buffer = io.BytesIO()
+    names = np.frombuffer(json.dumps(entities).encode(), dtype=np.uint8)
+    columns: dict[str, Any] = {"entities": names, **point.experience.columns()}
+    np.savez_compressed(buffer, **columns)
+    return StoredExperience(point.slot, buffer.getvalue())
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """A stored experience, read."""
+
+    slot: int  # epoch milliseconds
+    entities: tuple[str, ...]
+    experience: Experience  # (E, …)
+
+
+def unpacked(stored: StoredExperience) -> Remembered | None:
+    """What `packed` made bytes of; None of those of another version: it costs what was learned since training."""
+    try:
+        with np.load(io.BytesIO(stored.data), allow_pickle=False) as found:
+            columns = {name: found[name] for name in found.files}
+        entities = tuple(json.loads(columns.pop("entities").tobytes()))
+        return Remembered(stored.slot, entities, Experience.of(columns))
+    except (KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
+        return None

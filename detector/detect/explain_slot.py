@@ -9,17 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from detector.core import decide, grid, score
-from detector.core.decide import LONG_AGO, THRESHOLD
+from detector.core import grid, threshold
+from detector.core.decide import THRESHOLD
 from detector.core.rejects import Reject
 from detector.core.series import Reason, Samples
-from detector.detect import alerts, exclusions, explanations, recall, scores
+from detector.detect import exclusions, explanations, recall, scores
 from detector.detect.horizon import Horizon
 from detector.detect.recall import Stored
 from detector.errors import ModelError
 from detector.ports import Exclusion, ModelVersion, Source
-
-_SHORT = 1  # index of the span that tells whether an episode goes on
 
 
 @dataclass(frozen=True)
@@ -93,14 +91,9 @@ def explain_slot(
         msg = f"monitor {horizon.monitor!r} has no data of entity {entity!r} in the {slots} slots before that time"
         raise ModelError(f"{msg}; see: detector check")
     row = memory.entities.index(entity)
-    by_span, recovered = scores.scores_by_span(horizon, memory, rules.open_of, only=np.array([row]))
-    times = slot - step * np.arange(rules.before, -1, -1)
-    closings = [alert.closed_slot for alert in past if alert.closed_slot is not None]
-    closed = max((closing for closing in closings if closing < slot), default=LONG_AGO)
-    unclaimed = decide.unclaimed_scores(by_span, np.array([closed]), times, spans=score.SPANS, step=step)[0]
-    parts = alerts.unclaimed_parts(by_span[0, -1], slot, closed_slot=closed, step=step)
-    recent = [None if np.isnan(value) else float(value) for value in unclaimed.tolist()]
-    explained = explanations.explain(horizon, memory, [(row, slot)], parts=lambda _row, _slot: parts)
+    parts = scores.scores_by_mechanism(horizon, memory, rules.open_of, only=np.array([row]))[0]  # (n, M)
+    recent = [None if np.isnan(value) else float(value) for value in threshold.worst(parts).tolist()]
+    explained = explanations.explain(horizon, memory, [(row, slot)], parts=lambda _row, _slot: parts[-1])
     answer = Answer(
         entity=entity,
         slot=slot,
@@ -110,24 +103,20 @@ def explain_slot(
         explanation=json.loads(explained[row, slot]),
         why=[],
     )
-    why = [*_of_alerts(horizon, past, slot), *_of_score(horizon, answer, has_recovered=bool(recovered[0, -1]))]
+    why = [*_of_alerts(past, slot), *_of_score(horizon, answer)]
     share = explanations.shares(json.dumps(answer.explanation))
     if exclusions.mutes(excluded, entity, share=share, at=slot):
         why.append("an exclusion mutes it; see: detector exclude list")
     return replace(answer, why=why)
 
 
-def _of_alerts(horizon: Horizon, past: Sequence[PastAlert], slot: int) -> Iterator[str]:
-    longest = max(score.SPANS) * horizon.step
+def _of_alerts(past: Sequence[PastAlert], slot: int) -> Iterator[str]:
     for alert in past:
-        closed = alert.closed_slot
-        if alert.opened_slot <= slot and (closed is None or slot <= closed):
+        if alert.opened_slot <= slot and (alert.closed_slot is None or slot <= alert.closed_slot):
             yield f"alert {alert.id} was open"
-        elif closed is not None and closed < slot <= closed + longest:
-            yield f"alert {alert.id} closed not long before; spans that reach back to it do not count"
 
 
-def _of_score(horizon: Horizon, answer: Answer, *, has_recovered: bool) -> Iterator[str]:
+def _of_score(horizon: Horizon, answer: Answer) -> Iterator[str]:
     rules = horizon.rules
     if answer.score is None:
         yield f"unknown ({answer.reason}): {_UNKNOWN[answer.reason or '']}"
@@ -135,11 +124,8 @@ def _of_score(horizon: Horizon, answer: Answer, *, has_recovered: bool) -> Itera
         yield f"the score {answer.score:.2f} is below the threshold of {THRESHOLD:g}"
     else:
         reached = sum(value is not None and value >= THRESHOLD for value in answer.recent)
-        enough = reached >= rules.open_slots or answer.score >= rules.open_at_once
-        needed = f"{rules.open_slots} of {rules.open_of} open an alert, or one of {rules.open_at_once:g}"
+        needed = f"{rules.open_slots} of {rules.open_of} open an alert, or one of {rules.score_at_once:g}"
         yield f"{reached} of the last {rules.open_of} scores reach the threshold; {needed}"
-        if enough and has_recovered:
-            yield f"the newest {score.SPANS[_SHORT]} slots are ordinary again: only longer spans still remember"
 
 
 _UNKNOWN = {

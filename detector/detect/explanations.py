@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from detector.core import frozen, score
+from detector.core import frozen, score, shape
+from detector.core.news import MECHANISMS, RECENT
 from detector.core.series import Bool, Float32, Float64, Int64, Reason
-from detector.detect import residuals
+from detector.detect import news, residuals
 from detector.detect.horizon import Horizon
 from detector.detect.memory import Memory
+from detector.detect.news import Slots
 from detector.detect.residuals import Selection
 from detector.detect.scores import freeze_limits
 
@@ -23,8 +25,22 @@ _TOP_METRICS = 5  # named in an explanation
 _LEAST_SHARE = 0.005  # of the score, for a metric to be named
 _WHOLE_WINDOWS = 500  # explanations with a window at a time; of more at once the others hold one slot
 
+_KINDS = {
+    "net1": ("network", 1),
+    "net3": ("network", 3),
+    "net10": ("network", 10),
+    "shape": ("shape", shape.SLOTS),
+    "far1": ("far", 1),
+    "far3": ("far", 3),
+    "gross": ("far", 3),
+    "one3": ("metric", 3),
+    "one10": ("metric", 10),
+    "record": ("record", RECENT),
+}
+"""Kind and slots that a mechanism is explained by."""
+
 Parts = Callable[[int, int], Float32]
-"""Scores by span (S,) of an entity's row at a slot in epoch milliseconds."""
+"""Scores by mechanism (M,) of an entity's row at a slot in epoch milliseconds."""
 
 
 def explain(
@@ -58,6 +74,8 @@ class _View:
     band: Float32  # (K, F) usual deviation, own units
     size: Float32  # (K, F) deviations that count, in usual ones
     is_frozen: Bool  # (F,) in the newest slot
+    deviations: Float32  # (L, F) from the median of the time of day, robust ones, of these slots and some before
+    shape_share: Float32  # (F,) of the window's distance from normal ones, NaN: nothing is known
 
 
 def _views(horizon: Horizon, memory: Memory, rows: Int64, *, index: int, slots: int) -> list[_View]:
@@ -74,7 +92,28 @@ def _views(horizon: Horizon, memory: Memory, rows: Int64, *, index: int, slots: 
     limits, rested = freeze_limits(model, known), memory.rested[rows]
     is_frozen = frozen.is_frozen(history.values[rows, : index + 1], limits, 1, rested=rested)[:, 0]
     observed, band = values[:, model.timesteps - 1 :], noise * found.scale
-    return [_View(observed[k], found.expected[k], band[k], size[k], is_frozen[k]) for k in range(len(rows))]
+    deviations, shares = _from_habits(horizon, memory, rows, index=index)
+    return [
+        _View(observed[k], found.expected[k], band[k], size[k], is_frozen[k], deviations[k], shares[k])
+        for k in range(len(rows))
+    ]
+
+
+def _from_habits(horizon: Horizon, memory: Memory, rows: Int64, *, index: int) -> tuple[Float32, Float32]:
+    """Deviations (R, shape.SLOTS, F) of the slots up to an index into the history, and shares of the shape (R, F)."""
+    model, history = memory.model, memory.history
+    known = residuals.model_rows(model, [history.entities[row] for row in rows.tolist()])
+    norm = news.norm_of(model, horizon.metric_rules, horizon.step)
+    begin = index - shape.SLOTS + 1
+    values, slots = history.values[rows, begin : index + 1], history.slots[begin : index + 1]
+    deviations = norm.habits.usual.deviations(values, slots, known, norm.rules)
+    shares = np.full((len(rows), values.shape[2]), np.nan, dtype=np.float32)
+    errors = np.zeros((len(rows), 0), dtype=np.float32)
+    statistics = news.statistics(norm, Slots(slots[-1:], known, values, errors))[:, 0]
+    for k, row in enumerate(known.tolist()):
+        if row >= 0 and len(norm.habits.shapes.unit):
+            shares[k] = norm.habits.shapes.shares(statistics[k], row)
+    return deviations, shares
 
 
 def _explanation(horizon: Horizon, view: _View, *, slot: int, scores: Float32, parts: Float32) -> dict[str, Any]:
@@ -83,7 +122,7 @@ def _explanation(horizon: Horizon, view: _View, *, slot: int, scores: Float32, p
     order = [f for f in np.argsort(-share, kind="stable")[:_TOP_METRICS].tolist() if share[f] >= _LEAST_SHARE]
     return {
         "metrics": [_metric(view, metrics[f], f, share=float(share[f])) for f in order],
-        "part": fired | {"scores": {str(s): _number(value) for s, value in zip(score.SPANS, parts, strict=True)}},
+        "part": fired | {"scores": {name: _number(value) for name, value in zip(MECHANISMS, parts, strict=True)}},
         "window": {
             "start": slot - (view.observed.shape[0] - 1) * horizon.step,
             "step": horizon.step,
@@ -105,13 +144,28 @@ def _fired(horizon: Horizon, view: _View, parts: Float32) -> tuple[dict[str, Any
         return {"kind": "no_data", "slots": horizon.silent}, np.zeros(metrics)
     if outside.any():
         return {"kind": "range", "slots": 1}, outside / outside.sum()
-    if view.is_frozen.any() and np.nanmax(parts) <= horizon.rules.open_at_once:
+    if view.is_frozen.any() and np.nanmax(parts) <= horizon.rules.score_at_once:
         return {"kind": "frozen", "slots": 1}, view.is_frozen / view.is_frozen.sum()
-    span = score.SPANS[int(np.nanargmax(parts))] if not np.isnan(parts).all() else 1
-    with np.errstate(invalid="ignore"):
-        squares = np.nan_to_num(np.minimum(view.size[-span:], score.CLIP) ** 2).sum(axis=0)
-    share = squares / squares.sum() if squares.sum() > 0 else np.zeros(metrics)
-    return {"kind": "spike" if span == 1 else "drift", "slots": span}, share
+    name = MECHANISMS[int(np.nanargmax(parts))] if not np.isnan(parts).all() else MECHANISMS[0]
+    kind, slots = _KINDS[name]
+    return {"kind": kind, "slots": slots}, _shares(view, kind, slots)
+
+
+def _shares(view: _View, kind: str, slots: int) -> Float64:
+    """Each metric's share (F,) of what a mechanism of a kind found."""
+    deviations = np.nan_to_num(view.deviations[-slots:])
+    if kind == "shape":
+        shares = np.nan_to_num(view.shape_share)
+    elif kind == "far":
+        shares = deviations.mean(axis=0)
+    elif kind in {"metric", "record"}:
+        least = deviations.min(axis=0)
+        shares = np.where(least >= least.max(), least, np.float32(0.0))
+    else:
+        with np.errstate(invalid="ignore"):
+            shares = np.nan_to_num(np.minimum(view.size[-slots:], score.CLIP) ** 2).sum(axis=0)
+    total = float(shares.sum())
+    return np.asarray(shares / total if total > 0 else np.zeros(len(shares)), dtype=np.float64)
 
 
 def _metric(view: _View, name: str, f: int, *, share: float) -> dict[str, Any]:

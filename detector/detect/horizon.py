@@ -12,8 +12,13 @@ from detector.config.sections import DecisionSection, MonitorSection, RuleSectio
 from detector.core import score
 from detector.core.decide import THRESHOLD, Rules
 from detector.core.grid import Aggregate
+from detector.core.news import BEFORE
 from detector.core.rules import MetricRules
+from detector.detect.news import LOOK_BACK
 from detector.times import milliseconds
+
+STORED_EVERY = 60
+"""Slots between two stored experiences, at least. A restart goes on from the last but one."""
 
 _LEAST_STORED = {"all": -np.inf, "anomalous": THRESHOLD, "none": np.inf}
 
@@ -35,12 +40,14 @@ class Horizon:
     late: int  # slots behind the cursor that are read again for late samples
     scores: int  # newest slots whose scores are needed to go on: open alerts, decisions, late samples
     values: int  # slots whose values are kept: two windows back from the oldest slot that is decided again, and one
-    # window back from the oldest that is scored again
-    errors: int  # slots whose errors are kept: smoothing, decisions, late samples; never fewer than those with values
+    # window back from the oldest that is judged again
+    errors: int  # slots whose errors are kept: means over slots, late samples; never fewer than those with values
+    replayed: int  # slots before the cursor that a restart judges again, at most
     filled: Literal["none", "zero", "last"]  # what a slot without a row has
     hold: int  # longest time that a value holds, if it does
     forget: int  # time without a row after which an entity is gone
     max_catch_up: int
+    alert_budget_per_week: float  # over all entities
     incident_span: int  # alerts that open within it of each other are one incident
     least_stored: float  # score below which none is stored
 
@@ -51,10 +58,15 @@ class Horizon:
         late = -(-milliseconds(section.lateness) // step)
         # a stored checkpoint lies up to twice as far back as late samples
         again = rules.before + 2 * late
+        # and what entities had shown, up to three times
+        judged = 3 * late
         scores = max(1, rules.reach, again)
         silent = section.no_data_slots + again + 1 if section.no_data_slots else 0
-        values = max(2 * section.timesteps - 2 + again, silent, scores + section.timesteps - 1 + late)
-        errors = max(max(score.SPANS) - 1 + scores, values)
+        window = max(section.timesteps - 1, LOOK_BACK)
+        values = max(2 * (section.timesteps - 1) + again, silent, scores + window + late, LOOK_BACK + judged)
+        errors = max(max(score.SPANS) - 1 + again, BEFORE + max(judged, scores + late), values)
+        # the last stored experience but one lies so far back
+        replayed = 2 * max(STORED_EVERY, scores) + scores + 4 * late
         return Horizon(
             monitor=section.name,
             metrics=section.metrics,
@@ -70,18 +82,20 @@ class Horizon:
             scores=scores,
             values=values,
             errors=errors,
+            replayed=replayed,
             filled="zero" if section.aggregate in {"count", "sum"} else section.fill,
             hold=milliseconds(section.hold),
             forget=milliseconds(section.forget),
             max_catch_up=milliseconds(section.max_catch_up),
+            alert_budget_per_week=section.threshold.alert_budget_per_week,
             incident_span=section.decision.incident_slots * step,
             least_stored=_LEAST_STORED[section.store_scores],
         )
 
     @property
     def slots(self) -> int:
-        """Slots before the newest that a tick looks back on: windows, smoothing, decisions, late samples."""
-        return self.timesteps - 1 + self.errors
+        """Slots before the newest that a restart looks back on: windows, means, decisions, late samples."""
+        return max(self.timesteps - 1, LOOK_BACK) + max(self.errors, BEFORE + self.replayed)
 
     @property
     def look_back(self) -> int:
@@ -89,9 +103,9 @@ class Horizon:
         return self.slots * self.step + (self.hold if self.filled == "last" else 0)
 
     @property
-    def claim(self) -> int:
-        """Milliseconds after its closing in which an alert still matters: it claims spans, or opens again."""
-        return self.step * max(self.rules.reopen_slots, *score.SPANS)
+    def reopening(self) -> int:
+        """Milliseconds after its closing in which an alert still matters: it may open again."""
+        return self.step * self.rules.reopen_slots
 
 
 def decision_rules(section: DecisionSection) -> Rules:

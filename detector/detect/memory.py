@@ -1,7 +1,7 @@
-"""Memory of a monitor between ticks: values, errors and scores of the newest slots, all rebuilt from the database.
+"""Memory of a monitor between ticks: values, errors and scores of the newest slots, and what entities have shown.
 
-Scores depend on the data of a bounded span and on the model version, never on what the process did before: so a daemon
-that was killed, one that catches up and a replay all arrive at the same numbers.
+All of it is rebuilt from the database: the newest slots from the source, and what came before from a stored experience.
+So a daemon that was killed, one that catches up and a replay all arrive at the same numbers.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from detector.core import frozen, grid, score
+from detector.core import frozen, grid
 from detector.core.decide import AlertStates
+from detector.core.news import MECHANISMS, Experience, Habits
 from detector.core.revise import Checkpoint
 from detector.core.scaling import Scaling
 from detector.core.series import Bool, Float32, History, Int8, Int64, Reason, Windows, read_only
 from detector.core.threshold import Calibration
-from detector.detect import residuals
+from detector.detect import news, residuals
 from detector.detect.horizon import Horizon
 from detector.detect.residuals import Selection
 from detector.detect.seen import Seen, filled
@@ -37,7 +38,8 @@ class Snapshot:
     """The newest slot of a monitor, for export."""
 
     entities: tuple[str, ...]
-    score: Float32  # (E,) of the spans that no closed alert claims; NaN = unknown
+    score: Float32  # (E,) NaN = unknown
+    surprise: Float32  # (E,)
     reason: Int8  # (E,) Reason
     states: AlertStates  # (E,)
     is_silent: Bool  # (E,) the open alert is muted, or somebody closed it
@@ -51,11 +53,20 @@ class Snapshot:
             self,
             entities=tuple(self.entities[row] for row in rows.tolist()),
             score=self.score[rows],
+            surprise=self.surprise[rows],
             reason=self.reason[rows],
             states=self.states.rows(rows),
             is_silent=self.is_silent[rows],
             share=self.share[rows],
         )
+
+
+@dataclass(frozen=True)
+class Point:
+    """What entities had shown before a slot that late samples may still lie behind."""
+
+    slot: int  # epoch milliseconds
+    experience: Experience  # (E, …)
 
 
 @dataclass(frozen=True)
@@ -69,6 +80,10 @@ class Memory:
     rows: Int64  # (E,) each entity's row in the model's per-entity arrays, −1 for one the model has not seen
     errors: Float32  # (E, L) combined residual of the newest slot of the window that ends there, NaN = unknown
     scores: Float32  # (E, L) as the errors they end with the history, and begin before it
+    return_periods: Float32  # (E, J, M) ln of weeks, of the newest slots by mechanism, NaN = unknown
+    experience: Experience  # (E, …) after the history
+    points: tuple[Point, ...]  # oldest first; late samples are judged again from the newest one before them
+    written: int  # slot of the newest stored experience, epoch milliseconds; 0: there is none by this model
     states: AlertStates  # (E,)
     past: tuple[Checkpoint, ...]  # the states before slots that late samples may still change, oldest first
     judged: Int8  # (E, J) codes on record of the newest slots, those that late samples may change and one before
@@ -141,9 +156,9 @@ def no_model(horizon: Horizon, now: int) -> ModelVersion:
 
     It judges from the newest complete slot on. now: epoch milliseconds
     """
-    metrics, spans = len(horizon.metrics), len(score.SPANS)
-    one, one_span = np.ones(metrics, dtype=np.float32), np.ones(spans, dtype=np.float32)
-    nobody, no_span = one[None], one_span[None]  # a row that nobody has
+    one = np.ones(len(horizon.metrics), dtype=np.float32)
+    nobody = one[None]  # a row that nobody has
+    calibration = Calibration.none()
     artifact = Artifact(
         spec=_OneSlot(),
         weights={},
@@ -151,7 +166,9 @@ def no_model(horizon: Horizon, now: int) -> ModelVersion:
         scaling=Scaling(nobody, nobody, one),
         noise=nobody,
         fleet_noise=one,
-        calibration=Calibration(no_span, no_span, one_span, one_span, 1.0),
+        calibration=calibration,
+        habits=(habits := Habits.of_errors(calibration, metrics=len(one))),
+        experience=Experience.normal(habits, 0, metrics=len(one), slot=now, step=horizon.step, weeks=0.0),
         freeze_limits=np.zeros((0, 0), dtype=np.int64),
         provenance={"kind": "none", "trained_from": now, "trained_until": now - horizon.delay - horizon.step},
     )
@@ -175,14 +192,19 @@ def empty(
     count, metrics = len(entities), len(horizon.metrics)
     share = np.empty((count, metrics), dtype=np.float32)
     states = AlertStates.none_open(count)
+    rows = residuals.model_rows(model, entities)
     return Memory(
         model=model,
         cursor=cursor,
         history=History(entities, start, horizon.step, np.empty((count, 0, metrics), dtype=np.float32)),
         rested=np.zeros((count, metrics), dtype=np.int64),
-        rows=residuals.model_rows(model, entities),
+        rows=rows,
         errors=np.empty((count, 0), dtype=np.float32),
         scores=np.empty((count, 0), dtype=np.float32),
+        return_periods=np.empty((count, 0, len(MECHANISMS)), dtype=np.float32),
+        experience=news.first(model, rows, step=horizon.step),
+        points=(),
+        written=0,
         states=states,
         past=(),
         judged=np.full((count, horizon.late + 1), UNRECORDED, dtype=np.int8),
@@ -190,7 +212,7 @@ def empty(
         seen=Seen.none(horizon, count),
         gone=gone,
         told=0,
-        snapshot=Snapshot(entities, share[:, 0], np.empty(count, np.int8), states, states.is_open, share),
+        snapshot=Snapshot(entities, share[:, 0], share[:, 0], np.empty(count, np.int8), states, states.is_open, share),
     )
 
 
@@ -241,6 +263,7 @@ def extend(horizon: Horizon, memory: Memory, gridded: Gridded, *, unscored: int 
         _moved(memory, kept[:, :, None], gridded, slots=horizon.errors + new)[:, :, 0]
         for kept in (memory.errors, memory.scores)
     )
+    return_periods = _moved(memory, memory.return_periods, gridded, slots=horizon.scores + new)
     errors[:, errors.shape[1] - new + unscored :] = made.errors
     if late.rows.size:
         corrected = _errors(horizon, model, history, rows=rows, slots=new + late.slots, only=late.rows)
@@ -248,6 +271,8 @@ def extend(horizon: Horizon, memory: Memory, gridded: Gridded, *, unscored: int 
         late = replace(late, reason=corrected.reason[:, : late.slots])
     states = _of_others(memory, gridded.entities)
     extended = replace(memory, history=history, rows=rows, errors=errors, scores=scores, states=states)
+    experience, points = _experience_of(horizon, memory, gridded.entities, rows)
+    extended = replace(extended, return_periods=return_periods, experience=experience, points=points)
     extended = replace(extended, judged=judged, changed=np.zeros_like(changed), rested=rested, seen=gridded.seen)
     return Extended(extended, made.reason, made.share, made.windows, late, gridded.last[:, -new:])
 
@@ -258,8 +283,9 @@ def newest_part(horizon: Horizon, memory: Memory) -> Memory:
     left = max(0, old.values.shape[1] - horizon.values)
     rested = frozen.rest(old.values[:, : left + 1], memory.rested)
     history = replace(old, start=old.end - horizon.values * old.step, values=old.values[:, -horizon.values :])
-    kept = slice(-horizon.errors, None)
-    return replace(memory, history=history, rested=rested, errors=memory.errors[:, kept], scores=memory.scores[:, kept])
+    errors, scores = (values[:, -horizon.errors :] for values in (memory.errors, memory.scores))
+    return_periods = memory.return_periods[:, -horizon.scores :]
+    return replace(memory, history=history, rested=rested, errors=errors, scores=scores, return_periods=return_periods)
 
 
 def _moved(memory: Memory, values: Float32, gridded: Gridded, *, slots: int) -> Float32:
@@ -276,6 +302,23 @@ def _of_others(memory: Memory, entities: tuple[str, ...]) -> AlertStates:
     before = grid.positions(entities, memory.entities)
     known = before >= 0
     return AlertStates.none_open(len(entities)).with_rows(known, memory.states.rows(before[known]))
+
+
+def _experience_of(
+    horizon: Horizon, memory: Memory, entities: tuple[str, ...], rows: Int64
+) -> tuple[Experience, tuple[Point, ...]]:
+    """The remembered experience and its points for other entities; rows: (E,) theirs, as in `Memory`."""
+    if entities == memory.entities:
+        return memory.experience, memory.points
+    before = grid.positions(entities, memory.entities)
+    known = np.flatnonzero(before >= 0)
+
+    def moved(experience: Experience) -> Experience:
+        fresh = news.first(memory.model, rows, step=horizon.step)
+        return fresh.with_rows(known, experience.rows(before[known]))
+
+    points = tuple(replace(point, experience=moved(point.experience)) for point in memory.points)
+    return moved(memory.experience), points
 
 
 def _late(before: Float32, after: Float32, *, changed: Int64, new: int) -> Late:

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from detector.core import grid, threshold
-from detector.detect import alerts, checkpoints, history, judged, memory, scores, seen
-from detector.detect.checkpoints import NOTHING_KEPT, Kept
+from detector.core.news import BEFORE
+from detector.detect import alerts, checkpoints, history, judged, memory, return_periods, scores, seen
+from detector.detect.checkpoints import NOTHING_KEPT, Kept, Remembered
 from detector.detect.horizon import Horizon
 from detector.detect.memory import Memory
 from detector.ports import NO_SCORES, NOTHING_JUDGED, JudgedRanges, ModelVersion, ScoreRows, Source, Store, StoredAlert
@@ -27,6 +28,7 @@ class Stored:
     judged: JudgedRanges = NOTHING_JUDGED  # of the slots that memory keeps the values of
     scores: ScoreRows = NO_SCORES  # by the live model version, of the slots that late rows may change
     kept: Kept = NOTHING_KEPT
+    remembered: tuple[Remembered, ...] = ()  # by the live model version, the newest first
 
 
 def stored_state(horizon: Horizon, store: Store, *, version: int) -> Stored:
@@ -37,10 +39,11 @@ def stored_state(horizon: Horizon, store: Store, *, version: int) -> Stored:
     end = grid.floor(cursor, horizon.step)
     return Stored(
         cursor,
-        store.alerts_since(name, end - horizon.claim),
+        store.alerts_since(name, end - horizon.reopening),
         store.judged_since(name, end - horizon.look_back),
         store.scores_since(name, end - horizon.late * horizon.step, version=version),
         checkpoints.read(store.checkpoint(name)),
+        tuple(filter(None, map(checkpoints.unpacked, store.experiences(name, version=version)))),
     )
 
 
@@ -59,39 +62,68 @@ def recall(
     relevant = [
         alert
         for alert in stored.alerts
-        if alert.episode.closed_slot is None or alert.episode.closed_slot >= cursor - horizon.claim
+        if alert.episode.closed_slot is None or alert.episode.closed_slot >= cursor - horizon.reopening
     ]
     alerted = {alert.entity for alert in relevant}
     gone = judged.departed(stored.judged)
     others = sorted(alerted | judged.filled_ones(horizon, stored.judged))
+    last = _remembered(horizon, stored, cursor)
+    judge_from = _judge_from(horizon, model, last, cursor)
     start = cursor - horizon.look_back
-    recalled = memory.empty(horizon, model, cursor=stored.cursor, others=others, start=start, gone=gone)
+    known = (*others, *(name for name in last.entities if name not in gone)) if last else others
+    recalled = memory.empty(horizon, model, cursor=stored.cursor, others=known, start=start, gone=gone)
+    recalled = _with_experience(recalled, last, stored)
     recalled = replace(recalled, seen=recalled.seen.since(judged.last_rows(horizon, recalled, stored.judged)))
     while recalled.history.end < cursor:  # in pieces: what is read is many times what is kept
-        extended = _next_piece(horizon, source, recalled, needed=others, cursor=cursor)
-        recalled = memory.newest_part(horizon, extended.memory)
+        extended = _next_piece(horizon, source, recalled, needed=known, cursor=cursor, judge_from=judge_from)
+        new = min(extended.late.new, max(0, extended.memory.history.end - judge_from) // horizon.step)
+        recalled = memory.newest_part(horizon, return_periods.advanced(horizon, extended.memory, new))
     if cursor == stored.cursor:
         recalled = checkpoints.with_rests(recalled, stored.kept, begin=start)
     again = recalled.scores.copy()
     for rows in memory.blocks(len(recalled.entities)):
-        by_span, _ = scores.scores_by_span(horizon, recalled, horizon.scores, only=rows)
-        again[rows, -horizon.scores :] = threshold.worst(by_span)
+        parts = scores.scores_by_mechanism(horizon, recalled, horizon.scores, only=rows)
+        again[rows, -horizon.scores :] = threshold.worst(parts)
     recalled = replace(recalled, scores=again)
     states = alerts.states_of(horizon, recalled, relevant)
-    by_span, _ = scores.scores_by_span(horizon, recalled, 1)
     snapshot = scores.snapshot_of(
         horizon,
         recalled,
         extended,
-        newest=scores.newest_unclaimed(by_span, states, recalled.history),
+        surprise=scores.surprises(recalled, 1)[:, 0],
         states=states,
         is_silent=alerts.silent(recalled.entities, relevant),
     )
     is_gone = seen.gone(horizon, recalled.seen.slot[:, -1:], recalled.history.slots[-1:])[:, 0]
     snapshot = snapshot.without(is_gone) if is_gone.any() else snapshot
-    last = alerts.checkpoint(horizon, cursor, entities=recalled.entities, states=states)
-    past = (*(point for point in stored.kept.past if point.slot < last.slot), last)
+    newest = alerts.checkpoint(horizon, cursor, entities=recalled.entities, states=states)
+    past = (*(point for point in stored.kept.past if point.slot < newest.slot), newest)
     return _as_judged(horizon, replace(recalled, states=states, past=past, snapshot=snapshot), stored)
+
+
+def _remembered(horizon: Horizon, stored: Stored, cursor: int) -> Remembered | None:
+    """The newest stored experience from which all scores that are needed again can be made, else the newest."""
+    step, found = horizon.step, [found for found in stored.remembered if found.slot <= cursor]
+    enough = [one for one in found if horizon.scores <= (cursor - one.slot) // step <= horizon.replayed]
+    return next(iter([*enough, *found]), None)
+
+
+def _judge_from(horizon: Horizon, model: ModelVersion, last: Remembered | None, cursor: int) -> int:
+    """The slot from which return periods are made again: where the experience ends, unless that is long ago."""
+    begin = grid.floor(model.trained_until, horizon.step) if last is None else last.slot
+    is_near = 0 <= cursor - begin <= horizon.replayed * horizon.step
+    return begin if is_near else cursor - horizon.scores * horizon.step
+
+
+def _with_experience(recalled: Memory, last: Remembered | None, stored: Stored) -> Memory:
+    """The memory with what its entities had shown."""
+    if last is None:
+        return recalled
+    before = grid.positions(recalled.entities, last.entities)
+    known = np.flatnonzero(before >= 0)
+    own = last.experience.at_step(recalled.history.step).rows(before[known])
+    experience = recalled.experience.with_rows(known, own)
+    return replace(recalled, experience=experience, written=stored.remembered[0].slot)
 
 
 def _as_judged(horizon: Horizon, recalled: Memory, stored: Stored) -> Memory:
@@ -121,9 +153,9 @@ def _start(horizon: Horizon, cursor: int, now: int) -> int:
 
 
 def _next_piece(
-    horizon: Horizon, source: Source, recalled: Memory, *, needed: Sequence[str], cursor: int
+    horizon: Horizon, source: Source, recalled: Memory, *, needed: Sequence[str], cursor: int, judge_from: int
 ) -> memory.Extended:
-    """A memory extended by the slots of one read; only those that errors are kept of are scored."""
+    """A memory extended by the slots of one read; only those that errors are needed of have any."""
     step, begin = horizon.step, recalled.history.end
     most = history.slots_at_a_time(len(recalled.entities), len(horizon.metrics))
     slots = min((cursor - begin) // step, most)
@@ -132,7 +164,7 @@ def _next_piece(
     entities = memory.members(recalled, samples.entities, needed)
     values = history.gridded(horizon, samples, entities, start=begin, slots=slots)
     del samples  # many times what remains of them
-    first_error = cursor - horizon.errors * step
+    first_error = min(cursor - horizon.errors * step, judge_from - BEFORE * step)
     unscored = min(slots, max(0, first_error - begin) // step)  # the windows of these have not been read
     gridded = memory.gridded(horizon, recalled, entities, values=values, end=end, late=0)
     return memory.extend(horizon, recalled, gridded, unscored=unscored)

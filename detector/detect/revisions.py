@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from detector.core import revise, score, threshold
+from detector.core import revise, threshold
 from detector.core.decide import LONG_AGO, AlertStates, Change, Episode
 from detector.core.revise import Checkpoint
 from detector.core.series import Float32, Int64
-from detector.detect import alerts, explanations, scores, seen
+from detector.detect import alerts, explanations, return_periods, scores, seen
 from detector.detect.alerts import Decisions
 from detector.detect.horizon import Horizon
 from detector.detect.memory import Extended, Late, Memory
@@ -31,9 +31,10 @@ def revised(horizon: Horizon, store: Store, extended: Extended, *, now: int) -> 
     memory, late = extended.memory, extended.late
     if not late.rows.size:
         return Revised(memory, [])
-    by_span, _ = scores.scores_by_span(horizon, memory, late.new + late.slots, only=late.rows)
+    memory = return_periods.again(horizon, memory, late)
+    parts = scores.scores_by_mechanism(horizon, memory, late.new + late.slots, only=late.rows)
     corrected = memory.scores.copy()
-    corrected[late.rows, -late.new - late.slots : -late.new] = threshold.worst(by_span[:, : late.slots])
+    corrected[late.rows, -late.new - late.slots : -late.new] = threshold.worst(parts[:, : late.slots])
     memory = replace(memory, scores=corrected)
     then = _checkpoint_before(horizon, memory, late)
     return Revised(memory, []) if then is None else _redecided(horizon, store, memory, late=late, then=then, now=now)
@@ -62,14 +63,14 @@ def _decided_again(horizon: Horizon, memory: Memory, late: Late, *, then: Checkp
     slots = history.values.shape[1]
     first, new = (then.slot - history.start) // history.step, slots - late.new
     names = [history.entities[row] for row in late.rows.tolist()]
-    by_span, recovered = scores.scores_by_span(horizon, memory, slots - first + before, only=late.rows)
+    again_from = memory.scores.shape[1] - slots + first - before
     committed = slice(0, new - first + before)
     start = then.at(names)
     values, again = history.values[late.rows, :new], history.slots[first:new]
     last = np.maximum.accumulate(np.where(np.isnan(values).all(axis=2), LONG_AGO, history.slots[:new]), axis=1)
     gone = seen.gone(horizon, last[:, first:], again)
     decided = scores.for_decisions(
-        by_span[:, committed],
+        memory.scores[late.rows, again_from:][:, committed],
         horizon=horizon,
         model=memory.model,
         rows=memory.rows[late.rows],
@@ -77,9 +78,7 @@ def _decided_again(horizon: Horizon, memory: Memory, late: Late, *, then: Checkp
         is_open=start.is_open,
         gone=gone,
     )
-    found = alerts.decide_slots(
-        horizon, start, decided, recovered=recovered[:, committed], slots=again, entities=names, gone=gone
-    )
+    found = alerts.decide_slots(horizon, start, decided, slots=again, entities=names, gone=gone)
     return _Again(start, found, int(again[-1]))
 
 
@@ -119,14 +118,11 @@ def _explained(
     history, step = memory.history, horizon.step
     # of peaks further back there is no whole window any more, and their explanations stay
     first_window = history.slots[memory.model.timesteps - 1]
-    earliest = max(first_window, history.end - step * (memory.errors.shape[1] - max(score.SPANS)))
-    closings = alerts.last_closings(again.start, again.decided.events)
+    earliest = max(first_window, history.end - step * memory.return_periods.shape[1])
 
     def parts(row: int, slot: int) -> Float32:
         slots = (history.end - slot) // step
-        by_span, _ = scores.scores_by_span(horizon, memory, slots, only=np.array([row]))
-        closed_slot = closings(int(np.searchsorted(rows, row)), slot)
-        return alerts.unclaimed_parts(by_span[0, 0], slot, closed_slot=closed_slot, step=step)
+        return np.asarray(scores.scores_by_mechanism(horizon, memory, slots, only=np.array([row]))[0, 0])
 
     wanted = [
         (row, change.episode.peak_slot)

@@ -1,12 +1,13 @@
-"""Errors to scores: by span, for values that are never valid and for frozen metrics, and as decisions take them."""
+"""Return periods to scores: also for values that are never valid and frozen metrics, and as decisions take them."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from detector.core import decide, frozen, score, window
+from detector.core import frozen, score, threshold, window
 from detector.core.decide import THRESHOLD, AlertStates
-from detector.core.series import Bool, Float32, History, Int64, Reason
+from detector.core.news import MECHANISMS
+from detector.core.series import Bool, Float32, Int64, Reason
 from detector.core.threshold import worst
 from detector.detect import residuals
 from detector.detect.horizon import Horizon
@@ -42,38 +43,56 @@ def lost_metrics(horizon: Horizon, memory: Memory, slots: int, *, only: Int64) -
     return result
 
 
-def scores_by_span(horizon: Horizon, memory: Memory, slots: int, *, only: Int64 | None = None) -> tuple[Float32, Bool]:
-    """Scores by span (E, K, S) of the newest K slots, and where entities have recovered (E, K).
+def scores_by_mechanism(horizon: Horizon, memory: Memory, slots: int, *, only: Int64 | None = None) -> Float32:
+    """Scores by mechanism (E, K, M) of the newest K slots, all NaN where a slot is unknown.
 
     only: rows of the entities wanted [all]
 
     A value that is never valid needs no model to be critical; a frozen metric opens an alert.
     """
-    rules, artifact = horizon.rules, memory.model.artifact
-    invalid_score = np.float32(max(rules.critical_at, rules.open_at_once))
+    rules, level = horizon.rules, level_of(horizon, memory.model)
+    invalid_score = np.float32(max(rules.score_critical, rules.score_at_once))
     wanted = np.arange(len(memory.rows)) if only is None else only
-    scores = np.empty((len(wanted), slots, len(score.SPANS)), dtype=np.float32)
-    recovered = np.empty((len(wanted), slots), dtype=np.bool_)
+    scores = np.empty((len(wanted), slots, len(MECHANISMS)), dtype=np.float32)
     for block in blocks(len(wanted)):
         rows, at = memory.rows[wanted[block]], wanted[block]
-        smoothed = artifact.calibration.smoothed(memory.errors[at, -slots - max(score.SPANS) + 1 :], rows)
-        by_span = artifact.calibration.by_span(smoothed, rows)
+        found = threshold.scores(memory.return_periods[at, -slots:], level)
         values = memory.history.values[at]
         is_invalid = horizon.metric_rules.outside(values[:, -slots:]).any(axis=2)
-        by_span[is_invalid] = np.fmax(by_span[is_invalid], invalid_score)
+        found[is_invalid] = np.fmax(found[is_invalid], invalid_score)
         limits, rested = freeze_limits(memory.model, rows), memory.rested[at]
         is_frozen = frozen.is_frozen(values, limits, slots, rested=rested).any(axis=2)
-        by_span[is_frozen] = np.fmax(by_span[is_frozen], np.float32(rules.open_at_once))
+        found[is_frozen] = np.fmax(found[is_frozen], np.float32(rules.score_at_once))
         # what is missing is not normal: the others alone may be anomalous, but not say that all is well
-        is_lost = lost_metrics(horizon, memory, slots, only=at).any(axis=2) & ~(worst(by_span) >= THRESHOLD)
-        by_span[is_lost] = np.nan
-        scores[block] = by_span
-        recovered[block] = artifact.calibration.recovered(smoothed, rows) & ~is_invalid & ~is_frozen & ~is_lost
-    return scores, recovered
+        is_missing = np.isnan(memory.errors[at, -slots:]) & ~is_invalid & ~is_frozen
+        is_missing |= lost_metrics(horizon, memory, slots, only=at).any(axis=2)
+        found[is_missing & ~(worst(found) >= THRESHOLD)] = np.nan
+        scores[block] = found
+    return scores
+
+
+def level_of(horizon: Horizon, model: ModelVersion) -> float:
+    """ln of the return period in weeks that stands for score 1.0."""
+    return threshold.level(horizon.alert_budget_per_week, len(model.artifact.entities))
+
+
+def surprises(memory: Memory, slots: int, *, only: Int64 | None = None) -> Float32:
+    """Surprise (E, K) of the newest K slots, NaN where they are unknown; only: rows of the entities wanted [all]."""
+    wanted = np.arange(len(memory.rows)) if only is None else only
+    if not slots:
+        return np.empty((len(wanted), 0), dtype=np.float32)
+    result = np.empty((len(wanted), slots), dtype=np.float32)
+    calibration = memory.model.artifact.calibration
+    for block in blocks(len(wanted)):
+        rows, at = memory.rows[wanted[block]], wanted[block]
+        errors = memory.errors[at, -slots - max(score.SPANS) + 1 :]
+        news = np.fmax(worst(memory.return_periods[at, -slots:]), np.float32(0.0))
+        result[block] = calibration.surprise(calibration.smoothed(errors, rows), rows) + news
+    return result
 
 
 def for_decisions(
-    by_span: Float32,
+    scores: Float32,
     *,
     horizon: Horizon,
     model: ModelVersion,
@@ -82,40 +101,31 @@ def for_decisions(
     is_open: Bool,
     gone: Bool | None = None,
 ) -> Float32:
-    """Scores (E, K, S) as decisions take them, of the newest K of values (E, L, F); rows: (E,) as in `Memory`.
+    """Scores (E, K) as decisions take them, of the newest K of values (E, L, F); rows: (E,) as in `Memory`.
 
     Without a model, or for an entity that it can say nothing of, a slot that has data lets an alert close. If so
     configured, an entity that had data and falls silent opens one, which lasts until it has data again or is gone.
 
     is_open: (E,) has an alert that nobody has closed; gone: (E, n) the newest n slots of entities that are [none]
     """
-    slots = by_span.shape[1]
+    slots = scores.shape[1]
     is_without = residuals.without_model(model, rows) | (model.version == NO_MODEL)  # (E,)
     if is_without.any():
         has_data: Bool = np.any(~np.isnan(values[:, -slots:]), axis=2) & is_without[:, None]
-        by_span = np.where(np.isnan(by_span) & has_data[..., None], np.float32(0.0), by_span)
+        scores = np.where(np.isnan(scores) & has_data, np.float32(0.0), scores)
     if horizon.silent:
         is_silent = window.silent(values, horizon.silent, had_data=is_open)[:, -slots:]  # (E, K)
         if gone is not None:
             is_silent[:, -gone.shape[1] :] &= ~gone
-        by_span = by_span.copy()
-        by_span[is_silent, 0] = horizon.rules.open_at_once
-    return by_span
-
-
-def newest_unclaimed(by_span: Float32, states: AlertStates, history: History) -> Float32:
-    """Newest score of each entity without the spans that a closed alert claims, (E,); NaN = unknown.
-
-    by_span: (E, K, S)
-    """
-    newest, step = history.slots[-1:], history.step
-    return decide.unclaimed_scores(by_span[:, -1:], states.closed_slot, newest, spans=score.SPANS, step=step)[:, 0]
+        scores = np.where(is_silent, np.float32(horizon.rules.score_at_once), scores)
+    return scores
 
 
 def snapshot_of(
-    horizon: Horizon, memory: Memory, extended: Extended, *, newest: Float32, states: AlertStates, is_silent: Bool
+    horizon: Horizon, memory: Memory, extended: Extended, *, surprise: Float32, states: AlertStates, is_silent: Bool
 ) -> Snapshot:
-    """The newest slot, for export; newest: (E,) scores, NaN = unknown; is_silent: (E,)."""
+    """The newest slot of a memory with its scores, for export; surprise: (E,); is_silent: (E,)."""
+    newest = memory.scores[:, -1]
     reason = extended.reason[:, -1].copy()
     reason[~np.isnan(newest)] = Reason.KNOWN  # an invalid value is known to be
     lost = lost_metrics(horizon, memory, 1, only=np.arange(len(reason)))[:, 0]  # (E, F)
@@ -124,4 +134,6 @@ def snapshot_of(
     if np.isnan(memory.history.values[:, -_STALE_SLOTS:]).all():
         reason[reason == Reason.NO_DATA] = Reason.STALE_DATA
     missing = lost.sum(axis=0) / max(1, int(has_data.sum()))
-    return Snapshot(memory.entities, newest, reason, states, is_silent, extended.share, missing.astype(np.float32))
+    surprise = np.where(np.isnan(newest), np.float32(np.nan), surprise)
+    share = extended.share
+    return Snapshot(memory.entities, newest, surprise, reason, states, is_silent, share, missing.astype(np.float32))

@@ -11,7 +11,7 @@ from detector.core import grid, rejects, threshold
 from detector.core.decide import AlertStates, Change, Severity
 from detector.core.rejects import Reject
 from detector.core.series import Bool, Float32, Int64, Reason, Samples
-from detector.detect import alerts, checkpoints, history, judged, memory, revisions, scores, seen
+from detector.detect import alerts, checkpoints, history, judged, memory, return_periods, revisions, scores, seen
 from detector.detect.alerts import Decisions
 from detector.detect.horizon import Horizon
 from detector.detect.judged import Recorded
@@ -51,6 +51,7 @@ def observe(horizon: Horizon, source: Source, now: int) -> Report:
     snapshot = Snapshot(
         entities=samples.entities,
         score=np.full(count, np.nan, dtype=np.float32),
+        surprise=np.full(count, np.nan, dtype=np.float32),
         reason=np.full(count, Reason.NO_MODEL, dtype=np.int8),
         states=AlertStates.none_open(count),
         is_silent=np.zeros(count, dtype=np.bool_),
@@ -110,7 +111,12 @@ def _chunk(monitor: Monitor, remembered: Memory, *, end: int, late: int, now: in
     record = judged.recorded(horizon, decided.memory, extended, skipped_from=_skipped_from(remembered))
     past = (*decided.memory.past, *decided.decisions.checkpoints)[-horizon.late - 1 :]
     scored = replace(decided.memory, judged=record.newest, past=past)
-    store.commit(_commit(monitor, scored, changes, extended=extended, record=record, now=now))
+    point = checkpoints.due(horizon, scored)
+    commit = _commit(monitor, scored, changes, surprises=decided.surprises, extended=extended, record=record, now=now)
+    if point is not None:
+        commit = replace(commit, experience=checkpoints.packed(point, scored.entities))
+        scored = replace(scored, written=point.slot)
+    store.commit(commit)
     return _after(monitor, extended, replace(decided, memory=scored), read=read)
 
 
@@ -146,7 +152,8 @@ def _read(monitor: Monitor, remembered: Memory, *, end: int, late: int) -> _Read
 @dataclass(frozen=True)
 class _Decided:
     memory: Memory  # with the scores of the new slots, and the states before them
-    by_span: Float32  # (E, rules.before + K, S)
+    parts: Float32  # (E, rules.before + K, M) scores by mechanism
+    surprises: Float32  # (E, K) of the new slots
     slots: Int64  # (K,) the new ones
     decisions: Decisions
 
@@ -154,14 +161,16 @@ class _Decided:
 def _decide(horizon: Horizon, extended: Memory, stored: Sequence[StoredAlert], *, gone: Bool) -> _Decided:
     """Scores of the new slots, and what they do to alerts; gone: (E, K) entities that are not expected back."""
     new = gone.shape[1]
-    by_span, recovered = scores.scores_by_span(horizon, extended, new + horizon.rules.before)
-    made = extended.scores.copy()
-    made[:, -new:] = threshold.worst(by_span[:, -new:])
-    scored = replace(extended, scores=made)
+    advanced = return_periods.advanced(horizon, extended, new)
+    parts = scores.scores_by_mechanism(horizon, advanced, new + horizon.rules.before)
+    recent = threshold.worst(parts)
+    made = advanced.scores.copy()
+    made[:, -new:] = recent[:, -new:]
+    scored = replace(advanced, scores=made)
     slots = scored.history.slots[-new:]
     lasts = scored.states.is_open & ~alerts.dismissed(scored.entities, stored)
     taken = scores.for_decisions(
-        by_span,
+        recent,
         horizon=horizon,
         model=scored.model,
         rows=scored.rows,
@@ -169,10 +178,8 @@ def _decide(horizon: Horizon, extended: Memory, stored: Sequence[StoredAlert], *
         is_open=lasts,
         gone=gone,
     )
-    decisions = alerts.decide_slots(
-        horizon, scored.states, taken, recovered=recovered, slots=slots, entities=scored.entities, gone=gone
-    )
-    return _Decided(scored, by_span, slots, decisions)
+    decisions = alerts.decide_slots(horizon, scored.states, taken, slots=slots, entities=scored.entities, gone=gone)
+    return _Decided(scored, parts, scores.surprises(scored, new), slots, decisions)
 
 
 def _changes(
@@ -181,7 +188,7 @@ def _changes(
     """Changes of stored alerts in order: by late samples, by exclusions that have ended, by the new slots."""
     horizon, entities, first = monitor.horizon, decided.memory.entities, int(decided.slots[0])
     excluded = monitor.store.exclusions(horizon.monitor)
-    explained = alerts.explained(horizon, decided.memory, decided.decisions, by_span=decided.by_span, first=first)
+    explained = alerts.explained(horizon, decided.memory, decided.decisions, parts=decided.parts, first=first)
     states, last = decided.decisions.states, int(decided.slots[-1])
     changes = [
         *revised.changes,
@@ -196,6 +203,7 @@ def _commit(
     scored: Memory,
     changes: Sequence[AlertChange],
     *,
+    surprises: Float32,
     extended: Extended,
     record: Recorded,
     now: int,
@@ -204,7 +212,8 @@ def _commit(
     corrected, new = slice(-late.new - late.slots, -late.new), slice(-late.new, None)
     known = _stored(horizon, scored.scores[:, new])
     changed = tuple(scored.entities[row] for row in late.rows.tolist())
-    replaced = _score_rows(changed, slots[corrected], scored.scores[late.rows, corrected])
+    again = scores.surprises(scored, late.new + late.slots if late.slots else 0, only=late.rows)[:, : late.slots]
+    replaced = _score_rows(changed, slots[corrected], scored.scores[late.rows, corrected], again)
     kept = _stored(horizon, np.array(replaced.score, dtype=np.float32)).astype(np.float64).tolist()
     return Commit(
         monitor=horizon.monitor,
@@ -212,7 +221,7 @@ def _commit(
         cursor=scored.history.end,
         now=now,
         model_version=scored.model.version,
-        scores=_score_rows(scored.entities, slots[new], known),
+        scores=_score_rows(scored.entities, slots[new], known, surprises),
         replaced=replace(replaced, score=kept),
         changes=changes,
         notifiers=monitor.notifiers,
@@ -229,8 +238,9 @@ def _after(monitor: Monitor, extended: Extended, decided: _Decided, *, read: _Re
     end, states, is_silent = scored.history.end, decisions.states, decisions.states.is_open
     if is_silent.any():
         is_silent = is_silent & alerts.silent(scored.entities, monitor.store.alerts_since(horizon.monitor, end))
-    newest = scores.newest_unclaimed(decided.by_span, states, scored.history)
-    snapshot = scores.snapshot_of(horizon, scored, extended, newest=newest, states=states, is_silent=is_silent)
+    snapshot = scores.snapshot_of(
+        horizon, scored, extended, surprise=decided.surprises[:, -1], states=states, is_silent=is_silent
+    )
     is_gone = seen.gone(horizon, extended.last[:, -1:], scored.history.slots[-1:])[:, 0]
     gone = scored.gone.difference(scored.entities)
     if is_gone.any():
@@ -257,13 +267,14 @@ def _stored(horizon: Horizon, values: Float32) -> Float32:
     return np.where(values >= horizon.least_stored, values, np.float32(np.nan))
 
 
-def _score_rows(entities: tuple[str, ...], slots: Int64, values: Float32) -> ScoreRows:
-    """The known scores (E, K) as columns, slot after slot."""
+def _score_rows(entities: tuple[str, ...], slots: Int64, values: Float32, surprises: Float32) -> ScoreRows:
+    """The known scores (E, K) as columns, slot after slot; surprises: (E, K)."""
     slot, row = np.nonzero(~np.isnan(values.T))
     return ScoreRows(
         entity=[entities[index] for index in row.tolist()],
         slot=slots[slot].tolist(),
         score=values[row, slot].astype(np.float64).tolist(),
+        surprise=surprises[row, slot].astype(np.float64).tolist(),
     )
 
 

@@ -18,7 +18,14 @@ from detector.core.series import Bool, Float32, Int8, Reason
 from detector.ports import AlertCounts
 
 GAUGES = {
-    "detector_score": ("Newest score; 1 is the threshold; absent while unknown", ("monitor", "entity")),
+    "detector_score": (
+        "Newest score; 1 is the threshold, each more is some 55 times rarer; absent while unknown",
+        ("monitor", "entity"),
+    ),
+    "detector_surprise": (
+        "How strange the newest slot is, told before or not; absent while unknown",
+        ("monitor", "entity"),
+    ),
     "detector_entities": ("Entities by state, unknown ones by reason", ("monitor", "state", "reason")),
     "detector_entities_dropped": ("Entities whose score or alert `export.max_entities` leaves out", ("monitor",)),
     "detector_alert_active": ("1 for every open alert that is not muted", ("monitor", "entity", "severity")),
@@ -76,6 +83,7 @@ class MonitorView:
     alert_budget_per_week: float
     entities: tuple[str, ...] = ()
     score: Float32 | None = None  # (E,)
+    surprise: Float32 | None = None  # (E,) as the score
     reason: Int8 | None = None  # (E,)
     states: AlertStates | None = None
     is_silent: Bool | None = None  # (E,) the open alert is muted, or a person closed it
@@ -227,6 +235,8 @@ def _add_entities(families: Families, view: MonitorView, most: int) -> None:
     shown = known[np.argsort(-view.score[known], kind="stable")[:most]]
     for row in np.sort(shown).tolist():
         families["detector_score"].add_metric([view.monitor, view.entities[row]], float(view.score[row]))
+        if view.surprise is not None and not np.isnan(view.surprise[row]):
+            families["detector_surprise"].add_metric([view.monitor, view.entities[row]], float(view.surprise[row]))
     is_active = view.states.is_open if view.is_silent is None else view.states.is_open & ~view.is_silent
     active = np.flatnonzero(is_active)
     worst = np.lexsort((-view.states.peak_score[active], ~view.states.is_critical[active]))[:most]

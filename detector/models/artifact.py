@@ -8,13 +8,18 @@ import math
 import struct
 import zipfile
 import zlib
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.core.deviation import Usual
+from detector.core.news import Experience, Habits
+from detector.core.peaks import Tails
 from detector.core.scaling import Scaling
+from detector.core.shape import Shapes
 from detector.core.threshold import Calibration
 from detector.errors import ArtifactError
 from detector.models import schema
@@ -22,8 +27,13 @@ from detector.ports import Artifact
 
 Cell = Literal["lstm", "gru"]
 
-FORMAT = 3
-"""Raised whenever bytes of older versions can no longer be read."""
+FORMAT = 4
+"""Raised whenever earlier versions of the program cannot read the bytes any more."""
+
+_WITHOUT_HABITS = 3
+"""Format of versions that knew nothing but the tails of errors. They score until the next training."""
+
+_UNSEEN_WEEKS = 1.0  # of normal errors that such a version is taken to know
 
 
 @dataclass(frozen=True)
@@ -70,7 +80,6 @@ def dump(artifact: Artifact) -> bytes:
         "kind": next(kind for kind, spec in SPECS.items() if isinstance(artifact.spec, spec)),
         "spec": asdict(artifact.spec),  # type: ignore[call-overload]  # one of SPECS, or there is no kind
         "entities": artifact.entities,
-        "level": artifact.calibration.level,
         "provenance": dict(artifact.provenance),
     }
     arrays: dict[str, Any] = {f"weights/{name}": array for name, array in artifact.weights.items()}
@@ -82,6 +91,14 @@ def dump(artifact: Artifact) -> bytes:
     }
     arrays |= {f"scaling/{name}": getattr(artifact.scaling, name) for name in _fields(Scaling)}
     arrays |= {f"calibration/{name}": getattr(artifact.calibration, name) for name in _fields(Calibration)}
+    arrays |= {
+        f"habits/{part}/{name}": getattr(getattr(artifact.habits, part), name)
+        for part, kind in _HABITS.items()
+        for name in _fields(kind)
+    }
+    # as they are, to the last bit: training rounds them
+    arrays["habits/shapes/centres"] = artifact.habits.shapes.centres.astype(np.float16)
+    arrays |= {f"experience/{name}": array for name, array in artifact.experience.columns().items()}
     buffer = io.BytesIO()
     np.savez(buffer, header=np.frombuffer(json.dumps(header).encode(), dtype=np.uint8), **arrays)
     return buffer.getvalue()
@@ -95,12 +112,15 @@ def load(data: bytes) -> Artifact:
     try:
         arrays = _arrays(data)
         header = json.loads(arrays.pop("header").tobytes())
-        if header["format"] != FORMAT:
+        if header["format"] not in {FORMAT, _WITHOUT_HABITS}:
             msg = f"model format {FORMAT} expected, {header['format']!r:.40} received; run: detector retrain"
             raise ArtifactError(msg)
         schema.check_header(header, SPECS)
         spec = SPECS[header["kind"]](**header["spec"])
-        schema.check_arrays(arrays, entities=len(header["entities"]), metrics=spec.metrics)
+        has_habits = header["format"] == FORMAT
+        schema.check_arrays(arrays, entities=len(header["entities"]), metrics=spec.metrics, has_habits=has_habits)
+        calibration = Calibration(**{name: arrays[f"calibration/{name}"] for name in _fields(Calibration)})
+        habits, experience = _habits(arrays) if has_habits else _without_habits(header, calibration, spec.metrics)
         return Artifact(
             spec=spec,
             weights={name.removeprefix("weights/"): a for name, a in arrays.items() if name.startswith("weights/")},
@@ -108,9 +128,9 @@ def load(data: bytes) -> Artifact:
             scaling=Scaling(**{name: arrays[f"scaling/{name}"] for name in _fields(Scaling)}),
             noise=arrays["noise"],
             fleet_noise=arrays["fleet_noise"],
-            calibration=Calibration(
-                **{name: arrays[f"calibration/{name}"] for name in _fields(Calibration)}, level=float(header["level"])
-            ),
+            calibration=calibration,
+            habits=habits,
+            experience=experience,
             freeze_limits=arrays["rest"],
             provenance=header["provenance"],
             seen=arrays.get("seen", np.zeros((0, 0), dtype=np.bool_)),  # versions of before do not say
@@ -157,6 +177,33 @@ def _array(stored: bytes, name: str) -> NDArray[Any]:
     return flat.reshape(shape, order="F" if is_fortran else "C")
 
 
-def _fields(kind: type[Scaling] | type[Calibration]) -> list[str]:
-    """Names of the array fields."""
-    return [name for name in kind.__dataclass_fields__ if name != "level"]
+def _fields(kind: type) -> list[str]:
+    """Names of the fields of a dataclass."""
+    return [field.name for field in fields(kind)]
+
+
+_HABITS: dict[str, type[Usual] | type[Shapes] | type[Tails]] = {"usual": Usual, "shapes": Shapes, "tails": Tails}
+
+
+def _habits(arrays: Mapping[str, NDArray[Any]]) -> tuple[Habits, Experience]:
+    arrays = {**arrays, "habits/shapes/centres": arrays["habits/shapes/centres"].astype(np.float32)}
+    parts: dict[str, Any] = {
+        part: kind(**{name: arrays[f"habits/{part}/{name}"] for name in _fields(kind)})
+        for part, kind in _HABITS.items()
+    }
+    begin = "experience/"
+    columns = {name.removeprefix(begin): array for name, array in arrays.items() if name.startswith(begin)}
+    return Habits(**parts), Experience.of(columns)
+
+
+def _without_habits(header: Mapping[str, Any], calibration: Calibration, metrics: int) -> tuple[Habits, Experience]:
+    habits = Habits.of_errors(calibration, metrics=metrics)
+    step = header["spec"].get("step", 60_000)
+    return habits, Experience.normal(
+        habits,
+        len(header["entities"]),
+        metrics=metrics,
+        slot=header["provenance"]["trained_until"],
+        step=step,
+        weeks=_UNSEEN_WEEKS,
+    )

@@ -10,7 +10,10 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.core.news import STREAMS
+from detector.core.peaks import PEAKS
 from detector.core.score import SPANS
+from detector.core.shape import CENTRES, STATISTICS
 from detector.errors import ArtifactError
 
 _WEEK_MS = 7 * 86_400_000
@@ -86,11 +89,13 @@ def check_header(header: Mapping[str, Any], specs: Mapping[str, type]) -> None:
     _demand(provenance["trained_from"] <= provenance["trained_until"], "provenance.trained_until")
     _demand(isinstance(entities, list) and all(isinstance(name, str) for name in entities), "entities")
     _demand(len(set(entities)) == len(entities), "entities")
-    _demand(_is_number(header["level"]) and header["level"] > 0, "level")
 
 
-def check_arrays(arrays: Mapping[str, NDArray[Any]], *, entities: int, metrics: int) -> None:
+def check_arrays(arrays: Mapping[str, NDArray[Any]], *, entities: int, metrics: int, has_habits: bool) -> None:
     """Raises: ArtifactError if an array but those of the weights has another shape or holds no usable numbers."""
+    if has_habits:
+        _check_habits(arrays, entities=entities, metrics=metrics)
+    arrays = {name: array for name, array in arrays.items() if not name.startswith(_OF_HABITS)}
     spans = len(SPANS)
     shapes = {
         **dict.fromkeys(("noise", "scaling/center", "scaling/scale"), (entities, metrics)),
@@ -112,6 +117,49 @@ def check_arrays(arrays: Mapping[str, NDArray[Any]], *, entities: int, metrics: 
         _demand(name in shapes or name in _NOT_FLOAT or name.startswith("weights/"), name)
 
 
+_OF_HABITS = ("habits/", "experience/")
+
+
+def _check_habits(arrays: Mapping[str, NDArray[Any]], *, entities: int, metrics: int) -> None:
+    """Raises: as `check_arrays`, of what is usual for entities and what they have shown."""
+    parts, recent = (arrays[name].shape[1:2] for name in ("habits/usual/offset", "experience/recent"))
+    width, streams, many = STATISTICS * metrics, len(STREAMS), (entities, len(STREAMS), PEAKS)
+    shapes: dict[str, tuple[int, ...]] = {
+        **dict.fromkeys(("habits/usual/center", "habits/usual/spread"), (entities, metrics)),
+        "habits/usual/offset": (entities, *parts, metrics),
+        "habits/shapes/centres": (entities, CENTRES, width),
+        "habits/shapes/unit": (entities, width),
+        **dict.fromkeys(("habits/tails/start", "habits/tails/scale"), (entities, streams)),
+        **dict.fromkeys(("habits/tails/fleet_start", "habits/tails/fleet_scale"), (streams,)),
+        **dict.fromkeys(("experience/lately", "experience/lowest", "experience/highest"), (entities, metrics)),
+        "experience/recent": (entities, *recent, metrics),
+        **dict.fromkeys(("experience/known", "experience/last"), (entities,)),
+    }
+    for name, several in (("peaks", many), ("told", (entities, 1, PEAKS))):
+        for column in ("peak", "when", "count"):
+            shapes[f"experience/{name}/{column}"] = several
+        for column in ("weeks", "top", "top_count", "top_slot", "seen", "began"):
+            shapes[f"experience/{name}/{column}"] = several[:2]
+        shapes[f"experience/{name}/aged"] = (entities,)
+    _demand(parts > (0,), "habits/usual/offset")
+    mine = {name for name in arrays if name.startswith(_OF_HABITS)}
+    _demand(mine == shapes.keys(), "habits")
+    for name, shape in shapes.items():
+        array = arrays[name]
+        is_whole = name.rsplit("/", 1)[1] in {"when", "top_slot", "seen", "began", "aged", "known", "last"}
+        _demand(array.shape == shape and (array.dtype == np.int64) == is_whole, name)
+        _demand(is_whole or array.dtype.kind == "f", name)
+        _demand(name not in _POSITIVE or bool((array > 0).all()), name)
+        # nothing is known of some metrics, windows and slots, and there need not be a peak; all else is a number
+        no_number = np.isnan if name.endswith(("/peak", "/top")) else lambda values: ~np.isfinite(values)
+        _demand(is_whole or name in _MAY_BE_UNKNOWN or not no_number(array).any(), name)
+
+
+_MAY_BE_UNKNOWN = {
+    *("habits/usual/center", "habits/shapes/centres"),
+    *("experience/lowest", "experience/highest", "experience/recent"),
+}
+_POSITIVE = {"habits/usual/spread", "habits/shapes/unit", "habits/tails/scale", "habits/tails/fleet_scale"}
 _NOT_FLOAT = {"rest", "seen"}
 _MAY_BE_NEGATIVE = {"scaling/center", "calibration/start", "calibration/fleet_start"}
 

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import numpy as np
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -30,6 +31,7 @@ from detector.train.division import Plan
 _NAMED = 8  # metrics listed by name
 _WIDER = 4  # windows in which the usual distance of rows is looked for
 _STALE_STEPS = 5  # steps after which, beyond `delay`, a newest sample counts as old
+_PROMISING_DAYS = 1.0  # of history behind the training part, without which a budget is not kept
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ def _monitor(
         row, load = _measured(monitor, source, extent, now=now, parts=parts)
         row |= _opened(monitor)
         live = parts.live(monitor) if has_schema else None
+        row |= _promise(monitor, live) if live is not None else {}
         row |= _on_record(monitor, parts, now) if has_schema else {}
     except DetectorError as exc:
         return {"monitor": monitor.name, "problem": str(exc)}, None
@@ -120,6 +123,20 @@ def _opened(monitor: MonitorSection) -> dict[str, Any]:
     if not url or not database.is_read_as_immutable(url):
         return {}
     return {"opened": "as a file that nobody changes: it is in WAL mode, and its folder is closed to this user"}
+
+
+def _promise(monitor: MonitorSection, live: ModelVersion) -> dict[str, Any]:
+    """What the live version cannot promise, if anything."""
+    if not len(live.artifact.habits.usual.center):
+        told = (
+            f"of an earlier version: alerts by its errors alone; for all of them run: detector retrain {monitor.name}"
+        )
+        return {"model": told}
+    weeks = live.artifact.experience.peaks.weeks
+    days = 7.0 * float(np.median(weeks[:, 0])) if len(weeks) else 0.0
+    if days >= _PROMISING_DAYS:
+        return {}
+    return {"budget": f"may be overdrawn: {days:.1f} days of history behind the training part say little of a week"}
 
 
 def _on_record(monitor: MonitorSection, parts: Parts, now: int) -> dict[str, Any]:

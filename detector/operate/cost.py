@@ -22,9 +22,13 @@ from sqlalchemy import Engine
 from detector import database
 from detector.config.sections import MonitorSection
 from detector.core import frozen, score
+from detector.core.deviation import Usual
+from detector.core.news import STREAMS, Experience, Habits
+from detector.core.peaks import Tails
 from detector.core.rejects import Reject
 from detector.core.scaling import Scaling
 from detector.core.series import Float32, Samples, Windows
+from detector.core.shape import CENTRES, STATISTICS, Shapes
 from detector.core.threshold import Calibration
 from detector.detect import tick
 from detector.detect.horizon import Horizon
@@ -63,7 +67,7 @@ _SCORING_FLOPS = 4e10
 _TRAINING_FLOPS = 4e11
 _HALF_TRAINING = 10.0  # seconds after which the bar has gone half of the way to the end of training
 _PHASES = 168  # of a baseline: hours of the week
-_UNREACHED = 10.0  # level of a calibration that random values do not come near
+_UNREACHED = 10.0  # logarithm of a peak that random values do not come near
 
 
 @dataclass(frozen=True)
@@ -258,6 +262,13 @@ def _save_model(fleet: _Fleet, *, until: int) -> tuple[ModelVersion, int]:
         "detectability": {},
     }
     start = _ones(entities, len(score.SPANS))
+    tail = _ones(entities, len(STREAMS))
+    habits = Habits(
+        Usual(0 * _ones(entities, metrics), _ones(entities, metrics), 0 * _ones(entities, 1, metrics)),
+        Shapes(0 * _ones(entities, CENTRES, STATISTICS * metrics), _ones(entities, STATISTICS * metrics)),
+        Tails(_UNREACHED * tail, tail, _UNREACHED * tail[0], tail[0]),
+    )
+    experience = Experience.normal(habits, entities, metrics=metrics, slot=until, step=monitor.step_ms, weeks=1.0)
     artifact = Artifact(
         spec=spec,
         weights=weights,
@@ -265,7 +276,9 @@ def _save_model(fleet: _Fleet, *, until: int) -> tuple[ModelVersion, int]:
         scaling=Scaling(_ones(entities, metrics), _ones(entities, metrics), _ones(metrics)),
         noise=_ones(entities, metrics),
         fleet_noise=_ones(metrics),
-        calibration=Calibration(start, start, start[0], start[0], level=_UNREACHED),
+        calibration=Calibration(start, start, start[0], start[0]),
+        habits=habits,
+        experience=experience,
         freeze_limits=np.full((entities, metrics), frozen.NEVER, dtype=np.int64),
         provenance=provenance,
     )

@@ -15,13 +15,12 @@ import numpy as np
 
 from detector.config.sections import MonitorSection
 from detector.core import grid
-from detector.core.series import Float64, Int64
 from detector.detect import tick
 from detector.detect.horizon import Horizon
 from detector.detect.memory import Memory
 from detector.detect.recall import recall, stored_state
 from detector.errors import DetectorError
-from detector.ports import Fit, ModelVersion, Store
+from detector.ports import EntityScores, Fit, ModelVersion, Store
 from detector.progress import Progress, part, silent
 from detector.replay import groups
 from detector.replay.groups import Group, MakeSource, Recorded
@@ -44,7 +43,7 @@ class Workspace:
     store: Store
     source: MakeSource
     fit: Callable[[MonitorSection], Fit]
-    scores: Callable[[str], dict[str, tuple[Int64, Float64]]]  # of a monitor: slots (K,), scores (K,) of each entity
+    scores: Callable[[str], dict[str, EntityScores]]  # of a monitor, by entity
     alerts: Callable[[str], list[Alert]]  # of a monitor
 
 
@@ -130,16 +129,18 @@ class _GroupReplay:
     def _results(self) -> list[Replayed]:
         monitor = self._group.monitor
         scores, alerts = self._workspace.scores(monitor.name), self._workspace.alerts(monitor.name)
-        nothing = (np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float64))
+        nothing = EntityScores(np.empty(0, dtype=np.int64), np.empty(0), np.empty(0))
         found = []
         for recording in self._group.recordings:
-            slots, mine = scores.get(recording.entity, nothing)
+            mine = scores.get(recording.entity, nothing)
             raised = [alert for alert in alerts if alert.entity == recording.entity]
-            found.append(result(recording, monitor, slots=slots, scores=mine, alerts=raised))
+            found.append(
+                result(recording, monitor, slots=mine.slots, scores=mine.score, surprises=mine.surprise, alerts=raised)
+            )
         return found
 
     def _beside_baseline(self, results: list[Replayed]) -> list[Replayed]:
-        """The results with a baseline's scores for labelled recordings: the floor of a network."""
+        """The results with a baseline's surprises for labelled recordings: the floor of a network."""
         monitor = self._group.monitor
         if monitor.model.kind == "baseline" or all(one.recording.label is None for one in results):
             return results
@@ -151,7 +152,7 @@ class _GroupReplay:
         group = replace(self._group, monitor=monitor.model_copy(update=changes))
         floor = _GroupReplay(group, self._workspace, silent)
         try:
-            scores = [one.score for one in floor.run()]
+            scores = [one.surprise for one in floor.run()]
         finally:
             self.seconds += floor.trainer.seconds + floor.seconds
         return [replace(one, baseline=score) for one, score in zip(results, scores, strict=True)]

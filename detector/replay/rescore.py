@@ -1,4 +1,4 @@
-"""Scores of recordings from residuals that are computed once: to compare noises, calibrations and spans."""
+"""Surprises of recordings from residuals that are computed once: to compare noises, calibrations and spans."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from detector.config.sections import MonitorSection
-from detector.core import grid, score, threshold, window
+from detector.core import grid, score, window
 from detector.core.series import Float32, Float64, Int64, Reason
 from detector.core.threshold import Calibration
 from detector.detect.history import read_history
@@ -62,10 +62,9 @@ def scores(
     fleet_noise: Float32,
     calibration: Calibration,
 ) -> Float64:
-    """Score of each row after the history, (R,), NaN = unknown; noise: (E, F), fleet_noise: (F,), as of a model."""
+    """Surprise of each row after the history, (R,), NaN = unknown; noise: (E, F), fleet_noise: (F,), as of a model."""
     row = entity.row
     errors, _ = score.error(entity.residuals, noise[row[0]] if row[0] >= 0 else fleet_noise)  # (1, K)
-    by_span = calibration.by_span(calibration.smoothed(errors, row), row)
-    found = threshold.worst(by_span)[0].astype(np.float64)
+    found = calibration.surprise(calibration.smoothed(errors, row), row)[0].astype(np.float64)
     slots = entity.slots[-len(found) :]
-    return results.result(entity.recording, monitor, slots=slots, scores=found, alerts=[]).score
+    return results.result(entity.recording, monitor, slots=slots, scores=found, surprises=found, alerts=[]).surprise

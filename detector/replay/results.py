@@ -36,9 +36,10 @@ class Replayed:
     recording: Recording
     monitor: MonitorSection
     score: Float64  # (R,) of the slot the row lies in, NaN = unknown
+    surprise: Float64  # (R,) as the score
     is_alert: Bool  # (R,) the slot's end lies inside an open alert
     alerts: tuple[Alert, ...]
-    baseline: Float64 | None = None  # (R,) the score a baseline would have given; None where nothing is judged by it
+    baseline: Float64 | None = None  # (R,) what would have surprised a baseline; None where nothing is judged by it
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,10 @@ def write(outcome: Outcome, folder: Path) -> None:
         recording, score = replayed.recording, replayed.score
         dataset.write_rows(
             folder / f"{recording.entity}.csv",
-            "timestamp,score,state,alert",
+            "timestamp,score,surprise,state,alert",
             (
                 recording.written[recording.train_rows :],
-                ["" if is_unknown else f"{one:.9g}" for one, is_unknown in zip(score, np.isnan(score), strict=True)],
+                *(["" if np.isnan(one) else f"{one:.9g}" for one in column] for column in (score, replayed.surprise)),
                 np.where(np.isnan(score), "unknown", np.where(score >= decide.THRESHOLD, "anomalous", "normal")),
                 replayed.is_alert.astype(int),
             ),
@@ -90,11 +91,17 @@ def write(outcome: Outcome, folder: Path) -> None:
 
 
 def result(
-    recording: Recording, monitor: MonitorSection, *, slots: Int64, scores: Float64, alerts: list[Alert]
+    recording: Recording,
+    monitor: MonitorSection,
+    *,
+    slots: Int64,
+    scores: Float64,
+    surprises: Float64,
+    alerts: list[Alert],
 ) -> Replayed:
-    """Score and alert of each row after the history, by the slot it lies in.
+    """Score, surprise and alert of each row after the history, by the slot it lies in.
 
-    slots: (K,) epoch milliseconds, rising; scores: (K,)
+    slots: (K,) epoch milliseconds, rising; scores, surprises: (K,)
     """
     times = recording.time[recording.train_rows :]
     slot = times // monitor.step_ms * monitor.step_ms  # (R,)
@@ -105,8 +112,8 @@ def result(
     for alert in alerts:
         end = slot + monitor.step_ms
         is_alert |= (end >= alert.detected_at) & (end <= (np.inf if alert.closed is None else alert.closed))
-    score = np.full(len(slot), np.nan)
-    position = np.searchsorted(slots, slot)
+    score, surprise = np.full((2, len(slot)), np.nan)
     is_known = np.isin(slot, slots)
-    score[is_known] = scores[position[is_known]]
-    return Replayed(recording, monitor, score, is_alert & has_time, tuple(alerts))
+    position = np.searchsorted(slots, slot)[is_known]
+    score[is_known], surprise[is_known] = scores[position], surprises[position]
+    return Replayed(recording, monitor, score, surprise, is_alert & has_time, tuple(alerts))

@@ -97,7 +97,7 @@ def _ranking(replayed: Replayed, label: Bool) -> Ranking:
     def vus_pr(score: Float64) -> float:
         return evaluate.vus_pr(score, label, window)
 
-    score = np.nan_to_num(replayed.score)
+    score = np.nan_to_num(replayed.surprise)
     baseline = score if replayed.baseline is None else np.nan_to_num(replayed.baseline)
     has_floors = len(train) > 0
     return Ranking(

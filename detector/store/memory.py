@@ -10,7 +10,16 @@ from itertools import count
 
 from detector.core.decide import Change, Ended
 from detector.errors import StaleState, StoreError
-from detector.ports import AlertChange, AlertState, Commit, Exclusion, JudgedRanges, ScoreRows, StoredAlert
+from detector.ports import (
+    AlertChange,
+    AlertState,
+    Commit,
+    Exclusion,
+    JudgedRanges,
+    ScoreRows,
+    StoredAlert,
+    StoredExperience,
+)
 from detector.store.alerts import AlertRow
 from detector.store.state import NOTIFIED, closing
 
@@ -31,7 +40,8 @@ class _Tables:
 
     cursors: dict[str, int] = field(default_factory=dict)
     checkpoints: dict[str, str | None] = field(default_factory=dict)
-    scores: dict[tuple[str, int, str], tuple[float, int]] = field(default_factory=dict)
+    experiences: dict[str, list[tuple[int, StoredExperience]]] = field(default_factory=dict)
+    scores: dict[tuple[str, int, str], tuple[float, float, int]] = field(default_factory=dict)
     judged: dict[tuple[str, str, int], str] = field(default_factory=dict)
     alerts: dict[int, AlertRow] = field(default_factory=dict)
     events: list[StoredEvent] = field(default_factory=list)
@@ -41,6 +51,7 @@ class _Tables:
             self,
             cursors=dict(self.cursors),
             checkpoints=dict(self.checkpoints),
+            experiences=dict(self.experiences),
             scores=dict(self.scores),
             judged=dict(self.judged),
             alerts=dict(self.alerts),
@@ -88,8 +99,17 @@ class MemoryStore:
 
     def scores_since(self, monitor: str, slot: int, *, version: int) -> ScoreRows:
         """Stored scores by a model version, of `slot` (epoch milliseconds) and later ones."""
-        rows = [row for row in self.scores() if row[0] == monitor and row[2] >= slot and row[4] == version]
-        return ScoreRows([row[1] for row in rows], [row[2] for row in rows], [row[3] for row in rows])
+        rows = [
+            (name, at, *values[:2])
+            for (owner, at, name), values in sorted(self._tables.scores.items())
+            if owner == monitor and at >= slot and values[2] == version
+        ]
+        columns = zip(*rows, strict=True) if rows else ((), (), (), ())
+        return ScoreRows(*columns)
+
+    def experiences(self, monitor: str, *, version: int) -> list[StoredExperience]:
+        """The two newest that were committed with a model version, the newest first."""
+        return [found for number, found in self._tables.experiences.get(monitor, []) if number == version]
 
     def commit(self, commit: Commit) -> None:
         """Stores all of it or nothing.
@@ -104,6 +124,7 @@ class MemoryStore:
         tables.cursors[commit.monitor] = commit.cursor
         tables.checkpoints[commit.monitor] = commit.checkpoint
         _forget(tables, commit)
+        _remember(tables, commit)
         made = commit.judged
         for entity, start, reason in zip(made.entity, made.start, made.reason, strict=True):
             tables.judged[commit.monitor, entity, start] = reason
@@ -127,7 +148,11 @@ class MemoryStore:
     def scores(self) -> list[tuple[str, str, int, float, int]]:
         """Monitor, entity, slot, score and model version of all scores, in this order."""
         rows = self._tables.scores.items()
-        return sorted((monitor, entity, slot, value, version) for (monitor, slot, entity), (value, version) in rows)
+        return sorted((monitor, entity, slot, value, version) for (monitor, slot, entity), (value, _, version) in rows)
+
+    def surprises(self) -> dict[tuple[str, int, str], float]:
+        """Surprise of each score by monitor, slot and entity."""
+        return {key: surprise for key, (_, surprise, _) in self._tables.scores.items()}
 
     def events(self) -> list[StoredEvent]:
         """All events in the order they were stored in."""
@@ -224,14 +249,26 @@ def _forget(tables: _Tables, commit: Commit) -> None:
             del tables.judged[place]
 
 
+def _remember(tables: _Tables, commit: Commit) -> None:
+    """Keeps the experience of a commit and the one before it, if they are of one model version."""
+    kept = tables.experiences.get(commit.monitor, [])
+    if (first := commit.forget_from) is not None:
+        kept = [(version, found) for version, found in kept if found.slot <= first]
+    if (new := commit.experience) is not None:
+        others = [one for one in kept if one[0] == commit.model_version and one[1].slot != new.slot]
+        kept = sorted([(commit.model_version, new), *others], key=lambda one: -one[1].slot)[:2]
+    tables.experiences[commit.monitor] = kept
+
+
 def _insert_scores(tables: _Tables, commit: Commit, rows: ScoreRows) -> None:
-    for entity, slot, value in zip(rows.entity, rows.slot, rows.score, strict=True):
+    surprises = rows.surprise or [math.nan] * len(rows.score)
+    for entity, slot, value, surprise in zip(rows.entity, rows.slot, rows.score, surprises, strict=True):
         key = (commit.monitor, slot, entity)
         if key in tables.scores:
             msg = f"the detector's memory refused: entity {entity!r} has a score at {slot} already"
             raise StoreError(msg)
         if not math.isnan(value):
-            tables.scores[key] = (value, commit.model_version)
+            tables.scores[key] = (value, surprise, commit.model_version)
 
 
 def _incident(tables: _Tables, commit: Commit, change: AlertChange) -> int | None:

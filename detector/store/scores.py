@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from sqlalchemy import Engine, and_, delete, func, or_, select
 
-from detector.core.series import Float64, Int64
+from detector.core.series import Float64
+from detector.ports import EntityScores
 from detector.store.errors import translated
 from detector.tables import score
 
@@ -17,18 +18,20 @@ PRUNED = 10_000
 _SLOTS_AT_ONCE = 500
 
 
-def by_entity(engine: Engine, monitor: str) -> dict[str, tuple[Int64, Float64]]:
-    """All scores of a monitor: slots (K,), epoch milliseconds and rising, and scores (K,) of each entity."""
-    query = select(score.c.entity, score.c.slot, score.c.score).where(score.c.monitor == monitor).order_by(score.c.slot)
-    found: dict[str, tuple[list[int], list[float]]] = {}
+def by_entity(engine: Engine, monitor: str) -> dict[str, EntityScores]:
+    """All scores of a monitor, by entity."""
+    columns = (score.c.entity, score.c.slot, score.c.score, score.c.surprise)
+    query = select(*columns).where(score.c.monitor == monitor).order_by(score.c.slot)
+    found: dict[str, list[tuple[int, float, float]]] = {}
     with translated(engine), engine.connect() as connection:
-        for entity, slot, value in connection.execute(query):
-            slots, values = found.setdefault(entity, ([], []))
-            slots.append(slot)
-            values.append(value)
+        for entity, slot, value, surprise in connection.execute(query):
+            found.setdefault(entity, []).append((slot, value, np.nan if surprise is None else surprise))
     return {
-        entity: (np.array(slots, dtype=np.int64), np.array(values, dtype=np.float64))
-        for entity, (slots, values) in found.items()
+        entity: EntityScores(
+            np.array(slots, dtype=np.int64), *(np.array(column, dtype=np.float64) for column in others)
+        )
+        for entity, rows in found.items()
+        for slots, *others in [zip(*rows, strict=True)]
     }
 
 

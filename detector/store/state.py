@@ -36,8 +36,9 @@ from detector.ports import (
     JudgedRanges,
     ScoreRows,
     StoredAlert,
+    StoredExperience,
 )
-from detector.store import judged
+from detector.store import experience, judged
 from detector.store.errors import translated
 from detector.tables import alert, alert_event, cursor, delivery, exclusion, score
 
@@ -88,6 +89,11 @@ class StateStore:
         with translated(self._engine), self._engine.connect() as connection:
             return connection.scalar(select(cursor.c.checkpoint).where(cursor.c.monitor == monitor))
 
+    def experiences(self, monitor: str, *, version: int) -> list[StoredExperience]:
+        """The two newest that were committed with a model version, the newest first."""
+        with translated(self._engine), self._engine.connect() as connection:
+            return experience.newest(connection, monitor, version)
+
     def judged_since(self, monitor: str, slot: int) -> JudgedRanges:
         """Ranges that reach to `slot` (epoch milliseconds) or later; of each entity the oldest first."""
         with translated(self._engine), self._engine.connect() as connection:
@@ -97,9 +103,10 @@ class StateStore:
         """Stored scores by a model version, of `slot` (epoch milliseconds) and later ones."""
         wanted = and_(score.c.monitor == monitor, score.c.slot >= slot, score.c.model_version == version)
         with translated(self._engine), self._engine.connect() as connection:
-            rows = connection.execute(select(score.c.entity, score.c.slot, score.c.score).where(wanted)).all()
-        entity, slots, values = zip(*rows, strict=True) if rows else ((), (), ())
-        return ScoreRows(entity, slots, values)
+            columns = (score.c.entity, score.c.slot, score.c.score, score.c.surprise)
+            rows = connection.execute(select(*columns).where(wanted)).all()
+        entity, slots, values, surprises = zip(*rows, strict=True) if rows else ((), (), (), ())
+        return ScoreRows(entity, slots, values, [math.nan if value is None else value for value in surprises])
 
     def commit(self, commit: Commit) -> None:
         """Stores all of it or nothing.
@@ -112,6 +119,7 @@ class StateStore:
                 is_forgotten = and_(score.c.monitor == commit.monitor, score.c.slot >= commit.forget_from)
                 connection.execute(delete(score).where(is_forgotten))
             judged.store(connection, commit)
+            experience.store(connection, commit)
             _replace_scores(connection, commit)
             _insert_scores(connection, commit, commit.scores)
             for kind, changes in groupby(commit.changes, key=lambda change: (change.change, change.alert is None)):
@@ -142,8 +150,9 @@ def _move_cursor(connection: Connection, commit: Commit) -> None:
 
 
 def _insert_scores(connection: Connection, commit: Commit, rows: ScoreRows) -> None:
-    columns = ("monitor", "slot", "entity", "score", "model_version")
-    known = zip(rows.slot, rows.entity, rows.score, strict=True)
+    columns = ("monitor", "slot", "entity", "score", "surprise", "model_version")
+    surprises = [None if math.isnan(value) else value for value in rows.surprise] or [None] * len(rows.score)
+    known = zip(rows.slot, rows.entity, rows.score, surprises, strict=True)
     values = [(commit.monitor, *row, commit.model_version) for row in known if not math.isnan(row[2])]
     insert_rows(connection, score, columns=columns, rows=values)
 

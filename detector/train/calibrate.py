@@ -1,4 +1,4 @@
-"""A fitted model to a calibrated version: usual residuals and threshold."""
+"""A fitted model to a calibrated version: usual residuals, their tails, and what entities have shown."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from numpy.typing import NDArray
 
 from detector.core import frozen, score, threshold
 from detector.core.series import Bool, Float32
-from detector.core.threshold import Calibration
 from detector.detect import residuals
 from detector.detect.residuals import Selection
 from detector.ports import Artifact, Fitted, Model, ModelVersion
-from detector.train.division import Division, Plan, too_short
+from detector.train import habits
+from detector.train.division import Division, too_short
 
 _NOISE_QUANTILE = 0.98  # ranks .523; the .75 quantile .469, no noise at all .467 (benchmarks, ablations)
 _NOISE_FLOOR = 0.1  # scaled units; a metric rebuilt better than this is as good as perfectly rebuilt. Not varied
@@ -26,6 +26,9 @@ def calibrated(data: Division, fitted: Fitted) -> ModelVersion:
     found = calibration_residuals(data, fitted.model, fitted.spec.timesteps)
     own, fleet = noise(found)
     errors, _ = score.error(found, own[:, None])
+    slots = np.full(history.values.shape[:2], np.nan, dtype=np.float32)
+    slots[:, fitted.spec.timesteps - 1 :] = errors
+    usual, experience = habits.fit(data, slots)
     artifact = Artifact(
         spec=fitted.spec,
         weights=fitted.weights,
@@ -33,7 +36,9 @@ def calibrated(data: Division, fitted: Fitted) -> ModelVersion:
         scaling=data.scales,
         noise=own,
         fleet_noise=fleet,
-        calibration=fit_threshold(plan, errors),
+        calibration=threshold.calibrate(threshold.smoothed(errors), spans=score.SPANS),
+        habits=usual,
+        experience=experience,
         freeze_limits=frozen.limits(history.values),
         seen=metrics_seen(history.values),
         provenance={
@@ -100,14 +105,3 @@ def upper_quantile(sizes: Float32) -> NDArray[np.float64]:
             error = np.sqrt(_NOISE_QUANTILE * (1.0 - _NOISE_QUANTILE) / known.size)
             result[f] = np.quantile(known, min(1.0, _NOISE_QUANTILE + 2.0 * error))
     return result
-
-
-def fit_threshold(plan: Plan, errors: Float32) -> Calibration:
-    """Calibration from errors (E, K) of normal data at consecutive slots, NaN = unknown."""
-    return threshold.calibrate(
-        threshold.smoothed(errors),
-        spans=score.SPANS,
-        rules=plan.horizon.rules,
-        alert_budget_per_week=plan.alert_budget_per_week,
-        step=plan.horizon.step,
-    )

@@ -7,10 +7,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from detector.core import faults, score, threshold
+from detector.core import decide, faults, threshold
+from detector.core import news as core_news
+from detector.core.decide import AlertStates, Change
 from detector.core.faults import Fault
+from detector.core.news import BEFORE, long_slots
 from detector.core.series import Bool, Float32, Float64, Int64, Reason
-from detector.detect import residuals
+from detector.detect import news, residuals
+from detector.detect.horizon import Horizon
+from detector.detect.news import LOOK_BACK, Slots
 from detector.detect.residuals import Selection
 from detector.ports import ModelVersion
 from detector.train.division import Division
@@ -23,7 +28,7 @@ FAULT_SHARE = 0.25  # of the metrics that a fault shows in at most; at least one
 
 
 @dataclass(frozen=True)
-class _Pieces:
+class Pieces:
     """Pieces of history of equal length, each of one entity."""
 
     rows: Int64  # (C,) of the entities
@@ -53,16 +58,15 @@ def delays(
     without the fault too counts as not found. Empty if no entity has enough history for a fault and the look-back
     before it.
     """
-    horizon = data.plan.horizon
-    before = horizon.timesteps - 1 + max(score.SPANS) - 1 + horizon.rules.before
+    before = look_back(data.plan.horizon)
     kinds = [kind for kind in Fault for _ in range(per_kind)]
-    clean = _drawn(data, before=before, count=len(kinds), rng=rng)
+    clean = drawn(data, before=before, count=len(kinds), rng=rng)
     if clean is None:
         return np.zeros(0)
     faulty = _injected(data, clean, kinds, begin=before, sizes=sizes, rng=rng)
-    opens, opens_anyway = _opens(data, model, faulty), _opens(data, model, clean)  # (C, FAULT_SLOTS)
-    is_found = opens.any(axis=1) & ~opens_anyway.any(axis=1)
-    return np.where(is_found, opens.argmax(axis=1), np.nan)
+    opened, opened_anyway = opens(data, model, faulty), opens(data, model, clean)  # (C, FAULT_SLOTS)
+    is_found = opened.any(axis=1) & ~opened_anyway.any(axis=1)
+    return np.where(is_found, opened.argmax(axis=1), np.nan)
 
 
 def shares(found: Bool) -> dict[str, float]:
@@ -71,7 +75,7 @@ def shares(found: Bool) -> dict[str, float]:
     return {kind.value: round(share, 3) for kind, share in by_kind} | {"all": round(float(found.mean()), 3)}
 
 
-def _drawn(data: Division, *, before: int, count: int, rng: np.random.Generator) -> _Pieces | None:
+def drawn(data: Division, *, before: int, count: int, rng: np.random.Generator) -> Pieces | None:
     """Random pieces whose last `FAULT_SLOTS` lie in the calibration part where there is room; None if none fits."""
     length = before + FAULT_SLOTS
     able = np.flatnonzero(data.end - data.first >= length)
@@ -83,18 +87,18 @@ def _drawn(data: Division, *, before: int, count: int, rng: np.random.Generator)
     starts = rng.integers(earliest, latest + 1)
     values = data.history.values
     pieces = [values[row, start : start + length] for row, start in zip(rows, starts, strict=True)]
-    return _Pieces(rows, starts, np.stack(pieces))
+    return Pieces(rows, starts, np.stack(pieces))
 
 
 def _injected(
     data: Division,
-    clean: _Pieces,
+    clean: Pieces,
     kinds: Sequence[Fault],
     *,
     begin: int,
     sizes: Sequence[float],
     rng: np.random.Generator,
-) -> _Pieces:
+) -> Pieces:
     """The pieces with a fault of a random size each, from slot `begin` on, in some of the metrics."""
     faulty = clean.values.copy()
     metrics = faulty.shape[2]
@@ -107,18 +111,55 @@ def _injected(
     return replace(clean, values=faulty)
 
 
-def _opens(data: Division, model: ModelVersion, pieces: _Pieces) -> Bool:
-    """True for the last `FAULT_SLOTS` of each piece that would open an alert, (C, FAULT_SLOTS)."""
-    horizon, values, rows = data.plan.horizon, pieces.values, pieces.rows
-    known = residuals.reasons(model, values, rows, max_missing=horizon.max_missing) == Reason.KNOWN
-    errors = np.full(known.shape, np.nan, dtype=np.float32)
+def look_back(horizon: Horizon) -> int:
+    """Slots of a piece before its fault."""
+    return max(horizon.timesteps - 1 + BEFORE, LOOK_BACK) + _warm(horizon)
+
+
+def _warm(horizon: Horizon) -> int:
+    """Slots before a fault that are judged too: what decisions and the mechanisms look back on."""
+    return long_slots(horizon.step) + horizon.rules.before
+
+
+def opens(data: Division, model: ModelVersion, pieces: Pieces) -> Bool:
+    """True for the last `FAULT_SLOTS` of each piece that would open an alert, (C, FAULT_SLOTS).
+
+    Each piece is judged as if it came after all of history.
+    """
+    horizon, artifact, step = data.plan.horizon, model.artifact, data.plan.horizon.step
+    norm = news.norm_of(model, horizon.metric_rules, step)
+    count = _warm(horizon) + FAULT_SLOTS
+    slots = data.history.slots[pieces.starts[:, None] + np.arange(pieces.values.shape[1])]  # (C, length)
+    errors = np.full((len(slots), slots.shape[1] - model.timesteps + 1), np.nan, dtype=np.float32)
     for begin in np.unique(pieces.starts).tolist():  # pieces that begin together have their slots in common
-        same = pieces.starts == begin
-        slots = data.history.slots[begin : begin + values.shape[1]]
-        selection = Selection(values[same], rows[same], slots, known[same])
+        same = np.flatnonzero(pieces.starts == begin)
+        values, rows = pieces.values[same], pieces.rows[same]
+        known = residuals.reasons(model, values, rows, max_missing=horizon.max_missing) == Reason.KNOWN
+        selection = Selection(values, rows, slots[same[0]], known)
         errors[same], _ = residuals.errors(model, selection, horizon.metric_rules)
-    calibration = model.artifact.calibration
-    smoothed = calibration.smoothed(errors, rows)
-    scores, recovered = calibration.by_span(smoothed, rows), calibration.recovered(smoothed, rows)
-    opens = threshold.openings(scores, recovered, horizon.rules)[:, -FAULT_SLOTS:]
-    return np.asarray((opens >= 1.0).any(axis=2))
+    values, errors = pieces.values[:, -count - LOOK_BACK :], errors[:, -count - BEFORE :]
+    recent = Slots(slots[:, -count:], pieces.rows, values, errors)
+    seen, observed = news.observe(norm, artifact.experience.rows(pieces.rows), recent)
+    later = data.history.end + step * np.arange(count)
+    _, return_periods = core_news.judge(
+        seen,
+        observed,
+        slots=later,
+        scale=artifact.habits.tails.at(pieces.rows)[1],
+        step=step,
+        metrics=pieces.values.shape[2],
+    )
+    level = threshold.level(horizon.alert_budget_per_week, len(artifact.entities))
+    scores = threshold.worst(threshold.scores(return_periods, level))
+    _, events = decide.decide(
+        AlertStates.none_open(len(slots)),
+        scores[:, -FAULT_SLOTS - horizon.rules.before :],
+        slots=later[-FAULT_SLOTS:],
+        rules=horizon.rules,
+        step=step,
+    )
+    found = np.zeros((len(slots), FAULT_SLOTS), dtype=np.bool_)
+    for event in events:
+        if event.change in {Change.OPENED, Change.REOPENED}:
+            found[event.entity, (event.slot - int(later[-FAULT_SLOTS])) // step] = True
+    return found

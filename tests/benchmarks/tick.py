@@ -43,10 +43,14 @@ from sqlalchemy import Engine, MetaData
 from detector import database, wiring
 from detector.config import sections as config
 from detector.core import decide, score
+from detector.core.deviation import Usual
+from detector.core.news import STREAMS, Experience, Habits
+from detector.core.peaks import Tails
 from detector.core.scaling import Scaling
 from detector.core.series import Float32
+from detector.core.shape import CENTRES, STATISTICS, Shapes
 from detector.core.threshold import Calibration
-from detector.detect import history, residuals, scores
+from detector.detect import history, residuals, return_periods, scores
 from detector.detect import tick as ticks
 from detector.detect.horizon import Horizon
 from detector.detect.memory import Memory, extend, gridded, members
@@ -138,7 +142,13 @@ def model(entities: int, until: int) -> ModelVersion:
     def ones(*shape: int) -> Float32:
         return np.ones(shape, dtype=np.float32)
 
-    spans = len(score.SPANS)
+    spans, tail, width = len(score.SPANS), ones(entities, len(STREAMS)), STATISTICS * METRICS
+    habits = Habits(
+        Usual(0.5 * ones(entities, METRICS), ones(entities, METRICS), 0.0 * ones(entities, 48, METRICS)),
+        Shapes(0.0 * ones(entities, CENTRES, width), ones(entities, width)),
+        Tails(10.0 * tail, tail, 10.0 * tail[0], tail[0]),
+    )
+    experience = Experience.normal(habits, entities, metrics=METRICS, slot=until, step=STEP, weeks=1.0)
     artifact = Artifact(
         spec=spec,
         weights=weights,
@@ -146,7 +156,9 @@ def model(entities: int, until: int) -> ModelVersion:
         scaling=Scaling(0.5 * ones(entities, METRICS), ones(entities, METRICS), ones(METRICS)),
         noise=ones(entities, METRICS),
         fleet_noise=ones(METRICS),
-        calibration=Calibration(ones(entities, spans), ones(entities, spans), ones(spans), ones(spans), 10.0),
+        calibration=Calibration(ones(entities, spans), ones(entities, spans), ones(spans), ones(spans)),
+        habits=habits,
+        experience=experience,
         freeze_limits=np.zeros((0, 0), dtype=np.int64),
         provenance={"kind": "network", "trained_from": BEGIN, "trained_until": until},
     )
@@ -200,7 +212,8 @@ def usual(url: str, entities: int, ticks: int) -> dict[str, Any]:
             ("grid", history, "gridded"),
             ("network", fleet.model.network, "residuals"),
             ("windows", residuals, "errors"),
-            ("score", scores, "scores_by_span"),
+            ("news", return_periods, "advanced"),
+            ("score", scores, "scores_by_mechanism"),
             ("decide", decide, "decide"),
             ("commit", fleet.monitor.store, "commit"),
         ):
@@ -210,10 +223,8 @@ def usual(url: str, entities: int, ticks: int) -> dict[str, Any]:
             began, began_cpu = time.perf_counter(), time.process_time()
             report = fleet.tick(TIMESTEPS + n)
             seen = report.snapshot
-            shown = {
-                name: getattr(seen, name) for name in ("entities", "score", "reason", "states", "is_silent", "share")
-            }
-            exporter.update(fleet.monitor.horizon.monitor, **shown)
+            shown = ("entities", "score", "surprise", "reason", "states", "is_silent", "share")
+            exporter.update(fleet.monitor.horizon.monitor, **{name: getattr(seen, name) for name in shown})
             walls.append(time.perf_counter() - began)
             cpus.append(time.process_time() - began_cpu)
             clock.timed("export", generate_latest)(exporter.registry)

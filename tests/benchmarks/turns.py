@@ -40,7 +40,7 @@ def tick_in_turns(folder: str, url: str, entities: int, ticks: int) -> None:
         "grid": (tick.history, "gridded"),
         "network": (fleet.model.network, "residuals"),
         "windows": (tick.residuals, "errors"),
-        "score": (tick.scores, "scores_by_span"),
+        "score": (tick.scores, _there(tick.scores, "scores_by_mechanism", "scores_by_span")),
         "decide": (tick.decide, "decide"),
         "commit": (fleet.monitor.store, "commit"),
     }
@@ -58,6 +58,11 @@ def tick_in_turns(folder: str, url: str, entities: int, ticks: int) -> None:
             clock.timed("export", tick.generate_latest)(exporter.registry)
             clock.seconds["windows"] -= clock.seconds["network"]
             print(json.dumps(took | clock.seconds), flush=True)
+
+
+def _there(module: Any, *names: str) -> str:
+    """The first name that a version's module has."""
+    return next(name for name in names if hasattr(module, name))
 
 
 def version(folder: Path, url: str, asked: argparse.Namespace) -> subprocess.Popen[str]:

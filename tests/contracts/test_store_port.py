@@ -16,7 +16,7 @@ from sqlalchemy import Engine, func, select
 from detector import database
 from detector.core.decide import Change, Ended, Episode, Severity
 from detector.errors import StaleState, StoreError
-from detector.ports import AlertChange, Commit, JudgedRanges, ScoreRows, Store, StoredAlert
+from detector.ports import AlertChange, Commit, JudgedRanges, ScoreRows, Store, StoredAlert, StoredExperience
 from detector.store import alerts, schema
 from detector.store.alerts import AlertRow
 from detector.store.memory import MemoryStore, StoredEvent
@@ -587,3 +587,123 @@ def test_scores_are_found_by_model_version_from_a_slot_on(kept: Kept) -> None:
         ("a", T0 + STEP, 2.0),
     }
     assert not kept.store.scores_since("web", T0, version=6).entity
+
+
+# -- surprise ---------------------------------------------------------------------------------------------------------
+
+
+def _surprises(store: Store, version: int = 7) -> dict[tuple[str, int], float | None]:
+    """By entity and slots since T0; None where it is not known."""
+    found = store.scores_since("web", T0, version=version)
+    values = [None if math.isnan(value) else value for value in found.surprise]
+    return dict(zip(zip(found.entity, [slot - T0 for slot in found.slot], strict=True), values, strict=True))
+
+
+def test_a_surprise_is_stored_beside_the_score_unless_it_is_not_known(kept: Kept) -> None:
+    rows = ScoreRows(["a", "b"], [T0, T0], [0.5, 0.25], [1 / 3, math.nan])
+
+    kept.store.commit(_commit(scores=rows))
+    kept.store.commit(_commit(expected_cursor=T0, cursor=T0 + STEP, scores=ScoreRows(["a"], [T0 + STEP], [0.75])))
+
+    assert _surprises(kept.store) == {("a", 0): 1 / 3, ("b", 0): None, ("a", STEP): None}
+
+
+def test_a_score_that_is_replaced_gets_its_new_surprise(kept: Kept) -> None:
+    kept.store.commit(_commit(scores=ScoreRows(["a", "b"], [T0, T0], [0.5, 0.25], [3.0, 4.0])))
+
+    replaced = ScoreRows(["a", "b"], [T0, T0], [0.75, math.nan], [5.0, math.nan])
+    kept.store.commit(_commit(expected_cursor=T0, replaced=replaced))
+
+    assert _surprises(kept.store) == {("a", 0): 5.0}
+
+
+# -- what entities had shown ------------------------------------------------------------------------------------------
+
+
+def _remember(store: Store, slot: int | None, data: bytes = b"", **values: Any) -> None:
+    """Commits an experience of so many slots since T0, or none."""
+    experience = None if slot is None else StoredExperience(T0 + slot * STEP, data)
+    store.commit(_commit(expected_cursor=store.cursor(values.get("monitor", "web")), experience=experience, **values))
+
+
+def _remembered(store: Store, *, version: int = 7, monitor: str = "web") -> list[int]:
+    """Slots since T0, in order of reading."""
+    return [(found.slot - T0) // STEP for found in store.experiences(monitor, version=version)]
+
+
+def test_a_monitor_that_never_committed_remembers_nothing(kept: Kept) -> None:
+    assert kept.store.experiences("web", version=7) == []
+
+
+def test_what_entities_had_shown_is_read_back_the_newest_first(kept: Kept) -> None:
+    older, newer = bytes(range(256)), b"\0newer\n"
+    _remember(kept.store, 0, older)
+    _remember(kept.store, 60, newer)
+
+    assert kept.store.experiences("web", version=7) == [
+        StoredExperience(T0 + 60 * STEP, newer),
+        StoredExperience(T0, older),
+    ]
+
+
+def test_only_the_two_newest_are_kept(kept: Kept) -> None:
+    for slot in (0, 60, 120, 180):
+        _remember(kept.store, slot)
+
+    assert _remembered(kept.store) == [180, 120]
+
+
+def test_a_commit_without_an_experience_keeps_those_stored(kept: Kept) -> None:
+    _remember(kept.store, 0)
+    _remember(kept.store, None)
+
+    assert _remembered(kept.store) == [0]
+
+
+def test_an_experience_of_the_same_slot_replaces_the_one_stored(kept: Kept) -> None:
+    _remember(kept.store, 0, b"before")
+    _remember(kept.store, 0, b"after")
+
+    assert kept.store.experiences("web", version=7) == [StoredExperience(T0, b"after")]
+
+
+def test_a_new_model_version_removes_what_another_one_remembered(kept: Kept) -> None:
+    _remember(kept.store, 60)
+    _remember(kept.store, 120)
+
+    _remember(kept.store, 0, model_version=8)
+
+    assert _remembered(kept.store, version=7) == []
+    assert _remembered(kept.store, version=8) == [0]
+
+
+def test_a_cursor_moved_back_forgets_what_was_remembered_after_it(kept: Kept) -> None:
+    _remember(kept.store, 60)
+    _remember(kept.store, 120)
+
+    _remember(kept.store, None, forget_from=T0 + 60 * STEP)
+    assert _remembered(kept.store) == [60]  # what had been shown before that slot is as it was
+
+    _remember(kept.store, None, forget_from=T0 + 59 * STEP)
+    assert _remembered(kept.store) == []
+
+
+def test_monitors_remember_on_their_own(kept: Kept) -> None:
+    for monitor in ("web", "db"):
+        for slot in (0, 60):
+            _remember(kept.store, slot, monitor=monitor)
+
+    _remember(kept.store, 120)
+    _remember(kept.store, None, forget_from=T0)
+
+    assert _remembered(kept.store) == []
+    assert _remembered(kept.store, monitor="db") == [60, 0]
+
+
+def test_a_stale_commit_remembers_nothing(kept: Kept) -> None:
+    _remember(kept.store, 0)
+
+    with pytest.raises(StaleState):
+        kept.store.commit(_commit(expected_cursor=T0 - STEP, experience=StoredExperience(T0 + STEP, b"")))
+
+    assert _remembered(kept.store) == [0]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
@@ -108,6 +110,24 @@ def test_the_migrations_make_the_tables_that_the_program_uses(migrated: Engine) 
     assert tables == {*metadata.tables, schema.VERSION_TABLE}
 
 
+def test_the_newest_migration_can_be_taken_back(store: StateStore, migrated: Engine) -> None:
+    store.commit(_commit(scores=ScoreRows(["a"], [T0], [0.5], [3.0])))
+    with migrated.begin() as connection:
+        config = schema._config()
+        config.attributes["connection"] = connection
+        command.downgrade(config, "-1")
+        columns = {column["name"] for column in inspect(connection).get_columns("detector_score")}
+        tables = set(inspect(connection).get_table_names())
+    assert "surprise" not in columns
+    assert "detector_experience" not in tables
+
+    schema.upgrade(migrated)
+
+    (found,) = scores.by_entity(migrated, "web").values()
+    assert found.score.tolist() == [0.5]
+    assert np.isnan(found.surprise).all()  # as of scores that an older version has stored
+
+
 def test_a_database_of_another_revision_is_refused(migrated: Engine) -> None:
     with migrated.begin() as connection:
         connection.exec_driver_sql(f"UPDATE {schema.VERSION_TABLE} SET version_num = '0000'")
@@ -175,16 +195,18 @@ def test_a_commit_whose_alerts_are_refused_writes_nothing(
 
 
 def test_scores_are_read_back_by_entity_and_in_order_of_time(store: StateStore, migrated: Engine) -> None:
-    rows = ScoreRows(entity=["b", "a", "a"], slot=[T0, T0 + STEP, T0], score=[0.5, 1.25, 0.75])
+    rows = ScoreRows(["b", "a", "a"], [T0, T0 + STEP, T0], [0.5, 1.25, 0.75], [3.5, 8.0, math.nan])
     store.commit(_commit(scores=rows))
     store.commit(_commit(monitor="other", scores=ScoreRows(entity=["a"], slot=[T0], score=[9.0])))
 
     found = scores.by_entity(migrated, "web")
 
-    assert {entity: (slots.tolist(), values.tolist()) for entity, (slots, values) in found.items()} == {
+    assert {entity: (mine.slots.tolist(), mine.score.tolist()) for entity, mine in found.items()} == {
         "a": ([T0, T0 + STEP], [0.75, 1.25]),
         "b": ([T0], [0.5]),
     }
+    np.testing.assert_array_equal(found["a"].surprise, [np.nan, 8.0])
+    np.testing.assert_array_equal(found["b"].surprise, [3.5])
     assert scores.by_entity(migrated, "nobody") == {}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,23 @@ def test_a_saved_version_is_live_and_complete(versions: Versions, trained: Model
     np.testing.assert_array_equal(loaded.fleet_noise, saved.fleet_noise)
     np.testing.assert_array_equal(loaded.freeze_limits, saved.freeze_limits)
     np.testing.assert_array_equal(loaded.calibration.start, saved.calibration.start)
-    assert loaded.calibration.level == saved.calibration.level
+    np.testing.assert_array_equal(loaded.calibration.fleet_decay, saved.calibration.fleet_decay)
+
+
+def test_what_entities_have_shown_in_training_is_saved_to_the_last_bit(
+    versions: Versions, trained: ModelVersion
+) -> None:
+    loaded, saved = versions.load(versions.save(trained, NOW)).artifact, trained.artifact
+
+    columns = saved.experience.columns()
+    assert loaded.experience.columns().keys() == columns.keys()
+    for name, array in columns.items():
+        np.testing.assert_array_equal(loaded.experience.columns()[name], array, err_msg=name)
+    for part in ("usual", "shapes", "tails"):
+        found, written = getattr(loaded.habits, part), getattr(saved.habits, part)
+        for column in fields(written):
+            name = column.name
+            np.testing.assert_array_equal(getattr(found, name), getattr(written, name), err_msg=name)
 
 
 def test_a_saved_version_says_when_it_was_made(versions: Versions, trained: ModelVersion) -> None:

@@ -409,7 +409,7 @@ def test_killed_daemon_arrives_at_the_results_of_an_undisturbed_one(
     assert len(undisturbed["incidents"]) == len(undisturbed["alerts"])
     assert len(undisturbed["events"]) > len(undisturbed["alerts"])
     longest = max(closed - opened for opened, closed in _spans(undisturbed["alerts"]))
-    assert longest > 1_440 * STEP * 1000  # one was open from one commit to the next, and the one after
+    assert longest >= 60 * STEP * 1000  # long enough to be open when the process is killed
     for name, rows in undisturbed.items():
         assert _differences(rows, killed[name]) == [], name
 

@@ -52,8 +52,7 @@ HORIZON = Horizon.of(MONITOR)
 
 def _model() -> ModelVersion:
     """Scores the newest slot by its value: 1 at ten; longer spans hardly ever speak."""
-    level = float(np.log(50.0) + np.log(10.0))
-    return made_versions.by_size(ENTITIES, 1, start=[1.0, 3.0, 3.0, 3.0], level=level, since=START)
+    return made_versions.by_size(ENTITIES, 1, threshold=[10.0, 30.0], since=START)
 
 
 class _Arriving:

@@ -370,10 +370,7 @@ def _section(case: Case) -> MonitorSection:
 def _watch(case: Case, rows: list[Row], engine: Engine, store: Store) -> None:
     """Ticks over what has arrived; before some of the ticks the process is another one."""
     horizon, source = Horizon.of(_section(case)), _empty(engine, case.kinds, case.layout)
-    level = float(np.log(50.0) + np.log(10.0))
-    model = made_versions.by_size(
-        FLEET[:2], 2, start=[1.0, 3.0, 3.0, 3.0], level=level, since=START, freeze_limit=case.freeze_limit
-    )
+    model = made_versions.by_size(FLEET[:2], 2, threshold=[10.0, 30.0], since=START, freeze_limit=case.freeze_limit)
     memory = recall(horizon, source, model, stored=stored_state(horizon, store, version=model.version), now=START)
     waiting = rows
     for slot in case.ticks:

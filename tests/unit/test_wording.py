@@ -72,6 +72,11 @@ def test_what_is_not_known_is_left_out() -> None:
 @pytest.mark.parametrize(
     ("part", "begin"),
     [
+        ({"kind": "network", "slots": 10}, "Unexpected over 10 slots: "),
+        ({"kind": "shape", "slots": 30}, "Unusual movement over 30 slots: "),
+        ({"kind": "far", "slots": 3}, "Far from usual over 3 slots: "),
+        ({"kind": "metric", "slots": 10}, "One metric far from usual for 10 slots: "),
+        ({"kind": "record", "slots": 3}, "Beyond everything seen for 3 slots: "),
         ({"kind": "spike", "slots": 1}, "Spike: "),
         ({"kind": "drift", "slots": 60}, "Drift over the last 60 slots: "),
         ({"kind": "range", "slots": 1}, "Outside its valid range: "),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -193,6 +194,30 @@ def test_a_key_of_an_earlier_version_says_what_to_do_about_it(tmp_path: Path) ->
     assert _refused(tmp_path, SMALLEST + "recalibrate = 'off'") == [f"monitors[0].{advice}"]
     with pytest.raises(ConfigError, match=f"^--set {advice}$"):
         loading.monitor(TABLE, ["recalibrate=off"])
+
+
+@pytest.mark.parametrize(
+    ("key", "instead"),
+    [
+        ("open_at_once", "`score_at_once`, 2.0"),
+        ("close_below", "`score_calm`, 0.875"),
+        ("critical_at", "`score_critical`, 3.0"),
+    ],
+)
+def test_a_level_of_the_earlier_scale_of_scores_says_what_to_write_instead(
+    tmp_path: Path, key: str, instead: str
+) -> None:
+    advice = f"decision.{key}: write {instead} unless you know better: scores have another scale"
+
+    assert _refused(tmp_path, SMALLEST + f"decision = {{ {key} = 0.9 }}") == [f"monitors[0].{advice}"]
+    with pytest.raises(ConfigError, match=f"^--set {re.escape(advice)}$"):
+        loading.monitor(TABLE, [f"decision.{key}=1.5"])
+
+
+def test_what_an_earlier_level_is_replaced_by_is_what_a_monitor_has_unless_told(tmp_path: Path) -> None:
+    decision = _load(tmp_path, SMALLEST).monitors[0].decision
+
+    assert (decision.score_at_once, decision.score_calm, decision.score_critical) == (2.0, 0.875, 3.0)
 
 
 @pytest.mark.parametrize(
@@ -587,8 +612,8 @@ def test_an_unknown_key_of_a_source_that_is_called_like_a_type_keeps_its_name(tm
 @pytest.mark.parametrize(
     "table",
     [
-        "decision = { open_at_once = NUMBER }",
-        "decision = { critical_at = NUMBER }",
+        "decision = { score_at_once = NUMBER }",
+        "decision = { score_critical = NUMBER }",
         "rules = [{ metric = 'cpu', valid_max = NUMBER }]",
         "rules = [{ metric = 'cpu', min_deviation = NUMBER }]",
         "threshold = { alert_budget_per_week = NUMBER }",

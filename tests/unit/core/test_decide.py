@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from detector.core import decide
 from detector.core.decide import AlertStates, Change, Ended, Event, Rules, Severity
-from detector.core.series import Bool, Float32
+from detector.core.series import Float32
 
 NAN = math.nan
 OPENED, REOPENED, ESCALATED, CLOSED = Change.OPENED, Change.REOPENED, Change.ESCALATED, Change.CLOSED
@@ -22,11 +21,11 @@ OPENED, REOPENED, ESCALATED, CLOSED = Change.OPENED, Change.REOPENED, Change.ESC
 RULES = Rules(
     open_slots=2,
     open_of=3,
-    open_at_once=5.0,
-    close_below=0.8,
+    score_at_once=5.0,
+    score_calm=0.8,
     close_slots=2,
     close_unknown_slots=50,
-    critical_at=3.0,
+    score_critical=3.0,
     critical_slots=50,
     reopen_slots=0,
     flapping_reopenings=2,
@@ -37,40 +36,20 @@ STEP = 1000
 
 
 def _decide(
-    scores: Float32,
-    recovered: Bool,
-    *,
-    rules: Rules = RULES,
-    states: AlertStates | None = None,
-    spans: Sequence[int] = (1,),
-    first: int = START,
+    scores: Float32, *, rules: Rules = RULES, states: AlertStates | None = None, first: int = START
 ) -> tuple[AlertStates, list[Event]]:
-    """Decides scores (E, before + K, S) at K slots from `first` on."""
+    """Decides scores (E, before + K) at K slots from `first` on."""
     slots = first + STEP * np.arange(scores.shape[1] - rules.before, dtype=np.int64)
     before = states or AlertStates.none_open(len(scores))
-    return decide.decide(before, scores, recovered, slots=slots, rules=rules, spans=spans, step=STEP)
+    return decide.decide(before, scores, slots=slots, rules=rules, step=STEP)
 
 
 def _run(
     *rows: list[float], rules: Rules = RULES, states: AlertStates | None = None
 ) -> tuple[AlertStates, list[Event]]:
-    """Decides rows of scores of one span at slots from START on; nothing is known before, nothing has recovered."""
+    """Decides rows of scores at slots from START on; nothing is known before."""
     before = np.full((len(rows), rules.before), NAN, dtype=np.float32)
-    scores = np.hstack([before, np.array(rows, dtype=np.float32)])
-    return _decide(scores[..., None], np.zeros(scores.shape, dtype=np.bool_), rules=rules, states=states)
-
-
-def _changes_by_span(
-    by_span: dict[int, list[float]], recovered: Sequence[int] = (), rules: Rules = RULES
-) -> list[tuple[Change, int, int]]:
-    """What changed in one entity with several spans, at which position, and the position it is dated to."""
-    rows = np.array([[NAN] * rules.before + row for row in by_span.values()], dtype=np.float32)  # (S, N)
-    is_recovered = np.zeros((1, rows.shape[1]), dtype=np.bool_)
-    is_recovered[0, [rules.before + position for position in recovered]] = True
-    _, events = _decide(rows.T[None], is_recovered, rules=rules, spans=tuple(by_span))
-    return [
-        (event.change, (event.slot - START) // STEP, (event.episode.opened_slot - START) // STEP) for event in events
-    ]
+    return _decide(np.hstack([before, np.array(rows, dtype=np.float32)]), rules=rules, states=states)
 
 
 def _changes(row: list[float], rules: Rules = RULES) -> list[tuple[Change, int]]:
@@ -112,9 +91,8 @@ def test_an_alert_opens_when_two_of_three_scores_are_strange_or_one_is_very(
 
 def test_an_alert_opens_only_on_a_strange_score() -> None:
     rules = replace(RULES, open_slots=1)
-    scores = np.array([[1.0, 1.0, 0.5]], dtype=np.float32)[..., None]
 
-    _, events = _decide(scores, np.zeros((1, 3), dtype=np.bool_), rules=rules)
+    _, events = _decide(np.array([[1.0, 1.0, 0.5]], dtype=np.float32), rules=rules)
 
     assert events == []
 
@@ -211,6 +189,20 @@ def test_an_alert_that_is_quiet_ends_as_normal() -> None:
     assert (closed.change, closed.ended) == (CLOSED, Ended.NORMAL)
 
 
+def test_an_alert_of_an_entity_that_is_gone_closes_at_once_whatever_its_score() -> None:
+    scores = np.array([[NAN, NAN, 1.1, 1.1, 1.1], [NAN, NAN, 0.5, 0.5, 0.5]], dtype=np.float32)
+    slots = START + STEP * np.arange(3, dtype=np.int64)
+    gone = np.array([[False, False, True], [False, False, True]])
+
+    states, events = decide.decide(AlertStates.none_open(2), scores, slots=slots, rules=RULES, step=STEP, gone=gone)
+
+    assert [(event.change, event.entity, event.ended) for event in events] == [
+        (OPENED, 0, None),
+        (CLOSED, 0, Ended.GONE),
+    ]
+    assert (states.is_open.tolist(), states.closed_slot[0]) == ([False, False], START + 2 * STEP)
+
+
 @pytest.mark.parametrize(("reopen_slots", "third"), [(2, OPENED), (3, REOPENED)])
 def test_soon_after_closing_the_same_alert_opens_again(reopen_slots: int, third: Change) -> None:
     rules = replace(RULES, reopen_slots=reopen_slots)
@@ -253,77 +245,6 @@ def test_a_new_alert_has_no_reopenings_of_the_last_one() -> None:
     ]
 
 
-def test_the_strangest_span_decides() -> None:
-    assert _changes_by_span({1: [0.5, 0.5, 0.5], 4: [1.1, 0.5, 0.5], 9: [0.5, 1.1, 0.5]}) == [(OPENED, 1, 0)]
-
-
-def test_a_span_that_is_not_known_yet_does_not_hide_the_others() -> None:
-    assert _changes_by_span({1: [1.1, 1.1], 4: [NAN, NAN]}) == [(OPENED, 1, 0)]
-
-
-def test_a_slot_whose_newest_error_is_unknown_is_unknown_whatever_longer_spans_say() -> None:
-    assert _changes_by_span({1: [NAN, NAN, 0.5], 4: [9.0, 9.0, 0.5]}) == []
-
-
-@pytest.mark.parametrize("score", [1.1, 9.0], ids=["two of three", "at once"])
-def test_no_alert_opens_where_the_newest_slots_are_settled(score: float) -> None:
-    assert _changes_by_span({1: [score] * 4}, recovered=[0, 1, 2, 3]) == []
-
-
-def test_an_alert_opens_late_if_it_was_settled_before() -> None:
-    assert _changes_by_span({1: [1.1] * 4}, recovered=[0, 1, 2]) == [(OPENED, 3, 1)]
-
-
-@pytest.mark.parametrize(
-    ("recovered", "closed"),
-    [([2, 3], 3), ([3, 4], 4), ([2, 4], None), ([2], None)],
-    ids=["at once", "later", "not in a row", "too few"],
-)
-def test_an_alert_closes_once_settled_whatever_longer_spans_still_remember(
-    recovered: list[int], closed: int | None
-) -> None:
-    changes = _changes_by_span({1: [1.1] * 5, 4: [1.5] * 5}, recovered)
-
-    assert changes == [(OPENED, 1, 0), *([] if closed is None else [(CLOSED, closed, 0)])]
-
-
-def test_settled_and_low_slots_together_close_an_alert() -> None:
-    assert _changes_by_span({1: [1.1, 1.1, 1.1, 0.5]}, recovered=[2]) == [(OPENED, 1, 0), (CLOSED, 3, 0)]
-
-
-def test_a_span_that_reaches_back_to_a_closed_alert_does_not_open_the_next() -> None:
-    slots = 12
-    at_once = _changes_by_span({1: [6.0] + [0.5] * (slots - 1), 4: [6.0] * slots}, recovered=[1, 2])
-    two_of_three = _changes_by_span({1: [6.0] + [0.5] * (slots - 1), 4: [1.2] * slots}, recovered=[1, 2])
-
-    # closed at 2: the last 4 slots begin after it from 6 on, and the slot before 6 is no evidence either
-    assert at_once == [(OPENED, 0, 0), (CLOSED, 2, 0), (OPENED, 6, 6)]
-    assert two_of_three == [(OPENED, 0, 0), (CLOSED, 2, 0), (OPENED, 7, 6)]
-
-
-def test_the_newest_slot_alone_may_open_an_alert_right_after_the_last_one() -> None:
-    assert _changes_by_span({1: [6.0, 0.5, 0.5, 6.0], 4: [6.0] * 4}, recovered=[1, 2]) == [
-        (OPENED, 0, 0),
-        (CLOSED, 2, 0),
-        (OPENED, 3, 3),
-    ]
-
-
-def test_what_a_closed_alert_told_does_not_raise_the_peak_of_the_next() -> None:
-    scores = np.full((1, RULES.before + 4, 2), NAN, dtype=np.float32)
-    scores[0, RULES.before :] = [[6.0, 6.0], [0.5, 9.0], [0.5, 9.0], [5.5, 9.0]]
-    recovered = np.zeros((1, RULES.before + 4), dtype=np.bool_)
-    recovered[0, RULES.before + 1 : RULES.before + 3] = True
-
-    _, events = _decide(scores, recovered, spans=(1, 4))
-
-    assert [(event.change, event.episode.peak_score) for event in events] == [
-        (OPENED, 6.0),
-        (CLOSED, 9.0),
-        (OPENED, 5.5),
-    ]
-
-
 def test_the_slot_that_closes_an_alert_is_remembered_and_no_other() -> None:
     states, _ = _run([1.1, 1.1, 0.5, 0.5, 0.5], [1.1, 1.1, 1.1, 1.1, 1.1])
 
@@ -355,9 +276,8 @@ def test_the_states_passed_in_stay_as_they_were() -> None:
 @pytest.mark.parametrize("shape", [(0, 3), (2, 0)], ids=["no entities", "no slots"])
 def test_nothing_to_decide_gives_no_events(shape: tuple[int, int]) -> None:
     entities, slots = shape
-    scores = np.full((entities, RULES.before + slots, 2), 9.0, dtype=np.float32)
 
-    states, events = _decide(scores, np.zeros(scores.shape[:2], dtype=np.bool_), spans=(1, 4))
+    states, events = _decide(np.full((entities, RULES.before + slots), 9.0, dtype=np.float32))
 
     assert events == []
     assert not states.is_open.any()
@@ -372,11 +292,11 @@ def _rules(draw: st.DrawFn) -> Rules:
     return Rules(
         open_slots=draw(st.integers(1, open_of)),
         open_of=open_of,
-        open_at_once=draw(st.sampled_from([1.0, 1.5, 6.0])),
-        close_below=draw(st.sampled_from([0.5, 0.8, 1.0])),
+        score_at_once=draw(st.sampled_from([1.0, 1.5, 6.0])),
+        score_calm=draw(st.sampled_from([0.5, 0.8, 1.0])),
         close_slots=draw(st.integers(1, 5)),
         close_unknown_slots=draw(st.integers(1, 10)),
-        critical_at=draw(st.sampled_from([1.0, 2.0, 6.0])),
+        score_critical=draw(st.sampled_from([1.0, 2.0, 6.0])),
         critical_slots=draw(st.integers(1, 20)),
         reopen_slots=draw(st.integers(0, 6)),
         flapping_reopenings=draw(st.integers(1, 2)),
@@ -387,8 +307,7 @@ def _rules(draw: st.DrawFn) -> Rules:
 @dataclass(frozen=True)
 class _Case:
     rules: Rules
-    scores: Float32  # (2, N, 2) of two entities and spans, memory included
-    recovered: Bool  # (2, N)
+    scores: Float32  # (2, N) of two entities, memory included
 
     @property
     def slots(self) -> int:
@@ -399,15 +318,12 @@ class _Case:
 def _cases(draw: st.DrawFn) -> _Case:
     rules = draw(_rules())
     slots = rules.before + draw(st.integers(1, 20))
-    scores = draw(arrays.arrays(np.float32, (2, slots, 2), elements=_SCORE))
-    recovered = draw(arrays.arrays(np.bool_, (2, slots), elements=st.sampled_from([False, False, True])))
-    return _Case(rules, scores, recovered & ~np.isnan(scores[..., 0]))  # what is unknown is not recovered
+    return _Case(rules, draw(arrays.arrays(np.float32, (2, slots), elements=_SCORE)))
 
 
 def _decide_part(case: _Case, states: AlertStates, first: int, slots: int) -> tuple[AlertStates, list[Event]]:
-    part = slice(first, first + case.rules.before + slots)
-    scores, recovered = case.scores[:, part], case.recovered[:, part]
-    return _decide(scores, recovered, rules=case.rules, states=states, spans=(1, 3), first=START + STEP * first)
+    scores = case.scores[:, first : first + case.rules.before + slots]
+    return _decide(scores, rules=case.rules, states=states, first=START + STEP * first)
 
 
 def _decide_all(case: _Case) -> tuple[AlertStates, list[Event]]:
@@ -457,9 +373,9 @@ def test_a_slot_that_is_unknown_opens_nothing_and_closes_only_what_was_unknown_f
 
     for event in events:
         index = case.rules.before + (event.slot - START) // STEP
-        if np.isnan(case.scores[event.entity, index, 0]) and event.change is not ESCALATED:
+        if np.isnan(case.scores[event.entity, index]) and event.change is not ESCALATED:
             assert (event.change, event.ended) == (CLOSED, Ended.UNKNOWN)
-            assert np.isnan(case.scores[event.entity, index - case.rules.close_unknown_slots + 1 : index + 1, 0]).all()
+            assert np.isnan(case.scores[event.entity, index - case.rules.close_unknown_slots + 1 : index + 1]).all()
 
 
 @given(_cases())
@@ -470,23 +386,16 @@ def test_an_alert_has_its_peak_between_its_beginning_and_now(case: _Case) -> Non
         assert event.episode.opened_slot <= event.episode.peak_slot <= event.slot
         assert event.episode.peak_score >= decide.THRESHOLD
         is_long = event.slot - event.episode.opened_slot >= case.rules.critical_slots * STEP
-        if event.episode.peak_score >= case.rules.critical_at:
+        if event.episode.peak_score >= case.rules.score_critical:
             assert event.episode.severity is Severity.CRITICAL
         if event.episode.severity is Severity.CRITICAL:
-            assert event.episode.peak_score >= case.rules.critical_at or is_long or event.episode.reopenings
+            assert event.episode.peak_score >= case.rules.score_critical or is_long or event.episode.reopenings
 
 
 @given(_cases())
-def test_no_alert_opens_on_a_settled_slot(case: _Case) -> None:
-    _, events = _decide_all(case)
+def test_the_next_alert_begins_after_the_last_one_closed_if_closing_takes_as_long_as_opening(case: _Case) -> None:
+    assume(min(case.rules.close_slots, case.rules.close_unknown_slots) >= case.rules.before)
 
-    for event in events:
-        if event.change is OPENED:
-            assert not case.recovered[event.entity, case.rules.before + (event.slot - START) // STEP]
-
-
-@given(_cases())
-def test_the_next_alert_begins_after_the_last_one_closed(case: _Case) -> None:
     _, events = _decide_all(case)
 
     for entity in (0, 1):
@@ -494,3 +403,16 @@ def test_the_next_alert_begins_after_the_last_one_closed(case: _Case) -> None:
         for event in (event for event in events if event.entity == entity and event.episode.reopenings == 0):
             assert event.episode.opened_slot > closed
             closed = event.slot if event.change is CLOSED else closed
+
+
+def test_the_next_alert_begins_after_the_last_one_was_lost() -> None:
+    rules = replace(RULES, close_unknown_slots=1)
+
+    _, events = _run([1.1, 1.1, NAN, 1.1, 1.1], rules=rules)
+
+    assert [(event.change, event.slot) for event in events] == [
+        (OPENED, START + STEP),
+        (CLOSED, START + 2 * STEP),
+        (OPENED, START + 4 * STEP),
+    ]
+    assert events[2].episode.opened_slot == START + 3 * STEP

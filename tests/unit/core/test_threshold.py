@@ -1,10 +1,8 @@
-"""Errors of normal data to a calibration: 1.0 is the alert budget."""
+"""Errors of normal data to a calibration and surprises; return periods to scores: 1.0 is the alert budget."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,29 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from detector.core import decide, score, threshold
-from detector.core.decide import AlertStates, Change, Rules
-from detector.core.series import Bool, Float32, Float64
+from detector.core import score, threshold
+from detector.core.series import Float32
 from detector.core.threshold import TAIL, Calibration
 
 NAN = math.nan
-MINUTE = 60_000
 SLOTS_PER_WEEK = 7 * 24 * 60
 BASE = -math.log(TAIL)
 
-RULES = Rules(
-    open_slots=2,
-    open_of=3,
-    open_at_once=1.5,
-    close_below=0.8,
-    close_slots=5,
-    close_unknown_slots=10_000,
-    critical_at=2.0,
-    critical_slots=10_000,
-    reopen_slots=0,
-    flapping_reopenings=10_000,
-    flapping_slots=1,
-)
 SPANS = (1, 10)
 
 
@@ -44,8 +27,8 @@ def _spans(errors: Float32) -> Float32:
     return np.stack([score.smooth(before, span)[:, -errors.shape[1] :] for span in SPANS], axis=2)
 
 
-def _calibrate(errors: Float32, budget: float = 1.0) -> Calibration:
-    return threshold.calibrate(errors, spans=SPANS, rules=RULES, alert_budget_per_week=budget, step=MINUTE)
+def _calibrate(errors: Float32) -> Calibration:
+    return threshold.calibrate(errors, spans=SPANS)
 
 
 def _noise(entities: int, slots: int, *, seed: int) -> Float32:
@@ -53,13 +36,14 @@ def _noise(entities: int, slots: int, *, seed: int) -> Float32:
     return np.random.default_rng(seed).exponential(size=(entities, slots)).astype(np.float32)
 
 
-def _threshold(calibration: Calibration, entity: int) -> float:
-    """The error of one slot that has score 1.0, by bisection."""
+def _threshold(calibration: Calibration, entity: int, surprise: float = 2 * BASE) -> float:
+    """The error of one slot that surprises so much, by bisection."""
     low, high = 0.0, 1e6
     for _ in range(80):
         middle = (low + high) / 2
         errors = np.array([[[middle, 0.0]]], dtype=np.float32)
-        low, high = (low, middle) if calibration.score(errors, np.array([entity]))[0, 0] >= 1.0 else (middle, high)
+        reaches = calibration.surprise(errors, np.array([entity]))[0, 0] >= surprise
+        low, high = (low, middle) if reaches else (middle, high)
     return high
 
 
@@ -99,45 +83,35 @@ def _by_hand() -> Calibration:
         decay=np.array([[0.5, 1.0]], dtype=np.float32),
         fleet_start=np.array([4.0, 4.0], dtype=np.float32),
         fleet_decay=np.array([1.0, 1.0], dtype=np.float32),
-        level=2 * BASE,
     )
 
 
-def test_the_score_is_that_of_the_strangest_span() -> None:
-    errors = np.array([[[1.0, 1.0]], [[0.5, 0.4]]], dtype=np.float32)  # (B, 1, S)
+def test_the_most_surprising_span_counts() -> None:
+    errors = np.array([[[1.0, 1.0]], [[0.5, 0.4]], [[0.5, 2.0 * math.e]]], dtype=np.float32)  # (B, 1, S)
 
-    scores = _by_hand().score(errors, np.array([0, 0]))
+    surprises = _by_hand().surprise(errors, np.array([0, 0, 0]))
 
-    np.testing.assert_allclose(scores[:, 0], [0.5, 0.25], rtol=1e-6)
+    np.testing.assert_allclose(surprises[:, 0], [BASE, 0.5 * BASE, BASE + 1.0], rtol=1e-6)
 
 
-def test_an_entity_that_appears_is_scored_by_the_fleet() -> None:
+def test_an_entity_that_appears_is_measured_by_the_fleet() -> None:
     errors = np.array([[[4.0, 0.0]]], dtype=np.float32)
 
-    assert _by_hand().score(errors, np.array([-1]))[0, 0] == pytest.approx(0.5)
+    assert _by_hand().surprise(errors, np.array([-1]))[0, 0] == pytest.approx(BASE)
 
 
-def test_scoring_new_entities_leaves_the_calibration_as_it_was() -> None:
+def test_new_entities_leave_the_calibration_as_it_was() -> None:
     calibration = _by_hand()
 
-    calibration.score(np.ones((1, 1, 2), np.float32), np.array([-1]))
+    calibration.surprise(np.ones((1, 1, 2), np.float32), np.array([-1]))
 
     assert calibration.start.tolist() == [[1.0, 2.0]]
 
 
-def test_an_unknown_error_has_an_unknown_score() -> None:
+def test_an_unknown_error_has_an_unknown_surprise() -> None:
     errors = np.array([[[NAN, NAN], [1.0, NAN], [1.0, 1.0]]], dtype=np.float32)
 
-    assert np.isnan(_by_hand().score(errors, np.array([0]))).tolist() == [[True, False, False]]
-
-
-def test_slots_are_settled_where_the_second_span_is_well_below_its_tail() -> None:
-    errors = np.array([[[9.0, 1.5], [0.0, 1.7], [NAN, NAN]], [[9.0, 3.1], [0.0, 3.3], [0.0, NAN]]], dtype=np.float32)
-
-    recovered = _by_hand().recovered(errors, np.array([0, -1]))
-
-    # ⅘ of the starts, which are 2 and, of the fleet, 4
-    assert recovered.tolist() == [[True, False, False], [True, False, False]]
+    assert np.isnan(_by_hand().surprise(errors, np.array([0]))).tolist() == [[True, False, False]]
 
 
 def test_one_slot_counts_in_a_longer_span_as_no_more_than_a_multiple_of_the_start_of_its_tail() -> None:
@@ -164,9 +138,7 @@ def test_errors_to_calibrate_with_are_smoothed_from_the_first_slot_on() -> None:
 
 def test_a_calibration_smooths_as_the_errors_it_comes_from_were_smoothed() -> None:
     errors = np.exp(_noise(3, 400, seed=1))
-    calibration = threshold.calibrate(
-        threshold.smoothed(errors), spans=score.SPANS, rules=RULES, alert_budget_per_week=1.0, step=MINUTE
-    )
+    calibration = threshold.calibrate(threshold.smoothed(errors), spans=score.SPANS)
 
     before = np.pad(errors, ((0, 0), (max(score.SPANS) - 1, 0)), constant_values=NAN)
     smoothed = calibration.smoothed(before, np.arange(3))
@@ -203,11 +175,9 @@ def test_without_one_known_error_there_is_nothing_to_calibrate() -> None:
         _calibrate(np.full((2, 5, 2), NAN, dtype=np.float32))
 
 
-def test_one_known_error_gives_a_wide_finite_level() -> None:
-    calibration = _calibrate(np.array([[[NAN, NAN], [0.5, 0.5]]], dtype=np.float32), budget=2.0)
+def test_one_known_error_gives_a_wide_tail() -> None:
+    calibration = _calibrate(np.array([[[NAN, NAN], [0.5, 0.5]]], dtype=np.float32))
 
-    # no peak: a mean excess of 1, widened by a quarter of it, over what one slot in a week and the budget of 2 ask for
-    assert calibration.level == pytest.approx(BASE + 1.25 * math.log(SLOTS_PER_WEEK / 2.0))
     assert calibration.start.tolist() == [[0.5, 0.5]]
     assert calibration.decay.tolist() == [[1.0, 1.0]]
 
@@ -226,18 +196,9 @@ def test_the_threshold_is_not_deaf(entities: int, slots: int, seed: int) -> None
 def test_hardly_any_data_give_a_wider_threshold(seed: int) -> None:
     errors = _spans(_noise(3, 20_000, seed=seed))
 
-    thresholds = [_threshold(_calibrate(errors[:, :slots]), 0) for slots in (50, 100, 20_000)]
+    *few, many = [_threshold(_calibrate(errors[:, :slots]), 0) for slots in (50, 100, 20_000)]
 
-    assert thresholds == sorted(thresholds, reverse=True)
-
-
-def test_a_larger_budget_never_raises_the_threshold() -> None:
-    errors = _spans(_noise(5, SLOTS_PER_WEEK, seed=3))
-
-    levels = [_calibrate(errors, budget).level for budget in (0.1, 1.0, 10.0, 100.0, 1000.0, 10_000.0, 1e6)]
-
-    assert levels == sorted(levels, reverse=True)
-    assert levels[0] > levels[1] > levels[2] > levels[3]
+    assert min(few) > many
 
 
 def test_the_threshold_does_not_depend_on_the_unit_of_errors() -> None:
@@ -300,12 +261,13 @@ def test_an_entity_leans_on_the_fleet_as_much_as_five_excesses_weigh() -> None:
     np.testing.assert_allclose(calibration.start[2], [(9.0 + 1.0) / 2] * 2)
 
 
-def test_errors_that_are_all_alike_make_a_difference_of_a_hundredth_no_alert() -> None:
+def test_errors_that_are_all_alike_make_a_difference_of_a_hundredth_no_great_surprise() -> None:
     calibration = _calibrate(np.full((2, 1000, 2), 2.0, dtype=np.float32))
 
-    scores = calibration.score(np.array([[[2.02, 2.0]], [[20.0, 3.8]]], dtype=np.float32), np.array([0, 1]))
+    surprises = calibration.surprise(np.array([[[2.02, 2.0]], [[20.0, 3.8]]], dtype=np.float32), np.array([0, 1]))
 
-    assert scores[0, 0] < 1.0 < scores[1, 0]
+    # they fall by a factor e in .15 at the fastest
+    np.testing.assert_allclose(surprises[:, 0], [BASE + math.log(1.01) / 0.15, BASE + math.log(10.0) / 0.15], rtol=1e-5)
 
 
 def test_missing_errors_do_not_spoil_the_calibration() -> None:
@@ -316,202 +278,6 @@ def test_missing_errors_do_not_spoil_the_calibration() -> None:
     assert _threshold(_calibrate(_spans(holed)), 0) == pytest.approx(_threshold(_calibrate(_spans(errors)), 0), rel=0.2)
 
 
-HALF_OF_ONE = replace(RULES, open_at_once=2.0)
-
-
-def _openings(row: list[float], recovered: tuple[int, ...] = (), rules: Rules = HALF_OF_ONE) -> list[float]:
-    """The levels at which slots of one entity and span would open an alert."""
-    is_recovered = np.zeros((1, len(row)), dtype=np.bool_)
-    is_recovered[0, list(recovered)] = True
-    opens = threshold.openings(np.array([row], dtype=np.float32)[..., None], is_recovered, rules)
-    return [float(value) for value in opens[0, :, 0]]
-
-
-@pytest.mark.parametrize(
-    ("row", "expected"),
-    [
-        ([4.0], [2.0]),
-        ([4.0, 6.0, 5.0], [2.0, 4.0, 5.0]),
-        ([6.0, 1.0, 6.0, 1.0], [3.0, 1.0, 6.0, 1.0]),
-        ([6.0, 1.0, 1.0, 6.0], [3.0, 1.0, 1.0, 3.0]),
-        ([1.0, 9.0, 1.0], [0.5, 4.5, 1.0]),
-        ([6.0, NAN, 5.0, NAN], [3.0, NAN, 5.0, NAN]),
-        ([6.0, NAN, NAN, 5.0], [3.0, NAN, NAN, 2.5]),
-    ],
-)
-def test_two_of_three_slots_open_at_the_lower_of_them_and_one_alone_at_half_of_it(
-    row: list[float], expected: list[float]
-) -> None:
-    np.testing.assert_allclose(_openings(row), expected)
-
-
-def test_all_of_three_slots_open_at_the_lowest() -> None:
-    assert _openings([5.0, 4.0, 6.0, 7.0], rules=replace(RULES, open_slots=3, open_at_once=1e9))[2:] == [4.0, 4.0]
-
-
-def test_a_settled_slot_opens_at_no_level_but_counts_for_the_next() -> None:
-    assert _openings([4.0, 4.0, 4.0], recovered=(1,)) == [2.0, 0.0, 4.0]
-
-
-def test_spans_open_apart() -> None:
-    by_span = np.array([[[4.0, 1.0], [1.0, 4.0]]], dtype=np.float32)
-
-    opens = threshold.openings(by_span, np.zeros((1, 2), dtype=np.bool_), HALF_OF_ONE)
-
-    np.testing.assert_allclose(opens, [[[2.0, 0.5], [1.0, 2.0]]])
-
-
-def _peaks(opens: list[list[float]], calm: list[int], spans: tuple[int, ...], reopen_slots: int = 0) -> list[float]:
-    """Episode peaks at level 2 of one entity; one row for each span, calm slots by position."""
-    is_calm = np.zeros((1, len(opens[0])), dtype=np.bool_)
-    is_calm[0, calm] = True
-    by_slot = np.array(opens, dtype=np.float32).T[None]
-    rules = replace(RULES, close_slots=2, reopen_slots=reopen_slots)
-    return sorted(threshold.episode_peaks(by_slot, is_calm, spans=spans, level=2.0, rules=rules).tolist())
-
-
-def test_slots_of_one_episode_count_once_with_their_highest() -> None:
-    assert _peaks([[0.0, 3.0, 1.0, 5.0, 2.5, 0.0, 0.0]], calm=[0, 2, 5, 6], spans=(1,)) == [5.0]
-
-
-def test_after_enough_quiet_slots_a_new_episode_begins() -> None:
-    assert _peaks([[3.0, 0.0, 0.0, 4.0, 0.0, 0.0]], calm=[1, 2, 4, 5], spans=(1,)) == [3.0, 4.0]
-
-
-@pytest.mark.parametrize(("reopen_slots", "expected"), [(1, [3.0, 4.0]), (2, [4.0])])
-def test_what_opens_again_soon_after_is_the_same_episode(reopen_slots: int, expected: list[float]) -> None:
-    # closes at position 2, opens at 4
-    assert _peaks([[3.0, 0.0, 0.0, 0.0, 4.0, 0.0]], [1, 2, 3, 5], (1,), reopen_slots) == expected
-
-
-def test_an_episode_that_does_not_end_counts_too() -> None:
-    assert _peaks([[1.9, 3.0, NAN, NAN, NAN]], calm=[], spans=(1,)) == [3.0]
-
-
-def test_where_no_level_is_reached_there_is_no_episode() -> None:
-    assert _peaks([[1.9, 1.9, NAN]], calm=[], spans=(1,)) == []
-
-
-def test_a_span_that_reaches_back_to_a_closed_episode_begins_none() -> None:
-    newest = [3.0] + [0.0] * 7
-    remembers = [0.0, 3.5, 9.0, 9.0, 9.0, 9.0, 0.0, 0.0]  # closed at 2: told until 5, the first slot after is 6
-    begins = [0.0, 3.5, 9.0, 9.0, 9.0, 9.0, 8.0, 0.0]
-
-    assert _peaks([newest, remembers], calm=[1, 2], spans=(1, 4)) == [9.0]
-    assert _peaks([newest, begins], calm=[1, 2], spans=(1, 4)) == [8.0, 9.0]
-
-
-def test_entities_have_episodes_of_their_own() -> None:
-    opens = np.array([[3.0, 0.0], [0.0, 4.0]], dtype=np.float32)[..., None]
-
-    rules = replace(RULES, close_slots=2, reopen_slots=0)
-    peaks = threshold.episode_peaks(opens, np.zeros((2, 2), dtype=np.bool_), spans=(1,), level=2.0, rules=rules)
-
-    assert sorted(peaks.tolist()) == [3.0, 4.0]
-
-
-@st.composite
-def _scores(draw: st.DrawFn) -> tuple[Rules, Float32]:
-    open_of = draw(st.integers(1, 4))
-    rules = Rules(
-        open_slots=draw(st.integers(1, open_of)),
-        open_of=open_of,
-        open_at_once=draw(st.sampled_from([1.0, 1.5, 6.0])),
-        close_below=draw(st.sampled_from([0.5, 0.8, 1.0])),
-        close_slots=draw(st.integers(max(1, open_of - 1), 5)),
-        close_unknown_slots=10_000,
-        critical_at=2.0,
-        critical_slots=10_000,
-        reopen_slots=draw(st.integers(0, 5)),
-        flapping_reopenings=10_000,
-        flapping_slots=1,
-    )
-    elements = st.sampled_from([NAN, 0.0, 0.5, 0.79, 0.8, 0.99, 1.0, 1.2, 1.7, 6.0])
-    return rules, draw(arrays.arrays(np.float32, (2, draw(st.integers(1, 25)), 1), elements=elements))
-
-
-@given(_scores())
-def test_episodes_are_the_alerts_that_open(case: tuple[Rules, Float32]) -> None:
-    rules, scores = case
-    recovered: Bool = np.zeros(scores.shape[:2], dtype=np.bool_)
-
-    calm = scores[..., 0] < rules.close_below
-    opens = threshold.openings(scores, recovered, rules)
-    peaks = threshold.episode_peaks(opens, calm, spans=(1,), level=decide.THRESHOLD, rules=rules)
-
-    assert len(peaks) == _opened(scores, recovered, rules, spans=(1,)).sum()
-    assert (peaks >= decide.THRESHOLD).all()
-
-
-def _opened(scores: Float32, recovered: Bool, rules: Rules, *, spans: tuple[int, ...]) -> Float64:
-    """Alerts of each entity that `decide` opens on scores (E, N, S)."""
-    slots = MINUTE * np.arange(scores.shape[1], dtype=np.int64)
-    before = ((0, 0), (rules.before, 0))
-    _, events = decide.decide(
-        AlertStates.none_open(len(scores)),
-        np.pad(scores, (*before, (0, 0)), constant_values=NAN),
-        np.pad(recovered, before),
-        slots=slots,
-        rules=rules,
-        spans=spans,
-        step=MINUTE,
-    )
-    entities = [event.entity for event in events if event.change is Change.OPENED]
-    return np.bincount(np.array(entities, dtype=np.int64), minlength=len(scores)).astype(np.float64)
-
-
-def _generalised_pareto(shape: float, count: int) -> Float64:
-    """Quantiles of the law with scale 1.7, shuffled: x = scale · ((1 − p)^−shape − 1) / shape."""
-    upper = 1.0 - (np.arange(1, count + 1) - 0.35) / count
-    excess = -1.7 * np.log(upper) if shape == 0.0 else 1.7 * (upper**-shape - 1.0) / shape
-    return np.random.default_rng(1).permutation(excess)
-
-
-@pytest.mark.parametrize("shape", [-0.2, 0.0, 0.3])
-def test_the_shape_of_a_tail_is_found_again(shape: float) -> None:
-    assert threshold._shape(_generalised_pareto(shape, 2000)) == pytest.approx(shape, abs=0.02)
-
-
-def test_two_values_have_the_shape_of_their_first_two_moments() -> None:
-    # weighted by 1 − 0.325 and 1 − 0.825: (1 · 0.675 + 3 · 0.175) / 2 = 0.6; mean 2
-    assert threshold._shape(np.array([3.0, 1.0])) == pytest.approx(2.0 - 2.0 / (2.0 - 2 * 0.6))
-
-
-@pytest.mark.parametrize("excess", [[], [1.0], [0.0, 0.0, 0.0]], ids=["none", "one", "all zero"])
-def test_a_tail_that_tells_nothing_is_exponential(excess: list[float]) -> None:
-    assert threshold._shape(np.array(excess)) == 0.0
-
-
-@pytest.mark.parametrize(
-    ("excess", "mean"),
-    [([], 0.5 * 1.25), ([2.0], (2.0 + 3 * 0.5) / 4.0 * (1.0 + 0.25 / math.sqrt(2.0)))],
-    ids=["no peak", "one peak"],
-)
-def test_few_peaks_lean_on_single_slots_and_are_widened(excess: list[float], mean: float) -> None:
-    assert threshold._return_excess(np.array(excess), 0.5, 20.0) == pytest.approx(mean * math.log(20.0))
-
-
-def test_many_peaks_speak_for_themselves() -> None:
-    excess = _generalised_pareto(-0.2, 2000)
-
-    # two thousand peaks are hardly moved by 3 of mean 1 and 15 of shape 0
-    expected = 1.7 * (1000.0**-0.2 - 1.0) / -0.2
-    assert threshold._return_excess(excess, 1.0, 1000.0) == pytest.approx(expected, rel=0.03)
-
-
-def test_a_peak_far_beyond_the_others_is_taken_for_an_anomaly_and_shortened() -> None:
-    usual = [2.0] * 9
-
-    with_anomaly = threshold._return_excess(np.array([*usual, 1e6]), 1.0, 50.0)
-
-    shortened = threshold._return_excess(np.array([*usual, 10.0 * 2.0 / math.log(2.0)]), 1.0, 50.0)
-    assert with_anomaly == pytest.approx(shortened)
-
-
-def test_a_budget_above_all_peaks_needs_no_excess() -> None:
-    assert threshold._return_excess(np.array([1.0, 2.0]), 1.0, 0.5) == 0.0
-
-
 _ERRORS = arrays.arrays(
     np.float32,
     st.tuples(st.integers(1, 3), st.integers(1, 80), st.just(2)),
@@ -519,13 +285,12 @@ _ERRORS = arrays.arrays(
 )
 
 
-@given(_ERRORS, st.floats(1e-3, 1e6))
-def test_no_calibration_is_ever_zero_infinite_or_unknown(errors: Float32, budget: float) -> None:
+@given(_ERRORS)
+def test_no_calibration_is_ever_zero_infinite_or_unknown(errors: Float32) -> None:
     errors[0, 0] = 0.5
 
-    calibration = _calibrate(errors, budget)
+    calibration = _calibrate(errors)
 
-    assert 0.0 < calibration.level < math.inf
     for start in (calibration.start, calibration.fleet_start):
         assert np.isfinite(start).all()
         assert (start >= 0).all()
@@ -534,57 +299,54 @@ def test_no_calibration_is_ever_zero_infinite_or_unknown(errors: Float32, budget
         assert (decay > 0).all()
 
 
-@given(_ERRORS, st.floats(1e-3, 1e6))
-def test_every_known_error_gets_a_finite_score(errors: Float32, budget: float) -> None:
+@given(_ERRORS)
+def test_every_known_error_gets_a_finite_surprise(errors: Float32) -> None:
     errors[0, 0] = 0.5
 
-    scores = _calibrate(errors, budget).score(errors, np.arange(len(errors)))
+    surprises = _calibrate(errors).surprise(errors, np.arange(len(errors)))
 
-    np.testing.assert_array_equal(np.isnan(scores), np.isnan(errors).all(axis=2))
-    assert not np.isinf(scores).any()
-
-
-def test_scores_are_relative_to_the_level() -> None:
-    errors = np.array([[[3.0, 5.0]]], dtype=np.float32)
-    calibration = _by_hand()
-
-    doubled = replace(calibration, level=2 * calibration.level).score(errors, np.array([0]))
-
-    np.testing.assert_allclose(2 * doubled, calibration.score(errors, np.array([0])), rtol=1e-6)
+    np.testing.assert_array_equal(np.isnan(surprises), np.isnan(errors).all(axis=2))
+    assert not np.isinf(surprises).any()
 
 
-def _root_mean_square(residuals: Float64) -> Float64:
-    return np.asarray(np.sqrt((residuals**2).mean(axis=2)))
+def test_a_calibration_of_nobody_measures_whoever_appears() -> None:
+    errors = np.array([[[2.0, 0.5, NAN, NAN], [NAN, NAN, NAN, NAN]]], dtype=np.float32)
+
+    surprises = Calibration.none().surprise(errors, np.array([-1]))
+
+    np.testing.assert_allclose(surprises, [[BASE + math.log(2.0), NAN]], rtol=1e-6)
 
 
-Draw = Callable[[np.random.Generator, tuple[int, int]], Float64]
-LAWS: dict[str, Draw] = {
-    "absolute normal": lambda rng, shape: np.abs(rng.normal(size=shape)),
-    "exponential": lambda rng, shape: rng.exponential(size=shape),
-    "four Laplace metrics": lambda rng, shape: _root_mean_square(rng.laplace(size=(*shape, 4))),
-    "four lognormal metrics": lambda rng, shape: _root_mean_square(rng.lognormal(size=(*shape, 4))),
-    "four normal metrics": lambda rng, shape: _root_mean_square(rng.normal(size=(*shape, 4))),
-}
+@pytest.mark.parametrize(
+    ("budget", "entities", "weeks"),
+    [(1.0, 1, 1.0), (1.0, 10_000, 10_000.0), (0.2, 20, 100.0), (5.0, 1, 0.2), (2.0, 0, 0.5)],
+)
+def test_the_level_is_the_weeks_in_which_one_entity_may_have_one_alert(
+    budget: float, entities: int, weeks: float
+) -> None:
+    assert threshold.level(budget, entities) == pytest.approx(math.log(weeks))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("law", LAWS)
-def test_a_fleet_of_noise_opens_about_as_many_alerts_a_week_as_the_budget_says(law: str) -> None:
-    entities, seeds, slots, budget = 10, 12, 30_000, 5.0
-    everyone = np.arange(entities)
-    scores, recovered = [], []
+@pytest.mark.parametrize(
+    ("beyond", "score"), [(0.0, 1.0), (4.0, 2.0), (8.0, 3.0), (-2.0, 0.5), (-4.0, 0.0), (-20.0, 0.0), (NAN, NAN)]
+)
+def test_a_score_is_one_at_the_level_and_one_more_for_every_four_nats(beyond: float, score: float) -> None:
+    periods = np.array([[2.5 + beyond]], dtype=np.float32)
 
-    for seed in range(seeds):
-        rng = np.random.default_rng(seed)
-        before = threshold.smoothed(LAWS[law](rng, (entities, 4000)).astype(np.float32))
-        after = LAWS[law](rng, (entities, slots + max(score.SPANS) - 1)).astype(np.float32)
-        calibration = threshold.calibrate(
-            before, spans=score.SPANS, rules=RULES, alert_budget_per_week=budget, step=MINUTE
-        )
-        errors = calibration.smoothed(after, everyone)
-        scores.append(calibration.by_span(errors, everyone))
-        recovered.append(calibration.recovered(errors, everyone))
-    opened = _opened(np.concatenate(scores), np.concatenate(recovered), RULES, spans=score.SPANS)  # (seeds · entities,)
+    np.testing.assert_allclose(threshold.scores(periods, 2.5), [[score]], rtol=1e-6)
 
-    per_week = opened.reshape(seeds, entities).sum(axis=1) * SLOTS_PER_WEEK / slots
-    assert budget / 2 < np.median(per_week) < 2 * budget
+
+def test_scores_are_single_precision() -> None:
+    assert threshold.scores(np.zeros((2, 3), dtype=np.float32), math.log(7.0)).dtype == np.float32
+
+
+@given(st.floats(1e-3, 1e3), st.integers(1, 100_000), st.floats(-30, 30), st.floats(0.01, 10))
+def test_rarer_slots_and_larger_budgets_never_score_less(
+    budget: float, entities: int, period: float, more: float
+) -> None:
+    periods = np.array([period, period + more], dtype=np.float32)
+
+    strict, generous = (threshold.scores(periods, threshold.level(b, entities)) for b in (budget, 2 * budget))
+
+    assert strict[0] <= strict[1]
+    assert (strict <= generous).all()

@@ -12,6 +12,7 @@ import pytest
 from detector.config.sections import EmbeddedSource, MonitorSection
 from detector.core import revise
 from detector.core.decide import LONG_AGO, AlertStates, Change, Episode, Severity
+from detector.core.news import MECHANISMS
 from detector.core.revise import Checkpoint
 from detector.core.series import Float32
 from detector.detect import explanations as explaining
@@ -47,7 +48,7 @@ FIFTEEN_SLOTS = 15 * 2 * 2
 
 def _model(freeze_limit: int | None = None, known: tuple[str, ...] = HOSTS) -> ModelVersion:
     """Scores a value by its size: known hosts are normal around 1, anomalous from about 10 on."""
-    return made_versions.by_size(known, 2, start=4.0, level=5.0, since=BEGIN, freeze_limit=freeze_limit)
+    return made_versions.by_size(known, 2, threshold=11.9, since=BEGIN, freeze_limit=freeze_limit)
 
 
 def _recalled(horizon: Horizon, source: Source, store: Store, model: ModelVersion) -> Memory:
@@ -204,7 +205,7 @@ def test_an_explanation_says_what_was_observed_and_expected(store: MemoryStore) 
     metric = alert.explanation["metrics"][0]
     assert (metric["metric"], metric["observed"], metric["expected"]) == ("cpu", 3000.0, 0.0)
     assert (metric["low"], metric["high"]) == (-1.0, 1.0)
-    assert alert.explanation["part"]["kind"] == "spike"
+    assert alert.explanation["part"]["kind"] == "network"
     assert alert.model_version == 1
 
 
@@ -223,7 +224,7 @@ def test_an_alert_from_before_an_exclusion_does_not_escalate_aloud_in_it(store: 
     store.exclude(replace(EXCLUSION, start=BEGIN + 105 * STEP))
     values = _values()
     values[0, 100:180, 0] = 3000.0
-    quick = MONITOR.decision.model_copy(update={"critical_slots": 20, "critical_at": 99.0})
+    quick = MONITOR.decision.model_copy(update={"critical_slots": 20, "score_critical": 99.0})
 
     (alert,) = _watch(store, values, monitor=MONITOR.model_copy(update={"decision": quick}))
 
@@ -265,7 +266,9 @@ def test_an_alert_of_silence_that_somebody_closed_ends_though_silence_lasts(stor
 def test_an_alert_that_outlasts_its_exclusion_notifies_then(store: MemoryStore) -> None:
     store.exclude(replace(EXCLUSION, end=BEGIN + 105 * STEP))
 
-    (alert,) = _watch(store, _with_spike())
+    calm = MONITOR.decision.model_copy(update={"score_critical": 99.0})
+
+    (alert,) = _watch(store, _with_spike(), monitor=MONITOR.model_copy(update={"decision": calm}))
 
     assert not alert.is_muted
     assert [event.change for event in store.events()][:2] == ["opened", "unmuted"]
@@ -360,13 +363,19 @@ def test_the_window_of_an_alert_is_kept_as_it_was(store: MemoryStore) -> None:
 
 
 @pytest.mark.parametrize("every", [1, 100])
-def test_a_span_that_the_last_alert_claims_has_no_part_in_the_next(store: MemoryStore, every: int) -> None:
-    values = _with_spike()
-    values[0, 150:153, 0] = 3000.0
+def test_the_mechanism_that_fired_has_the_score_of_the_alert(store: MemoryStore, every: int) -> None:
+    (alert,) = _watch(store, _with_spike(), every=every)
 
-    _, second = _watch(store, values, every=every)
+    part = alert.explanation["part"]
+    assert part["scores"].keys() == set(MECHANISMS)
+    assert max(filter(None, part["scores"].values())) == pytest.approx(alert.episode.peak_score, rel=1e-5)
+    assert part["kind"] == "network"
 
-    # closed less than 60 slots before: the spans of 60 and 120 slots reach back to the first alert
-    scores = second.explanation["part"]["scores"]
-    assert (scores["60"], scores["120"]) == (None, None)
-    assert max(scores["1"], scores["10"]) == pytest.approx(second.episode.peak_score, rel=1e-5)
+
+@pytest.mark.parametrize("every", [1, 100])
+def test_an_alert_closes_five_slots_after_what_was_strange_though_it_was_huge(store: MemoryStore, every: int) -> None:
+    (alert,) = _watch(store, _with_spike(), every=every)
+
+    # nine more slots are in the mean of ten with the last one, clipped at a hundred times the usual size
+    assert _slots(alert)[0] == 100
+    assert 114 <= (_slots(alert)[1] or 0) <= 123

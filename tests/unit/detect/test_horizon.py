@@ -39,19 +39,19 @@ def test_scores_reach_back_as_far_as_an_alert_takes_to_close() -> None:
 
     horizon = Horizon.of(_section(decision=decision, lateness="0s"))
 
-    # the oldest of these scores needs a whole window before it, to tell whether a metric is lost
-    assert (horizon.scores, horizon.values) == (60, 60 + 9)
-    assert horizon.errors == 60 + max(score.SPANS) - 1
-    assert horizon.slots == horizon.errors + 9
+    # the oldest of these scores needs a whole window before it, and thirty slots, to tell what shape they have
+    assert (horizon.scores, horizon.values) == (60, 60 + 29)
+    assert horizon.errors == 2 + max(score.SPANS) - 1
+    # a restart judges 60 slots again from the last but one of what is stored every 60 slots
+    assert horizon.slots == 29 + 9 + 60 + 2 * 60
 
 
 def test_lateness_counts_whole_slots() -> None:
     assert [Horizon.of(_section(lateness=late)).late for late in ("0s", "1s", "60s", "61s")] == [0, 1, 1, 2]
 
 
-def test_an_alert_claims_as_far_as_the_longest_span_or_the_rule_to_reopen() -> None:
-    assert Horizon.of(_section()).claim == 120 * STEP
-    assert Horizon.of(_section(decision=DecisionSection(reopen_slots=500))).claim == 500 * STEP
+def test_an_alert_matters_after_its_closing_as_long_as_it_may_open_again() -> None:
+    assert Horizon.of(_section(decision=DecisionSection(reopen_slots=500))).reopening == 500 * STEP
 
 
 def test_a_metric_without_a_rule_has_none() -> None:
@@ -65,7 +65,7 @@ def test_a_tick_never_looks_at_the_section(monkeypatch: pytest.MonkeyPatch) -> N
     horizon, store = Horizon.of(section), MemoryStore()
     values = np.random.default_rng(0).normal(size=(40, 2))
     source = MemorySource.of(("a",), np.zeros(40, dtype=np.int32), BEGIN + STEP * np.arange(40), values)
-    model = made_versions.by_size(("a",), 2, start=4.0, level=5.0, since=BEGIN)
+    model = made_versions.by_size(("a",), 2, threshold=11.9, since=BEGIN)
 
     def refuse(_self: MonitorSection, name: str) -> object:
         raise AssertionError(name)

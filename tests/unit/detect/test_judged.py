@@ -53,7 +53,7 @@ def _rows(without: frozenset[tuple[str, int]] = frozenset()) -> MemorySource:
 
 def _recalled(section: MonitorSection, store: MemoryStore, rows: MemorySource, now: int) -> Memory:
     horizon = Horizon.of(section)
-    model = made_versions.by_size(("always", "holed"), 2, start=4.0, level=5.0, since=BEGIN + FIRST * STEP, timesteps=8)
+    model = made_versions.by_size(("always", "holed"), 2, threshold=11.9, since=BEGIN + FIRST * STEP, timesteps=8)
     stored = stored_state(horizon, store, version=model.version)
     return recall(horizon, rows, model, stored=stored, now=BEGIN + now * STEP)
 

@@ -46,7 +46,7 @@ def _watch(values: Float32, *, seen: Bool | None = None, every: int = 1) -> tupl
     rows = MemorySource.of(
         ("a", "b"), entity.astype(np.int32), BEGIN + STEP * slot, values[entity, slot].astype(np.float64)
     )
-    model = made_versions.by_size(("a", "b"), 3, start=4.0, level=5.0, since=BEGIN)
+    model = made_versions.by_size(("a", "b"), 3, threshold=11.9, since=BEGIN)
     known = np.ones((2, 3), dtype=np.bool_) if seen is None else seen
     model = replace(model, artifact=replace(model.artifact, seen=known))
     store, reports = MemoryStore(), []

@@ -177,12 +177,12 @@ def test_the_decision_rules_are_those_of_the_configuration() -> None:
 
     decision = monitor.decision
     assert (rules.open_slots, rules.open_of, rules.close_slots) == (2, 3, 5)
-    assert (rules.open_at_once, rules.critical_at) == (decision.open_at_once, decision.critical_at)
+    assert (rules.score_at_once, rules.score_critical) == (decision.score_at_once, decision.score_critical)
 
 
 def test_errors_are_in_units_of_each_entitys_noise_and_of_the_fleets_for_those_that_appear() -> None:
     version = made_versions.by_size(
-        ("a", "b"), 2, start=1.0, level=1.0, since=START, timesteps=TIMESTEPS, network=_ExpectsTheMedian()
+        ("a", "b"), 2, threshold=0.256, since=START, timesteps=TIMESTEPS, network=_ExpectsTheMedian()
     )
     noise, fleet = np.array([[1.0, 1.0], [2.0, 4.0]]), np.array([0.5, 0.25])
     artifact = replace(

@@ -63,7 +63,7 @@ def _stored(store: MemoryStore) -> list[tuple[object, ...]]:
 
 
 def test_a_clock_that_was_ahead_for_a_while_leaves_no_trace(values: Float32) -> None:
-    model = made_versions.by_size(("web-1",), 1, start=4.0, level=5.0, since=BEGIN)
+    model = made_versions.by_size(("web-1",), 1, threshold=11.9, since=BEGIN)
     undisturbed, disturbed = MemoryStore(), MemoryStore()
     for slot in range(1, SLOTS):
         _tick(undisturbed, _rows(values), model, there=slot, now=slot)
@@ -75,7 +75,7 @@ def test_a_clock_that_was_ahead_for_a_while_leaves_no_trace(values: Float32) -> 
 
 
 def test_an_alert_of_silence_that_there_never_was_is_withdrawn() -> None:
-    model = made_versions.by_size(("web-1",), 1, start=4.0, level=5.0, since=BEGIN)
+    model = made_versions.by_size(("web-1",), 1, threshold=11.9, since=BEGIN)
     rows, store = _rows(np.random.default_rng(0).uniform(0.5, 1.5, (SLOTS, 1)).astype(np.float32)), MemoryStore()
 
     for there, now in ((100, 100), (101, 191), (102, 102)):
@@ -93,7 +93,7 @@ def test_a_cursor_one_slot_ahead_is_a_clock_set_a_little(ahead: int, expected: b
 
 def test_a_cursor_that_is_not_ahead_stays(values: Float32) -> None:
     store = MemoryStore()
-    model = made_versions.by_size(("web-1",), 1, start=4.0, level=5.0, since=BEGIN)
+    model = made_versions.by_size(("web-1",), 1, threshold=11.9, since=BEGIN)
     _tick(store, _rows(values), model, there=50, now=50)
 
     assert not rewound(HORIZON, store, BEGIN + 49 * STEP)
@@ -103,7 +103,7 @@ def test_a_cursor_that_is_not_ahead_stays(values: Float32) -> None:
 @pytest.mark.parametrize("stored", ["all", "anomalous", "none"])
 def test_a_cursor_goes_back_to_where_the_data_ended_whatever_is_stored_of_scores(stored: str, values: Float32) -> None:
     store, some = MemoryStore(), Horizon.of(MONITOR.model_copy(update={"store_scores": stored}))
-    model = made_versions.by_size(("web-1",), 1, start=4.0, level=5.0, since=BEGIN)
+    model = made_versions.by_size(("web-1",), 1, threshold=11.9, since=BEGIN)
     for there, now in ((100, 100), (150, 190)):
         _tick(store, _rows(values), model, there=there, now=now)
 
@@ -113,7 +113,7 @@ def test_a_cursor_goes_back_to_where_the_data_ended_whatever_is_stored_of_scores
 
 def test_a_cursor_ahead_of_a_clock_that_went_back_goes_back_to_the_present(values: Float32) -> None:
     store = MemoryStore()
-    model = made_versions.by_size(("web-1",), 1, start=4.0, level=5.0, since=BEGIN)
+    model = made_versions.by_size(("web-1",), 1, threshold=11.9, since=BEGIN)
     _tick(store, _rows(values), model, there=150, now=150)
 
     assert rewound(HORIZON, store, BEGIN + 140 * STEP)
@@ -121,7 +121,7 @@ def test_a_cursor_ahead_of_a_clock_that_went_back_goes_back_to_the_present(value
 
 
 def test_slots_after_a_rewind_are_judged_as_they_were(values: Float32) -> None:
-    model = made_versions.by_size(("web-1",), 1, start=4.0, level=5.0, since=BEGIN)
+    model = made_versions.by_size(("web-1",), 1, threshold=11.9, since=BEGIN)
     store = MemoryStore()
     _tick(store, _rows(values), model, there=150, now=150)
     before = _stored(store)
@@ -141,7 +141,7 @@ def test_an_entity_that_is_gone_does_not_hide_where_the_data_of_the_others_ended
     slots = np.array([*range(150), *range(20)])
     entity = np.repeat(np.array([0, 1], dtype=np.int32), [150, 20])
     rows = MemorySource.of(("live", "dead"), entity, BEGIN + STEP * slots, np.ones((170, 1)))
-    model = made_versions.by_size(("live", "dead"), 1, start=4.0, level=5.0, since=BEGIN)
+    model = made_versions.by_size(("live", "dead"), 1, threshold=11.9, since=BEGIN)
     for slot in (100, 150, 190):
         now = BEGIN + slot * STEP
         memory = recall(horizon, rows, model, stored=stored_state(horizon, store, version=1), now=now)

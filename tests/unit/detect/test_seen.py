@@ -58,7 +58,7 @@ def _source(entity: Any, times: Any, values: Any, metric: Any) -> MemorySource:
 
 def _watch(section: MonitorSection, rows: MemorySource, ticks: list[int], *, restarts: bool) -> tuple[Any, Snapshot]:
     horizon, store = Horizon.of(section), MemoryStore()
-    model = made_versions.by_size(NAMES[:4], 2, start=4.0, level=5.0, since=BEGIN + FIRST * STEP, timesteps=4)
+    model = made_versions.by_size(NAMES[:4], 2, threshold=11.9, since=BEGIN + FIRST * STEP, timesteps=4)
     memory = None
     for slot in ticks:
         now = BEGIN + slot * STEP

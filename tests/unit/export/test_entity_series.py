@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from detector.core.decide import AlertStates
+from detector.core.series import Reason
 from detector.export.prometheus import Exporter, MonitorView
 
 
-def _exporter(most: int, peaks: list[float], critical: list[bool]) -> Exporter:
-    """One monitor, whose entities all have an open alert and no score."""
+def _exporter(
+    most: int,
+    peaks: list[float],
+    critical: list[bool],
+    *,
+    score: Sequence[float] = (),
+    surprise: Sequence[float] | None = None,
+) -> Exporter:
+    """One monitor, whose entities all have an open alert and no score unless given."""
     count = len(peaks)
     states = AlertStates.none_open(count)
     columns = states.columns() | {"is_open": np.ones(count, dtype=np.bool_), "is_critical": np.array(critical)}
@@ -22,8 +31,9 @@ def _exporter(most: int, peaks: list[float], critical: list[bool]) -> Exporter:
         replace(
             view,
             entities=tuple(f"pod-{row}" for row in range(count)),
-            score=np.full(count, np.nan, dtype=np.float32),
-            reason=np.ones(count, dtype=np.int8),
+            score=np.array(score or [np.nan] * count, dtype=np.float32),
+            surprise=None if surprise is None else np.array(surprise, dtype=np.float32),
+            reason=np.full(count, Reason.KNOWN if score else Reason.NO_DATA, dtype=np.int8),
             states=states,
             share=np.full((count, 1), np.nan, dtype=np.float32),
         )
@@ -52,3 +62,14 @@ def test_every_open_alert_is_exported_where_there_are_few() -> None:
 
     assert len(_series(exporter, "detector_alert_active")) == 4
     assert _series(exporter, "detector_entities_dropped") == {"": 0}
+
+
+def test_a_surprise_stands_beside_the_score_of_the_entities_that_have_one() -> None:
+    scores, surprises = [0.0, 2.5, 0.5], [7.0, np.nan, 1.0]  # an invalid value has a score, whatever a model says
+
+    few = _exporter(2, [3.0] * 3, [False] * 3, score=scores, surprise=surprises)
+    unknown = _exporter(3, [3.0] * 3, [False] * 3, score=scores)
+
+    assert _series(few, "detector_score") == {"pod-1": 2.5, "pod-2": 0.5}
+    assert _series(few, "detector_surprise") == {"pod-2": 1.0}
+    assert _series(unknown, "detector_surprise") == {}

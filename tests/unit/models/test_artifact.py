@@ -7,32 +7,82 @@ import json
 import tracemalloc
 import zipfile
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 import pytest
 
+from detector.core import news
+from detector.core.deviation import Usual
+from detector.core.news import MECHANISMS, STREAMS, Experience, Habits, Seen
+from detector.core.peaks import Tails
+from detector.core.rules import MetricRules
 from detector.core.scaling import Scaling
-from detector.core.series import Windows
+from detector.core.series import Bool, Float32, Windows
+from detector.core.shape import Shapes
 from detector.core.threshold import Calibration
+from detector.detect import news as slots_news
+from detector.detect.news import LOOK_BACK, Slots
 from detector.errors import ArtifactError
 from detector.models import artifact as artifacts
 from detector.models import versions
 from detector.models.artifact import BaselineSpec, NetworkSpec
 from detector.models.inference import weight_shapes
-from detector.ports import Artifact
+from detector.ports import Artifact, ModelVersion
 
 E, F, T = 3, 2, 4
+STEP, UNTIL = 60_000, 1_700_100_000_000
 PROVENANCE = {
     "fingerprint": "abc",
     "trained_from": 1_700_000_000_000,
-    "trained_until": 1_700_100_000_000,
+    "trained_until": UNTIL,
     "created_at": 1_700_200_000_000,
     "detectability": {"network": {"all": 0.5}},
     "recalibrated_from": 1,  # this and the next are of earlier versions
     "drift": 1.25,
 }
 DAMAGED = 300  # seeded random damages of each model
+
+
+def _habits() -> Habits:
+    """Habits of three entities, with four parts of the day; nothing of the second metric of the first is known."""
+    rng = np.random.default_rng(1)
+
+    def some(*shape: int) -> Float32:
+        return rng.uniform(0.1, 3.0, shape).astype(np.float32)
+
+    center = some(E, F)
+    center[0, 1] = np.nan
+    centres = some(E, 48, 6 * F).astype(np.float16).astype(np.float32)
+    streams = len(STREAMS)
+    tails = Tails(some(E, streams) - 2.0, some(E, streams), some(streams) - 2.0, some(streams))
+    return Habits(Usual(center, some(E, F), some(E, 4, F) - 1.5), Shapes(centres, some(E, 6 * F)), tails)
+
+
+def _experience(habits: Habits) -> Experience:
+    """What three entities have shown in some hours; nothing is known of the second metric of the first."""
+    rng, slots = np.random.default_rng(2), 400
+    experience = Experience.none(*habits.tails.at(np.arange(E)), metrics=F, slot=UNTIL - slots * STEP, step=STEP)
+    values = rng.normal(50, 5, (E, news.RECENT + slots, F)).astype(np.float32)
+    values[0, :, 1] = np.nan
+    deviations = np.abs(rng.normal(0, 4, (E, slots, F))).astype(np.float32)
+    deviations[0, :, 1] = np.nan
+    seen = Seen(
+        UNTIL - STEP * np.arange(slots, 0, -1, dtype=np.int64),
+        values,
+        rng.exponential(1, (E, news.BEFORE + slots)).astype(np.float32),
+        deviations,
+        rng.uniform(0.02, 2, (E, slots)).astype(np.float32),
+    )
+    spread, rules = np.ones((E, F), np.float32), MetricRules.none(F)
+    experience, observed = news.observe(experience, seen, spread=spread, rules=rules, step=STEP)
+    scale = habits.tails.at(np.arange(E))[1]
+    return news.judge(experience, observed, slots=seen.slots, scale=scale, step=STEP, metrics=F)[0]
+
+
+HABITS = _habits()
+EXPERIENCE = _experience(HABITS)
 
 
 def _bytes(kind: str) -> bytes:
@@ -53,7 +103,9 @@ def _bytes(kind: str) -> bytes:
             scaling=Scaling(0 * ones, ones, ones[0]),
             noise=ones,
             fleet_noise=ones[0],
-            calibration=Calibration(spans, spans, spans[0], spans[0], 3.0),
+            calibration=Calibration(spans, spans, spans[0], spans[0]),
+            habits=HABITS,
+            experience=EXPERIENCE,
             freeze_limits=np.zeros((E, F), np.int64),
             provenance={"kind": kind, **PROVENANCE},
         )
@@ -85,6 +137,8 @@ def _scores(data: bytes) -> None:
     assert np.isfinite(version.network.residuals(windows)).all()
     assert version.trained_from <= version.trained_until
     assert version.detectability is not None
+    with np.errstate(all="ignore"):
+        _news(version, slots=2)
 
 
 @pytest.mark.parametrize("kind", BYTES)
@@ -94,6 +148,167 @@ def test_what_was_written_is_read(kind: str) -> None:
     loaded = artifacts.load(BYTES[kind])
     assert loaded.entities == ("a", "b", "c")
     assert artifacts.dump(loaded) == BYTES[kind]
+
+
+@pytest.mark.parametrize("kind", BYTES)
+def test_habits_and_experience_are_read_to_the_last_bit(kind: str) -> None:
+    loaded = artifacts.load(BYTES[kind])
+
+    for part, written in ((loaded.habits, HABITS), (loaded.experience, EXPERIENCE)):
+        found, expected = _arrays_of(part), _arrays_of(written)
+        assert found.keys() == expected.keys()
+        for name, array in expected.items():
+            np.testing.assert_array_equal(found[name], array, err_msg=name)
+            assert found[name].dtype == array.dtype
+
+
+def test_centres_are_stored_in_half_precision() -> None:
+    assert _parts(BYTES["baseline"])[1]["habits/shapes/centres"].dtype == np.float16
+
+
+def _arrays_of(part: Any) -> dict[str, Any]:
+    """All arrays of a value made of values, by their path."""
+    found: dict[str, Any] = {}
+    for column in fields(part):
+        value = getattr(part, column.name)
+        inner = {"": value} if isinstance(value, np.ndarray) else _arrays_of(value)
+        found |= {f"{column.name}/{name}": array for name, array in inner.items()}
+    return found
+
+
+def _news(version: ModelVersion, slots: int = 40) -> Float32:
+    """Return periods (3, K, M) by a version: of an entity that it knows, one that it does not know, and another."""
+    rng, rows = np.random.default_rng(3), np.array([0, -1, 2])
+    norm = slots_news.norm_of(version, MetricRules.none(F), STEP)
+    values = rng.normal(50, 5, (3, LOOK_BACK + slots, F)).astype(np.float32)
+    errors = rng.exponential(1, (3, news.BEFORE + slots)).astype(np.float32)
+    seen = Slots(UNTIL + STEP * np.arange(slots, dtype=np.int64), rows, values, errors)
+    return slots_news.advance(norm, slots_news.first(version, rows, step=STEP), seen)[1]
+
+
+def _known(periods: Float32) -> list[list[str]]:
+    """Mechanisms that say something of any slot, of each entity."""
+    known: Bool = np.any(~np.isnan(periods), axis=1)
+    return [[name for name, is_known in zip(MECHANISMS, row, strict=True) if is_known] for row in known]
+
+
+def test_slots_are_judged_by_what_training_left_behind() -> None:
+    version = versions.load(BYTES["network"], 1)
+
+    first = slots_news.first(version, np.array([2, -1]), step=STEP)
+
+    np.testing.assert_array_equal(first.peaks.peak[0], EXPERIENCE.peaks.peak[2])
+    np.testing.assert_array_equal(first.lowest[0], EXPERIENCE.lowest[2])
+    assert (first.known.tolist(), first.last[0]) == ([400, 0], UNTIL - STEP)
+    known, unseen, other = _known(_news(version))
+    assert set(known) == set(other) | {"record"} == set(MECHANISMS)
+    assert unseen == ["net1", "net3", "net10"]
+
+
+def _of_format_3(kind: str) -> bytes:
+    """A version of a program that knew nothing but the tails of errors, and the level of score 1."""
+    header, arrays = _parts(BYTES[kind])
+    arrays = {name: array for name, array in arrays.items() if not name.startswith(("habits/", "experience/"))}
+    return _stored({**header, "format": 3, "level": 7.5}, arrays)
+
+
+@pytest.mark.parametrize("kind", BYTES)
+def test_a_version_that_knows_only_errors_scores_by_them_until_the_next_training(kind: str) -> None:
+    data = _of_format_3(kind)
+    _scores(data)
+
+    assert _known(_news(versions.load(data, 1))) == [["net1", "net3", "net10"]] * 3
+
+
+def test_such_a_version_takes_its_errors_to_have_been_normal_for_a_week() -> None:
+    loaded = artifacts.load(_of_format_3("network"))
+    start, net1 = loaded.calibration.start[:, 0], STREAMS.index("net1")
+
+    peaks = loaded.experience.peaks
+    assert (peaks.weeks == 1.0).all()
+    assert peaks.aged.tolist() == [UNTIL] * E
+    # tails that begin at 1 and fall by e for a factor e: twelve peaks in the two scales above
+    np.testing.assert_allclose(peaks.peak[:, net1, -1], np.log(start), atol=1e-6)
+    np.testing.assert_allclose(peaks.peak[:, net1, 0], np.log(start) + 2.0, atol=1e-6)
+
+
+def test_such_a_version_finds_errors_far_beyond_its_tails_and_no_usual_ones() -> None:
+    version = versions.load(_of_format_3("network"), 1)
+    norm, rows, slots = slots_news.norm_of(version, MetricRules.none(F), STEP), np.array([1]), np.array([UNTIL])
+    values = np.full((1, LOOK_BACK + 1, F), 50.0, np.float32)
+
+    def period(error: float) -> float:
+        errors = np.full((1, news.BEFORE + 1), 0.5, np.float32)
+        errors[0, -1] = error
+        first = slots_news.first(version, rows, step=STEP)
+        return float(np.nanmax(slots_news.advance(norm, first, Slots(slots, rows, values, errors))[1]))
+
+    assert period(0.5) < -8.0
+    assert period(1000.0) > 2.0
+
+
+HABIT_ARRAYS = [name for name in _parts(BYTES["baseline"])[1] if name.startswith(("habits/", "experience/"))]
+
+
+@pytest.mark.parametrize("name", HABIT_ARRAYS)
+def test_an_array_of_habits_that_is_missing_or_not_as_it_should_be_is_refused(name: str) -> None:
+    header, arrays = _parts(BYTES["baseline"])
+    array = arrays[name]
+    wrong = {
+        "one entity more": np.concatenate([array, array[:1]]),
+        "one axis more": array[..., None],
+        "one column less": array[..., :-1],
+        "one number": array.ravel()[0],
+        "text": np.full(array.shape, "x"),
+        "truth": np.zeros(array.shape, np.bool_),
+        "another kind of number": np.ones(array.shape, np.float32 if array.dtype == np.int64 else np.int64),
+        "small whole numbers": np.ones(array.shape, np.int32),
+        "complex numbers": np.ones(array.shape, np.complex64),
+    }
+
+    others = {other: kept for other, kept in arrays.items() if other != name}
+    for damaged in (others, *({**others, name: changed} for changed in wrong.values())):
+        with pytest.raises(ArtifactError, match=r"stored model .*; run: detector retrain$"):
+            artifacts.load(_stored(header, damaged))
+
+
+@pytest.mark.parametrize(
+    "name", ["habits/usual/spread", "habits/shapes/unit", "habits/tails/scale", "habits/tails/fleet_scale"]
+)
+@pytest.mark.parametrize("number", [0.0, -1.0, np.nan, np.inf])
+def test_a_spread_that_is_no_spread_is_refused(name: str, number: float) -> None:
+    header, arrays = _parts(BYTES["baseline"])
+    arrays[name].flat[-1] = number
+
+    with pytest.raises(ArtifactError, match=name):
+        artifacts.load(_stored(header, arrays))
+
+
+def test_habits_of_no_part_of_the_day_are_refused() -> None:
+    header, arrays = _parts(BYTES["baseline"])
+    arrays["habits/usual/offset"] = np.ones((E, 0, F), np.float32)
+
+    with pytest.raises(ArtifactError, match="offset"):
+        artifacts.load(_stored(header, arrays))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("habits/usual/offset", "habits/tails/start", "habits/tails/fleet_start", "experience/lately"),
+        *(
+            f"experience/{peaks}/{column}"
+            for peaks in ("peaks", "told")
+            for column in ("peak", "count", "weeks", "top")
+        ),
+    ],
+)
+def test_an_unknown_number_that_would_make_an_entity_deaf_is_refused(name: str) -> None:
+    header, arrays = _parts(BYTES["baseline"])
+    arrays[name].flat[0] = np.nan
+
+    with pytest.raises(ArtifactError, match=name):
+        artifacts.load(_stored(header, arrays))
 
 
 Damage = Callable[[dict[str, Any], dict[str, Any]], object]
@@ -110,10 +325,10 @@ DAMAGES: dict[str, Damage] = {
     "another array": lambda h, a: a.update(more=np.ones(3, np.float32)),
     "no calibration": lambda h, a: a.pop("calibration/start"),
     "negative decay": lambda h, a: a.update({"calibration/decay": np.full((E, 4), -1, np.float32)}),
-    "text for a level": lambda h, a: h.update(level="3"),
-    "NaN for a level": lambda h, a: h.update(level=float("nan")),
-    "level 0": lambda h, a: h.update(level=0),
-    "no level": lambda h, a: h.pop("level"),
+    "no habits": lambda h, a: [a.pop(name) for name in list(a) if name.startswith("habits/")],
+    "no experience": lambda h, a: [a.pop(name) for name in list(a) if name.startswith("experience/")],
+    "more habits": lambda h, a: a.update({"habits/more": np.ones(3, np.float32)}),
+    "more experience": lambda h, a: a.update({"experience/peaks/more": np.ones(3, np.float32)}),
     "a billion metrics": lambda h, a: h["spec"].update(metrics=10**9),
     "text for metrics": lambda h, a: h["spec"].update(metrics="2"),
     "unknown zone": lambda h, a: h["spec"].update(time_zone="../../etc/passwd"),
@@ -127,7 +342,8 @@ DAMAGES: dict[str, Damage] = {
     "entities twice": lambda h, a: h.update(entities=["a", "a", "c"]),
     "numbers as entities": lambda h, a: h.update(entities=[1, 2, 3]),
     "more entities": lambda h, a: h.update(entities=["a", "b", "c", "d"]),
-    "another format": lambda h, a: h.update(format=4),
+    "a format to come": lambda h, a: h.update(format=5),
+    "a format of before": lambda h, a: h.update(format=2),
 }
 
 

@@ -22,12 +22,13 @@ def _replayed(
     label: Sequence[int] | None,
     score: Sequence[float],
     *,
+    surprise: Sequence[float] | None = None,
     times: Sequence[int] | None = None,
     alerts: Sequence[Alert] = (),
     history: int = 3,
     metrics: int = 1,
 ) -> Replayed:
-    """An entity with a row a minute, some of which are history."""
+    """An entity with a row a minute, some of which are history; surprises are as the scores unless given."""
     rows = history + len(score)
     minutes = np.concatenate([np.arange(-history, 0), np.arange(len(score)) if times is None else times])
     recording = Recording(
@@ -41,9 +42,9 @@ def _replayed(
         step_ms=MINUTE,
     )
     monitor = groups.settings(None, ["step=60s", "timesteps=2"], metrics=["cpu"])
-    return Replayed(
-        recording, monitor, np.array(score, dtype=np.float64), np.zeros(len(score), np.bool_), tuple(alerts)
-    )
+    known = np.array(score, dtype=np.float64)
+    surprises = known if surprise is None else np.array(surprise, dtype=np.float64)
+    return Replayed(recording, monitor, known, surprises, np.zeros(len(score), np.bool_), tuple(alerts))
 
 
 def _alert(opened: int, detected: int, closed: int | None) -> Alert:
@@ -66,6 +67,16 @@ def test_an_unknown_score_ranks_as_zero_and_is_counted() -> None:
     assert (known["unknown_share"], unknown["unknown_share"]) == (0.0, 0.25)
     assert known["average_precision"] == unknown["average_precision"] == 1.0
     assert known["vus_pr"] == unknown["vus_pr"]
+
+
+def test_rows_are_ranked_by_surprise_and_counted_by_score() -> None:
+    label, surprise = [0, 0, 1, 1], [0.1, math.nan, 9.0, 8.0]
+
+    row = _row(_replayed(label, [math.nan, 5.0, 0.0, 0.0], surprise=surprise))
+
+    assert row["average_precision"] == 1.0  # by score the second row, which is normal, would come first
+    assert row["vus_pr"] == row["vus_pr_baseline"] == _row(_replayed(label, surprise))["vus_pr"]
+    assert row["unknown_share"] == 0.25
 
 
 def test_without_labels_only_rows_and_alerts_are_told() -> None:

@@ -6,11 +6,14 @@ import numpy as np
 from untrained import START, STEP, ExpectsTheMedian, FakeFit, IsDeaf, monitor_of, noise_history, trained_version
 
 from detector.config.sections import ModelSection
-from detector.core import threshold
+from detector.core import score
+from detector.core.news import STREAMS
 from detector.core.series import History
+from detector.core.threshold import TAIL
 from detector.detect import residuals
 from detector.detect.residuals import Selection
 from detector.ports import ModelVersion
+from detector.times import WEEK_MS
 from detector.train import calibrate
 from detector.train.division import Plan
 
@@ -40,18 +43,29 @@ def _twins() -> tuple[ModelVersion, History]:
     return trained, recent
 
 
-def test_errors_of_the_calibration_part_have_scores_by_the_version_that_comes_from_it() -> None:
+def test_errors_of_the_calibration_part_surprise_as_often_as_the_tails_that_come_from_them_say() -> None:
     trained, recent = _twins()
     calibration, rows = trained.artifact.calibration, np.arange(2)
 
     everything = np.ones(recent.values.shape[:2], dtype=np.bool_)
     selection = Selection(recent.values, rows, recent.slots, everything)
     errors, _ = residuals.errors(trained, selection, PLAN.horizon.metric_rules)
-    scores = threshold.worst(calibration.by_span(calibration.smoothed(errors, rows), rows))
+    surprises = calibration.surprise(calibration.smoothed(errors, rows), rows)
 
-    # one alert a week in five hours of noise: nearly everything is below 1, and far from 0
-    assert np.nanquantile(scores, 0.99) < 1.0
-    assert np.nanmedian(scores) > 0.1
+    # of each span TAIL of all slots lie in the tail; the longest spans know only what comes after the first two hours
+    share = float((surprises >= -np.log(TAIL)).mean())
+    assert 0.5 * TAIL < share <= len(score.SPANS) * TAIL
+
+
+def test_a_version_knows_what_is_usual_and_what_its_entities_have_shown_until_the_end_of_its_history() -> None:
+    trained, recent = _twins()
+    artifact = trained.artifact
+
+    assert artifact.habits.usual.center.shape == (2, 2)
+    assert artifact.experience.known.tolist() == [1000, 1000]
+    assert (artifact.experience.peaks.aged == recent.end - STEP).all()
+    net = artifact.experience.peaks.weeks[:, STREAMS.index("net1")]
+    np.testing.assert_allclose(net, 300 * STEP / WEEK_MS, rtol=0.01)  # the newest 30 %; nothing has aged much
 
 
 def test_a_metric_counts_as_had_if_it_usually_comes_beside_the_others() -> None:

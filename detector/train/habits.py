@@ -1,0 +1,89 @@
+"""What is usual for each entity, and what it has shown: from the history that a model is trained on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from detector.core import news, shape
+from detector.core.deviation import Usual
+from detector.core.news import BEFORE, STREAMS, Experience, Habits, Observed
+from detector.core.peaks import Tails
+from detector.core.series import Float32, Int64
+from detector.core.shape import Shapes
+from detector.detect import news as slots_news
+from detector.detect.news import LOOK_BACK, Norm, Slots, blocks
+from detector.train.division import Division
+
+_CELLS = 4_000_000
+"""Values at a time: each time takes a pass over all slots, one by one, and some hundred bytes for each value."""
+
+
+def fit(data: Division, errors: Float32) -> tuple[Habits, Experience]:
+    """Habits from the training part; the experience that the calibration part leaves behind, at the history's end.
+
+    errors: (E, L) of the calibration part, NaN elsewhere
+
+    What a slot of the training part looks like says little of later ones, since habits come from it: its peaks are not
+    remembered. What was gross there, and how far values went, is.
+    """
+    horizon, history = data.plan.horizon, data.history
+    entities, length, metrics = history.values.shape
+    is_training = np.arange(length) < data.divide[:, None]  # (E, L)
+    usual = Usual.fit(
+        np.where(is_training[..., None], history.values, np.float32(np.nan)), history.slots, step=horizon.step
+    )
+    unknown = np.zeros(len(STREAMS), dtype=np.float32)
+    none = Tails(unknown[None][:0], unknown[None][:0], unknown, unknown + 1)
+    habits = Habits(usual, Shapes.none(entities, metrics), none)
+    norm = Norm(habits, data.scales, horizon.metric_rules, horizon.step)
+    slots = Slots(
+        history.slots,
+        data.rows,
+        np.pad(history.values, ((0, 0), (LOOK_BACK, 0), (0, 0)), constant_values=np.nan),
+        np.pad(errors, ((0, 0), (BEFORE, 0)), constant_values=np.nan),
+    )
+    observed, before = list[Observed](), list[Experience]()
+    for rows in blocks(slots, cells=_CELLS):
+        _fit_shapes(data, norm, slots.of(rows))
+    for rows in blocks(slots, cells=_CELLS):
+        mine = slots.of(rows)
+        seen, found = slots_news.observe(norm, _none(norm.habits.tails, mine.rows, data), mine)
+        streams = np.where(is_training[rows][..., None], np.float32(np.nan), found.streams)
+        observed.append(replace(found, streams=streams))
+        before.append(seen)
+    tails = Tails.fit(np.concatenate([found.streams for found in observed]))
+    habits = replace(habits, tails=tails)
+    after = []
+    for rows, found, seen in zip(blocks(slots, cells=_CELLS), observed, before, strict=True):
+        first = _none(tails, data.rows[rows], data)
+        experience, _ = news.judge(
+            replace(seen, peaks=first.peaks),
+            found,
+            slots=history.slots,
+            scale=tails.at(data.rows[rows])[1],
+            step=horizon.step,
+            metrics=metrics,
+        )
+        after.append(experience)
+    return habits, Experience.joined(after)
+
+
+def _none(tails: Tails, rows: Int64, data: Division) -> Experience:
+    """Nothing has been seen before the history."""
+    history = data.history
+    return Experience.none(*tails.at(rows), metrics=history.values.shape[2], slot=history.start, step=history.step)
+
+
+def _fit_shapes(data: Division, norm: Norm, mine: Slots) -> None:
+    """Finds the normal windows of some entities, and writes them into the habits."""
+    found = slots_news.statistics(norm, mine)  # (B, L, D)
+    shapes = norm.habits.shapes
+    for row, statistics in zip(mine.rows.tolist(), found, strict=True):
+        begin, end = int(data.first[row]) + shape.SLOTS, int(data.divide[row])
+        known = statistics[begin:end]
+        if len(known):
+            centres, shapes.unit[row] = Shapes.fit(known)
+            shapes.centres[row, : len(centres)] = centres
+            shapes.centres[row, len(centres) :] = centres[-1]
