@@ -32,7 +32,8 @@ class Checkpoint:
 
     def with_states(self, entities: Sequence[str], states: AlertStates) -> Checkpoint:
         """The same with other states (len(entities),) of some entities."""
-        others = list(self.rows.keys() - set(entities))
+        changed = set(entities)
+        others = [name for name in self.rows if name not in changed]
         names = [*others, *entities]
         merged = AlertStates.none_open(len(names)).with_rows(np.arange(len(others)), self.at(others))
         merged = merged.with_rows(np.arange(len(others), len(names)), states)

@@ -50,8 +50,6 @@ delay = "0s"
 lateness = "0s"
 retrain = "off"
 metrics = {metrics}
-# one hour of history promises no less than one in a few hours
-threshold = {{ alert_budget_per_week = 50 }}
 source = {{ type = "embedded" }}
 """
 )

@@ -77,7 +77,7 @@ def level_of(horizon: Horizon, model: ModelVersion) -> float:
 
 
 def surprises(memory: Memory, slots: int, *, only: Int64 | None = None) -> Float32:
-    """Surprise (E, K) of the newest K slots, NaN where they are unknown; only: rows of the entities wanted [all]."""
+    """Surprise (E, K) of the newest K slots, 0 where nothing is known; only: rows of the entities wanted [all]."""
     wanted = np.arange(len(memory.rows)) if only is None else only
     if not slots:
         return np.empty((len(wanted), 0), dtype=np.float32)
@@ -87,7 +87,7 @@ def surprises(memory: Memory, slots: int, *, only: Int64 | None = None) -> Float
         rows, at = memory.rows[wanted[block]], wanted[block]
         errors = memory.errors[at, -slots - max(score.SPANS) + 1 :]
         news = np.fmax(worst(memory.return_periods[at, -slots:]), np.float32(0.0))
-        result[block] = calibration.surprise(calibration.smoothed(errors, rows), rows) + news
+        result[block] = np.nan_to_num(calibration.surprise(calibration.smoothed(errors, rows), rows)) + news
     return result
 
 
