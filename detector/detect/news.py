@@ -11,7 +11,7 @@ from detector.core import news, scaling, shape
 from detector.core.news import BEFORE, MECHANISMS, RECENT, Experience, Habits, Observed, Seen
 from detector.core.rules import MetricRules
 from detector.core.scaling import Scaling
-from detector.core.series import Float32, Int64
+from detector.core.series import Bool, Float32, Int64
 from detector.ports import ModelVersion
 
 LOOK_BACK = max(shape.SLOTS - 1, RECENT)
@@ -84,13 +84,24 @@ def observe(norm: Norm, experience: Experience, slots: Slots) -> tuple[Experienc
         values=slots.values[:, -count - RECENT :],
         errors=slots.errors,
         deviations=deviations,
-        shape=norm.habits.shapes.distance(statistics(norm, slots), slots.rows),
+        shape=np.where(
+            has_shape(slots), norm.habits.shapes.distance(statistics(norm, slots), slots.rows), np.float32(np.nan)
+        ),
     )
     spread = np.full(slots.values[:, 0].shape, np.inf, dtype=np.float32)  # of one that is not known nothing is a record
     if len(usual.spread):
         known = slots.rows >= 0
         spread[known] = usual.spread[slots.rows[known]]
     return news.observe(experience, seen, spread=spread, rules=norm.rules, step=norm.step)
+
+
+def has_shape(slots: Slots) -> Bool:
+    """Whether the window that ends with each slot, (E, K), has a value in this slot and in half of all."""
+    count = slots.slots.shape[-1]
+    has_value: Bool = np.any(~np.isnan(slots.values[:, -count - shape.SLOTS + 1 :]), axis=2)
+    before = np.cumsum(np.pad(has_value, ((0, 0), (1, 0))), axis=1)
+    known: Int64 = before[:, shape.SLOTS :] - before[:, : -shape.SLOTS]  # slots of each window
+    return np.asarray(has_value[:, -count:] & (2 * known >= shape.SLOTS), dtype=np.bool_)
 
 
 def statistics(norm: Norm, slots: Slots) -> Float32:

@@ -78,11 +78,11 @@ def _none(tails: Tails, rows: Int64, data: Division) -> Experience:
 
 def _fit_shapes(data: Division, norm: Norm, mine: Slots) -> None:
     """Finds the normal windows of some entities, and writes them into the habits."""
-    found = slots_news.statistics(norm, mine)  # (B, L, D)
+    found, has_shape = slots_news.statistics(norm, mine), slots_news.has_shape(mine)  # (B, L, D), (B, L)
     shapes = norm.habits.shapes
-    for row, statistics in zip(mine.rows.tolist(), found, strict=True):
+    for row, statistics, is_known in zip(mine.rows.tolist(), found, has_shape, strict=True):
         begin, end = int(data.first[row]) + shape.SLOTS, int(data.divide[row])
-        known = statistics[begin:end]
+        known = statistics[begin:end][is_known[begin:end]]
         if len(known):
             centres, shapes.unit[row] = Shapes.fit(known)
             shapes.centres[row, : len(centres)] = centres

@@ -150,7 +150,20 @@ def test_a_metric_that_no_rule_counts_changes_no_deviation_and_no_shape() -> Non
     assert np.nanmax(far) == pytest.approx(np.log(1e-6))
     assert (observed.record[~np.isnan(observed.record)] == 0.0).all()
     resting = norm.habits.shapes.distance(np.zeros((E, K, shape.STATISTICS * F), dtype=np.float32), ROWS)
-    np.testing.assert_array_equal(shapes, np.log(resting))
+    is_known = news.has_shape(slots)
+    assert is_known.any()
+    np.testing.assert_array_equal(shapes, np.where(is_known, np.log(resting), np.nan).astype(np.float32))
+
+
+def test_a_window_of_which_half_is_not_known_or_whose_newest_slot_is_not_has_no_shape() -> None:
+    values = np.full((1, news.LOOK_BACK + 3, 2), np.nan, dtype=np.float32)
+    values[0, -17:-1, 0] = 1.0  # sixteen slots before the last one
+    nothing = np.zeros((1, 0), dtype=np.float32)
+
+    slots = Slots(START + MINUTE * np.arange(3), np.array([0]), values, nothing)
+
+    # 15 and 16 of the thirty are known; then the newest is not
+    assert news.has_shape(slots).tolist() == [[True, True, False]]
 
 
 @pytest.mark.parametrize(("metric", "is_shape"), [(0, True), (1, False)], ids=["up", "down"])
