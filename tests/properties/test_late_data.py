@@ -113,7 +113,13 @@ def _alerts(store: StateStore, arrivals: list[Arrival]) -> list[tuple[Any, ...]]
     columns = [*(alert.c[name] for name in COMPARED), alert.c.peak_score]
     query = select(*columns).where(alert.c.state != "withdrawn").order_by(alert.c.entity, alert.c.decided_slot)
     with store._engine.connect() as connection:
-        return [(*row[:-1], round(row[-1], 3)) for row in connection.execute(query)]
+        return [tuple(row) for row in connection.execute(query)]
+
+
+def _assert_same(found: list[tuple[Any, ...]], expected: list[tuple[Any, ...]]) -> None:
+    """A peak that late rows move by less than a thousandth is no revision."""
+    assert [row[:-1] for row in found] == [row[:-1] for row in expected]
+    assert [row[-1] for row in found] == pytest.approx([row[-1] for row in expected], rel=2e-3)
 
 
 def _alerts_in_memory(arrivals: list[Arrival], restarts: Collection[int] = ()) -> list[tuple[Any, ...]]:
@@ -134,7 +140,7 @@ def _alerts_in_memory(arrivals: list[Arrival], restarts: Collection[int] = ()) -
             row.episode.severity,
             row.episode.peak_slot,
             row.episode.reopenings,
-            round(row.episode.peak_score, 3),
+            row.episode.peak_score,
         )
         for row in rows
     ]
@@ -161,7 +167,7 @@ def test_late_rows_in_any_order_give_the_alerts_of_rows_in_time_order(
 ) -> None:
     in_time = _alerts(store, [(entity, slot, value, 0) for entity, slot, value, _ in arrivals])
 
-    assert _alerts(store, arrivals) == in_time
+    _assert_same(_alerts(store, arrivals), in_time)
 
 
 @settings(max_examples=100)
@@ -169,7 +175,7 @@ def test_late_rows_in_any_order_give_the_alerts_of_rows_in_time_order(
 def test_in_memory_too_late_rows_give_the_alerts_of_rows_in_time_order(arrivals: list[Arrival]) -> None:
     in_time = _alerts_in_memory([(entity, slot, value, 0) for entity, slot, value, _ in arrivals])
 
-    assert _alerts_in_memory(arrivals) == in_time
+    _assert_same(_alerts_in_memory(arrivals), in_time)
 
 
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
@@ -177,7 +183,7 @@ def test_in_memory_too_late_rows_give_the_alerts_of_rows_in_time_order(arrivals:
 def test_a_store_in_memory_ends_with_the_alerts_of_one_in_a_database(
     store: StateStore, arrivals: list[Arrival]
 ) -> None:
-    assert _alerts_in_memory(arrivals) == _alerts(store, arrivals)
+    _assert_same(_alerts_in_memory(arrivals), _alerts(store, arrivals))
 
 
 @settings(deadline=None, max_examples=100)
@@ -187,4 +193,4 @@ def test_rows_that_come_while_nobody_looks_give_the_alerts_of_rows_in_time_order
 ) -> None:
     in_time = _alerts_in_memory([(entity, slot, value, 0) for entity, slot, value, _ in arrivals])
 
-    assert _alerts_in_memory(arrivals, restarts) == in_time
+    _assert_same(_alerts_in_memory(arrivals, restarts), in_time)
