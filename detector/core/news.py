@@ -192,11 +192,6 @@ class Observed:
     broad: Bool  # (E, K) many metrics at once
     record: Float32  # (E, K) log(1 + how far outside of everything seen), 0 inside
 
-    @staticmethod
-    def joined(parts: Sequence[Observed]) -> Observed:
-        """That of the entities of all parts, at as many slots."""
-        return Observed(*(np.concatenate([getattr(part, c.name) for part in parts]) for c in fields(Observed)))
-
 
 def long_slots(step: int) -> int:
     """Slots that the worst metric must last for the longer of its two mechanisms."""

@@ -7,7 +7,7 @@ remembered peaks that reach it, softly counted. So a repetition is no news, and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -129,17 +129,6 @@ class Peaks:
         height = _FIRST * np.linspace(1.0, 0.0, PEAKS, dtype=np.float32)
         peak = start[..., None] + height * scale[..., None]
         return replace(none, peak=peak, weeks=np.full_like(none.weeks, weeks))
-
-    def rows(self, rows: Int64) -> Peaks:
-        """The columns of some entities."""
-        return Peaks(**{column.name: getattr(self, column.name)[rows] for column in fields(self)})
-
-    def with_rows(self, rows: Int64, others: Peaks) -> Peaks:
-        """The same with those of some entities replaced."""
-        columns = {column.name: getattr(self, column.name).copy() for column in fields(self)}
-        for name, values in columns.items():
-            values[rows] = getattr(others, name)
-        return Peaks(**columns)
 
     def rate(self, x: Float32, scale: Float32, *, slot: int, beyond: float = _BEYOND) -> Float32:
         """Peaks that reach x (E, S) at a slot, softly counted by their age."""

@@ -24,7 +24,6 @@ _ROUNDS = 6  # of Lloyd's algorithm; it starts from evenly spaced windows, so no
 _WINDOWS = 1000  # that the centres are found from, evenly spaced
 _LEAST_UNIT, _LEAST = 0.05, 0.02
 _BLOCK = 256  # entities at a time
-_AT_A_TIME = 64  # windows that are compared with all centres
 
 
 @dataclass(frozen=True)

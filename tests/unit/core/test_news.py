@@ -785,19 +785,6 @@ def test_at_another_step_the_newest_slots_are_not_known() -> None:
     assert experience.at_step(MINUTE) is experience
 
 
-def test_what_was_observed_in_parts_is_joined() -> None:
-    seen = _random(4, 30, 3)
-    _, together, _ = _advance(_none(4, 3), seen, spread=SPREAD, rules=DIRECTED)
-
-    parts = [
-        _advance(_none(1, 3), _of(seen, np.array([row])), spread=SPREAD[[row]], rules=DIRECTED)[1] for row in range(4)
-    ]
-
-    joined = Observed.joined(parts)
-    for column in fields(Observed):
-        np.testing.assert_array_equal(getattr(joined, column.name), getattr(together, column.name))
-
-
 def test_what_is_passed_in_stays_as_it_was() -> None:
     experience, seen = _experienced(4), _random(4, 400, 3, seed=3)
     copies = {name: values.copy() for name, values in experience.columns().items()}

@@ -59,6 +59,11 @@ def _nothing() -> Peaks:
 # -- return periods
 
 
+def _of(peaks: Peaks, row: int) -> Peaks:
+    """Those of one entity."""
+    return Peaks(**{column.name: getattr(peaks, column.name)[[row]] for column in fields(Peaks)})
+
+
 def test_what_one_peak_of_today_reaches_comes_once_and_a_fifth_in_the_known_time() -> None:
     assert _rarity(_remembered(5.0, weeks=3.0), 5.0) == pytest.approx(math.log(3.0 / 1.2), abs=1e-6)
 
@@ -162,7 +167,7 @@ def test_every_entity_and_stream_has_its_own_return_period() -> None:
 
     np.testing.assert_allclose(periods, _by_definition(peaks, x, scale, slot, MINUTE), rtol=1e-4, atol=1e-4)
     for row in range(4):
-        alone = peaks.rows(np.array([row])).rarity(x[[row]], scale[[row]], slot=slot, step=MINUTE)
+        alone = _of(peaks, row).rarity(x[[row]], scale[[row]], slot=slot, step=MINUTE)
         np.testing.assert_array_equal(alone, periods[[row]])
 
 
@@ -401,24 +406,6 @@ def test_normal_weeks_stand_as_twelve_peaks_in_the_two_scales_above_the_start_of
 
     np.testing.assert_allclose(normal.peak[0, 0], [1.0 + 0.5 * 2.0 * n / 11 for n in range(11, -1, -1)], rtol=1e-6)
     assert (normal.weeks.tolist(), normal.aged.tolist()) == ([[3.0]], [START])
-
-
-def test_rows_and_their_replacement() -> None:
-    rng = np.random.default_rng(2)
-    peaks = Peaks.none(4, 2, slot=START)
-    for n in range(60):
-        peaks = peaks.learn(rng.normal(0, 2, (4, 2)).astype(np.float32), slot=START + n * HOUR, step=HOUR)
-
-    rows = np.array([3, 1])
-    changed = peaks.rows(rows).learn(np.full((2, 2), 9.0, np.float32), slot=START + 60 * HOUR, step=HOUR)
-    after = peaks.with_rows(rows, changed)
-
-    for column in fields(Peaks):
-        mine, before = getattr(after, column.name), getattr(peaks, column.name)
-        np.testing.assert_array_equal(mine[[3, 1]], getattr(changed, column.name))
-        np.testing.assert_array_equal(mine[[0, 2]], before[[0, 2]])
-        assert mine.dtype == before.dtype == getattr(changed, column.name).dtype
-    assert not np.array_equal(after.top, peaks.top)
 
 
 # -- tails

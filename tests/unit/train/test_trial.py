@@ -57,7 +57,7 @@ def test_where_a_model_leaves_nothing_only_how_far_values_go_is_found() -> None:
 
     deaf, keen = found_by(trained, "network"), found_by(trained, "baseline")
     assert deaf[Fault.FALL_TO_ZERO] == 1.0
-    assert all(deaf[kind] < 0.1 for kind in (Fault.FROZEN, Fault.LOST_RHYTHM, Fault.DECOUPLED))  # hardly unusual shapes
+    assert deaf["all"] < keen["all"]
     assert deaf[Fault.SPIKE] == 0.0 < keen[Fault.SPIKE]  # one slot
 
 
