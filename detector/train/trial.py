@@ -11,13 +11,14 @@ from detector.core import decide, faults, threshold
 from detector.core import news as core_news
 from detector.core.decide import AlertStates, Change
 from detector.core.faults import Fault
-from detector.core.news import BEFORE, long_slots
+from detector.core.news import BEFORE, Experience, long_slots
 from detector.core.series import Bool, Float32, Float64, Int64, Reason
 from detector.detect import news, residuals
 from detector.detect.horizon import Horizon
 from detector.detect.news import LOOK_BACK, Slots
 from detector.detect.residuals import Selection
 from detector.ports import ModelVersion
+from detector.train import habits
 from detector.train.division import Division
 
 # What a network and a baseline are compared on. Not varied.
@@ -54,9 +55,9 @@ def delays(
 ) -> Float64:
     """Slots until each injected fault opens an alert, (C,) kind after kind; NaN if none of its `FAULT_SLOTS` does.
 
-    Faults are injected into the calibration part, each into a piece of one entity. One whose piece opens an alert
-    without the fault too counts as not found. Empty if no entity has enough history for a fault and the look-back
-    before it.
+    Faults are injected into the newer half of the calibration part, each into a piece of one entity, which has shown
+    what it had before that half. One whose piece opens an alert without the fault too counts as not found. Empty if no
+    entity has enough history for a fault and the look-back before it.
     """
     before = look_back(data.plan.horizon)
     kinds = [kind for kind in Fault for _ in range(per_kind)]
@@ -64,7 +65,8 @@ def delays(
     if clean is None:
         return np.zeros(0)
     faulty = _injected(data, clean, kinds, begin=before, sizes=sizes, rng=rng)
-    opened, opened_anyway = opens(data, model, faulty), opens(data, model, clean)  # (C, FAULT_SLOTS)
+    experience = shown(data, model, clean.rows)
+    opened, opened_anyway = (opens(data, model, pieces, experience) for pieces in (faulty, clean))  # (C, FAULT_SLOTS)
     is_found = opened.any(axis=1) & ~opened_anyway.any(axis=1)
     return np.where(is_found, opened.argmax(axis=1), np.nan)
 
@@ -76,18 +78,34 @@ def shares(found: Bool) -> dict[str, float]:
 
 
 def drawn(data: Division, *, before: int, count: int, rng: np.random.Generator) -> Pieces | None:
-    """Random pieces whose last `FAULT_SLOTS` lie in the calibration part where there is room; None if none fits."""
+    """Random pieces whose last `FAULT_SLOTS` nothing was learned from, where there is room; None if none fits."""
     length = before + FAULT_SLOTS
     able = np.flatnonzero(data.end - data.first >= length)
     if not able.size:
         return None
     rows = rng.choice(able, count)
     latest = data.end[rows] - length
-    earliest = np.minimum(np.maximum(data.divide[rows] - before, data.first[rows]), latest)
+    earliest = np.minimum(np.maximum(_learned_until(data, rows) - before, data.first[rows]), latest)
     starts = rng.integers(earliest, latest + 1)
     values = data.history.values
     pieces = [values[row, start : start + length] for row, start in zip(rows, starts, strict=True)]
     return Pieces(rows, starts, np.stack(pieces))
+
+
+def _learned_until(data: Division, rows: Int64) -> Int64:
+    """First slot of the newer half of the calibration part of entities, (R,)."""
+    return np.asarray(data.divide[rows] + (data.end[rows] - data.divide[rows]) // 2)
+
+
+def shown(data: Division, model: ModelVersion, rows: Int64) -> Experience:
+    """What the entities of pieces, (C,), had shown before the slots that pieces are drawn from."""
+    some, which = np.unique(rows, return_inverse=True)
+    values, until, horizon = data.history.values[some], _learned_until(data, some), data.plan.horizon
+    chosen = data.calibration(model.timesteps)[some] & (data.newest(model.timesteps) < until[:, None])
+    errors = np.full(values.shape[:2], np.nan, dtype=np.float32)
+    selection = Selection(values, some, data.history.slots, chosen)
+    errors[:, model.timesteps - 1 :], _ = residuals.errors(model, selection, horizon.metric_rules)
+    return habits.shown(data, model.artifact.habits, errors, rows=some, until=until).rows(which)
 
 
 def _injected(
@@ -121,10 +139,10 @@ def _warm(horizon: Horizon) -> int:
     return long_slots(horizon.step) + horizon.rules.before
 
 
-def opens(data: Division, model: ModelVersion, pieces: Pieces) -> Bool:
+def opens(data: Division, model: ModelVersion, pieces: Pieces, experience: Experience) -> Bool:
     """True for the last `FAULT_SLOTS` of each piece that would open an alert, (C, FAULT_SLOTS).
 
-    Each piece is judged as if it came after all of history.
+    experience: (C,) of each piece's entity, as of `shown`. Each is judged as if it came after all of history.
     """
     horizon, artifact, step = data.plan.horizon, model.artifact, data.plan.horizon.step
     norm = news.norm_of(model, horizon.metric_rules, step)
@@ -139,7 +157,7 @@ def opens(data: Division, model: ModelVersion, pieces: Pieces) -> Bool:
         errors[same], _ = residuals.errors(model, selection, horizon.metric_rules)
     values, errors = pieces.values[:, -count - LOOK_BACK :], errors[:, -count - BEFORE :]
     recent = Slots(slots[:, -count:], pieces.rows, values, errors)
-    seen, observed = news.observe(norm, artifact.experience.rows(pieces.rows), recent)
+    seen, observed = news.observe(norm, experience, recent)
     later = data.history.end + step * np.arange(count)
     _, return_periods = core_news.judge(
         seen,

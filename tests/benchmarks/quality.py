@@ -44,7 +44,7 @@ from detector import wiring
 from detector.config.sections import MonitorSection
 from detector.core import decide, evaluate, faults, frozen, scaling, score, threshold
 from detector.core.faults import SCALED, Fault
-from detector.core.news import BEFORE
+from detector.core.news import BEFORE, Experience
 from detector.core.series import Bool, Float32, Float64, History, Windows
 from detector.detect import news
 from detector.detect.news import LOOK_BACK, Norm, Slots
@@ -284,7 +284,8 @@ def _delays(case: Case) -> dict[tuple[Fault, float], Float64]:
     places = [(fault, size, n) for fault in Fault for size in _sizes(fault) for n in range(FAULTS_PER_KIND)]
     made = [_injection(case, *place) for place in places]
     clean, faulty = (_joined([one[which] for one in made if one is not None]) for which in (0, 1))
-    opens, opens_anyway = _opens(case, faulty), _opens(case, clean)
+    experience = trial.shown(case.data, case.model, clean.rows)
+    opens, opens_anyway = (_opens(case, pieces, experience) for pieces in (faulty, clean))
     delays = iter(np.where(opens.any(axis=1) & ~opens_anyway.any(axis=1), opens.argmax(axis=1), np.nan).tolist())
     found: dict[tuple[Fault, float], list[float]] = {place[:2]: [] for place in places}
     for place, one in zip(places, made, strict=True):
@@ -318,11 +319,11 @@ def _joined(pieces: Sequence[Pieces]) -> Pieces:
     return Pieces(*(np.concatenate(column) for column in columns))
 
 
-def _opens(case: Case, pieces: Pieces) -> Bool:
+def _opens(case: Case, pieces: Pieces, experience: Experience) -> Bool:
     """True for the slots in which a mechanism or the rule for frozen metrics would open an alert, (C, FAULT_SLOTS)."""
     limits = case.model.artifact.freeze_limits[pieces.rows]
     is_frozen = frozen.is_frozen(pieces.values, limits, trial.FAULT_SLOTS, rested=np.zeros_like(limits))
-    return trial.opens(case.data, case.model, pieces) | is_frozen.any(axis=2)
+    return trial.opens(case.data, case.model, pieces, experience) | is_frozen.any(axis=2)
 
 
 def _found(by_size: dict[float, Float64], **what: object) -> Row:

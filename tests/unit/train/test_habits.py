@@ -117,6 +117,31 @@ def test_slots_without_any_value_are_not_known() -> None:
     assert experience.known.tolist() == [SLOTS - 60, SLOTS]
 
 
+def test_what_was_shown_before_the_end_is_what_fit_leaves_behind() -> None:
+    history, errors = noise_history(SLOTS), _errors()
+    data = divide(Plan.of(monitor_of()), history)
+    usual, experience = habits.fit(data, errors)
+
+    shown = habits.shown(data, usual, errors[1:], rows=np.array([1]), until=np.array([SLOTS]))
+
+    for name, values in experience.columns().items():
+        np.testing.assert_array_equal(shown.columns()[name][0], values[1], err_msg=name)
+
+
+def test_what_was_shown_before_a_slot_does_not_depend_on_later_ones() -> None:
+    history, errors, cut = noise_history(SLOTS), _errors(), 2600
+    data = divide(Plan.of(monitor_of()), history)
+    usual, _ = habits.fit(data, errors)
+    later = replace(data, history=_changed(history, cut, SLOTS, 50.0))
+
+    before, same = (habits.shown(one, usual, errors, rows=data.rows, until=np.full(2, cut)) for one in (data, later))
+
+    for name, values in before.columns().items():
+        np.testing.assert_array_equal(same.columns()[name], values, err_msg=name)
+    remembered = before.peaks.when[np.isfinite(before.peaks.peak)]
+    assert remembered.max() < history.slots[cut]
+
+
 def test_entities_do_not_influence_each_other_but_through_the_scales_of_the_tails() -> None:
     history = noise_history(SLOTS)
 

@@ -116,6 +116,13 @@ def test_what_is_large_enough_is_found_at_once_and_what_is_too_small_never() -> 
     assert all(np.isnan(small[kind]).all() for kind in SCALED)
 
 
+def test_a_level_shift_of_a_dozen_deviations_is_found_wherever_it_is_put() -> None:
+    # nothing of the pieces has been learned: what the worst metric then shows for three slots is news
+    found = _delays(12.0)[Fault.LEVEL_SHIFT]
+
+    assert (found <= 10).all()
+
+
 def test_a_fault_that_replaces_what_a_metric_does_has_no_size() -> None:
     large, small = _delays(60.0, model=IsKeen()), _delays(0.01, model=IsKeen())
 
