@@ -61,6 +61,7 @@ _TOLD = 2.0  # times a week that something gross of one size is told
 _BROAD, _BROAD_DEVIATIONS, _BROAD_SLOTS, _BROAD_COUNT = 3, 6.0, 2, 0.05  # metrics from which on it hardly counts
 _TOLD_FROM = 1.0  # nats below the fence, from where on what was there counts
 _RECORD_SCALE, _RECORD_SHARE = 0.1, 0.5  # of log(1 + how far outside, in units of the range), for one nat
+_FALL = 0.4  # of the logarithm of how many times lower than everything seen, beside how far outside
 _LEAST_OF_LEVEL = 0.01  # of the largest |value|, of a range
 _LEAST_UNIT = 1e-9
 _LEAST_STREAM = 1e-6
@@ -303,6 +304,10 @@ def _beyond(values: Float32, lowest: Float32, highest: Float32, *, spread: Float
     unit = np.maximum(np.maximum(highest - lowest, level), spread[:, None])
     # in double precision: a metric that was always 0 has next to no unit
     outside = np.maximum(np.fmax(up, down), 0.0) / np.maximum(unit.astype(np.float64), _LEAST_UNIT)
-    found = np.log1p(np.nan_to_num(outside)).max(axis=2)
+    # what was never negative has a floor: traffic that falls from its lowest to nothing moves by little of its range
+    is_lower = (down > 0) & (lowest > 0)
+    times = (lowest + level) / np.maximum(np.fmax(recent.max(axis=-1), 0.0) + level, np.float32(_LEAST_UNIT))
+    fall = np.log(np.where(is_lower, times, 1.0))
+    found = np.maximum(np.log1p(np.nan_to_num(outside)), np.float32(_FALL) * fall).max(axis=2)
     known: Bool = np.any(~np.isnan(values[:, RECENT:]), axis=2)
     return np.where(known, found, np.nan).astype(np.float32)
