@@ -55,9 +55,8 @@ def sensitivity(terms: Terms, experience: Experience, rows: Int64, *, slot: int,
     """
     usual = terms.habits.usual.medians(np.array([slot]), rows)[:, 0]  # (E, F)
     above, below = np.full_like(usual, np.inf), np.full_like(usual, -np.inf)
-    slots = slot + terms.step * np.arange(held, dtype=np.int64)
     for entity, metric in _cells(~np.isnan(usual), held):
-        case = _Case.of(terms, experience.rows(entity), rows[entity], metric=metric, slots=slots)
+        case = _Case.of(terms, experience, rows, (entity, metric), _held(terms, slot, held))
         above[entity, metric], below[entity, metric] = case.nearest(1.0), case.nearest(-1.0)
     return Sensitivity(usual, above, below)
 
@@ -69,12 +68,19 @@ def blind(terms: Terms, experience: Experience, rows: Int64, *, slot: int, held:
     """
     rules, usual = terms.rules, terms.habits.usual.medians(np.array([slot]), rows)[:, 0]
     has_end = (~rules.counts_up | np.isfinite(rules.highest)) & (~rules.counts_down | np.isfinite(rules.lowest))  # (F,)
-    found = np.isnan(usual)
-    slots = slot + terms.step * np.arange(held, dtype=np.int64)
-    for entity, metric in _cells(~found & has_end, held):
-        case = _Case.of(terms, experience.rows(entity), rows[entity], metric=metric, slots=slots)
-        found[entity, metric] = ~(case.opens(case.value(1.0, _FURTHEST)) | case.opens(case.value(-1.0, _FURTHEST)))
+    is_unknown = np.isnan(usual)
+    found = is_unknown | has_end
+    # most open one soon and upwards, so few are held for long
+    for slots in sorted({min(RECENT + terms.decision.open_slots - 1, held), held}):
+        for sign in (1.0, -1.0):
+            for entity, metric in _cells(found & ~is_unknown, slots):
+                case = _Case.of(terms, experience, rows, (entity, metric), _held(terms, slot, slots))
+                found[entity, metric] = ~case.opens(case.value(sign, _FURTHEST))
     return found
+
+
+def _held(terms: Terms, slot: int, held: int) -> Int64:
+    return slot + terms.step * np.arange(held, dtype=np.int64)
 
 
 def _cells(chosen: Bool, held: int) -> Iterator[tuple[Int64, Int64]]:
@@ -100,8 +106,10 @@ class _Case:
     scale: Float32  # (C, STREAMS)
 
     @staticmethod
-    def of(terms: Terms, experience: Experience, rows: Int64, *, metric: Int64, slots: Int64) -> _Case:
-        """Before the slots everything was usual, and had been before: a usual value is no record."""
+    def of(terms: Terms, experience: Experience, rows: Int64, cells: tuple[Int64, Int64], slots: Int64) -> _Case:
+        """Before the slots everything was usual, and what is usual is no record; cells: entities and metrics (C,)."""
+        entity, metric = cells
+        experience, rows = experience.rows(entity), rows[entity]
         all_slots = slots[0] + terms.step * np.arange(-RECENT, len(slots), dtype=np.int64)
         usual = terms.habits.usual.medians(all_slots, rows)
         calm = np.where(np.isnan(usual[:, :1]), np.float32(np.nan), np.float32(0.0))

@@ -122,7 +122,7 @@ def _explanation(horizon: Horizon, view: _View, *, slot: int, scores: Float32, p
     order = [f for f in np.argsort(-share, kind="stable")[:_TOP_METRICS].tolist() if share[f] >= _LEAST_SHARE]
     return {
         "metrics": [_metric(view, metrics[f], f, share=float(share[f])) for f in order],
-        "part": fired | {"scores": {name: _number(value) for name, value in zip(MECHANISMS, parts, strict=True)}},
+        "part": fired | {"scores": {name: number(value) for name, value in zip(MECHANISMS, parts, strict=True)}},
         "window": {
             "start": slot - (view.observed.shape[0] - 1) * horizon.step,
             "step": horizon.step,
@@ -173,14 +173,15 @@ def _metric(view: _View, name: str, f: int, *, share: float) -> dict[str, Any]:
     return {
         "metric": name,
         "share": round(share, 4),
-        "observed": _number(observed),
-        "expected": _number(expected),
-        "low": _number(expected - band),
-        "high": _number(expected + band),
+        "observed": number(observed),
+        "expected": number(expected),
+        "low": number(expected - band),
+        "high": number(expected + band),
     }
 
 
-def _number(value: float) -> float | None:
+def number(value: float) -> float | None:
+    """Six significant digits, None for what is not finite."""
     return float(f"{value:.6g}") if np.isfinite(value) else None
 
 
