@@ -57,7 +57,7 @@ def show_model(
 
 
 def _sight(parts: Parts, monitor: str, version: int) -> dict[str, float | None]:
-    """What it takes to open an alert under a version; nothing if it is damaged, or its monitor not configured."""
+    """What it takes to open an alert under a version; nothing where nobody can know."""
     from detector.detect import sensitivity
     from detector.detect.horizon import Horizon
     from detector.errors import ArtifactError
@@ -67,6 +67,8 @@ def _sight(parts: Parts, monitor: str, version: int) -> dict[str, float | None]:
     try:
         model = parts.versions[monitor].load(version)
     except ArtifactError:
+        return {}
+    if not len(model.artifact.habits.usual.center):  # of a former version of this program: see its next training
         return {}
     horizon = Horizon.of(parts.config.monitor(monitor))
     blind = sensitivity.blind_shares(horizon, model)

@@ -174,8 +174,9 @@ def median_deviation(horizon: Horizon, model: ModelVersion) -> float | None:
         terms_of(horizon, model), experience.rows(some), some, slot=slot, held=durations(horizon)[-1]
     )
     off = np.fmin(found.above - found.usual, found.usual - found.below)
-    deviations = (off / model.artifact.habits.usual.spread[some])[np.isfinite(off)] if some.size else off
-    return float(np.median(deviations)) if deviations.size else None
+    if not np.isfinite(off).any():
+        return None
+    return float(np.median((off / model.artifact.habits.usual.spread[some])[np.isfinite(off)]))
 
 
 def _trained(horizon: Horizon, model: ModelVersion) -> tuple[Experience, Int64, int]:

@@ -12,6 +12,7 @@ from untrained import START, STEP, FakeFit, monitor_of, noise_history, trained_v
 
 from detector.config.sections import RuleSection
 from detector.core import sensitivity as core
+from detector.core.deviation import Usual
 from detector.core.news import long_slots
 from detector.detect import sensitivity
 from detector.detect.checkpoints import Remembered
@@ -124,6 +125,13 @@ def test_metrics_that_can_only_leave_their_valid_range_are_blind(model: ModelVer
 )
 def test_all_metrics_of_an_entity_that_the_model_has_not_seen_are_blind(rows: list[int], ratio: float | None) -> None:
     assert sensitivity.blind_ratio(np.array([0.0, 0.5]), np.array(rows, dtype=np.int64)) == ratio
+
+
+def test_a_version_without_habits_is_blind(model: ModelVersion) -> None:
+    old = replace(model, artifact=replace(model.artifact, habits=replace(model.artifact.habits, usual=Usual.none(2))))
+
+    assert sensitivity.blind_shares(_horizon(), old).tolist() == [1.0, 1.0]
+    assert sensitivity.median_deviation(_horizon(), old) is None
 
 
 def test_the_middle_metric_is_told_in_deviations(model: ModelVersion) -> None:
