@@ -1,16 +1,30 @@
-"""`detector explain`: the reasons of one slot."""
+"""`detector explain`: the reasons of one slot, and what it would take to open an alert."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from detector.commands.shared import ConfigOption, JsonOption, Moment, assembled, moment_of, now_ms, print_json, say
+from detector.commands.shared import (
+    ConfigOption,
+    JsonOption,
+    Moment,
+    assembled,
+    if_given,
+    moment_of,
+    now_ms,
+    print_json,
+    print_rows,
+    say,
+)
 
 if TYPE_CHECKING:
     from detector.detect.explain_slot import PastAlert
+    from detector.detect.horizon import Horizon
+    from detector.detect.sensitivity import MetricSensitivity
+    from detector.ports import ModelVersion
     from detector.wiring import Parts
 
 _LATEST = 100  # alerts of the entity that are looked at
@@ -20,40 +34,73 @@ def explain(
     monitor: Annotated[str, typer.Argument(help="The monitor.")],
     entity: Annotated[str, typer.Argument(help="The entity.")],
     at: Annotated[
-        str,
-        typer.Option("--at", help="A time in this machine's zone, such as 2026-11-23T14:00, or this long ago (2h)."),
-    ],
+        str | None,
+        typer.Option(
+            "--at",
+            help="A time in this machine's zone, such as 2026-11-23T14:00, or this long ago (2h) [the newest slot].",
+            show_default=False,
+        ),
+    ] = None,
+    sensitivity: Annotated[
+        bool,
+        typer.Option("--sensitivity", help="Tell which values of each metric, held from then on, open an alert."),
+    ] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Explains why there was an alert at a time, or none: score, parts, metrics and rules under the live model."""
+    """Explains why there was an alert at a time, or none: score, parts, metrics and rules under the live model.
+
+    With --sensitivity it tells what it would take: the values of each metric that open an alert when they are held.
+    """
     parts = assembled(config, monitor)
-    from detector import wording
-    from detector.detect.explain_slot import explain_slot
     from detector.detect.horizon import Horizon
-    from detector.detect.tally import Tally
     from detector.errors import ModelError
 
-    moment = moment_of("--at", at)
+    moment = if_given(moment_of, "--at", at)
     live = parts.versions[monitor].live()
     if live is None:
         msg = f"monitor {monitor!r} has no model yet; see: detector check"
         raise ModelError(msg)
-    source = Tally(parts.sources[monitor])
+    asked = _Asked(parts, Horizon.of(parts.config.monitor(monitor)), live, entity, moment)
+    (_tell_sensitivity if sensitivity else _tell_why)(asked, as_json=as_json)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is asked for, and of which model."""
+
+    parts: Parts
+    horizon: Horizon
+    model: ModelVersion
+    entity: str
+    moment: int | None  # epoch milliseconds; None: now
+
+
+def _tell_why(asked: _Asked, *, as_json: bool) -> None:
+    """Prints why there was an alert, or none."""
+    from detector import wording
+    from detector.core import grid
+    from detector.detect.explain_slot import explain_slot
+    from detector.detect.tally import Tally
+
+    parts, horizon, entity, moment = asked.parts, asked.horizon, asked.entity, asked.moment
+    if moment is None:
+        moment = grid.complete_until(now_ms(), horizon.step, horizon.delay) - horizon.step
+    source = Tally(parts.sources[horizon.monitor])
     answer = explain_slot(
-        Horizon.of(parts.config.monitor(monitor)),
+        horizon,
         source,
-        live,
+        asked.model,
         entity=entity,
         at=moment,
-        excluded=parts.store.exclusions(monitor),
-        past=_past(parts, monitor, entity, moment),
+        excluded=parts.store.exclusions(horizon.monitor),
+        past=_past(parts, horizon.monitor, entity, moment),
     )
     if as_json:
         print_json(asdict(answer) | {"slot": Moment(answer.slot), "rejects": source.lines(now_ms())})
         return
     head = "unknown" if answer.score is None else f"score {answer.score:.2f}"
-    say(f"{wording.printable(entity)} ({monitor}) at {Moment(answer.slot)}: {head}")
+    say(f"{wording.printable(entity)} ({horizon.monitor}) at {Moment(answer.slot)}: {head}")
     for why in answer.why:
         say(f"  {wording.printable(why)}")
     for rejected in source.lines(now_ms()):
@@ -63,6 +110,50 @@ def explain(
         say("\nmetrics by their share of the score")
         for metric in metrics:
             say(f"  {wording.printable(wording.metric_line(metric))}")
+
+
+def _tell_sensitivity(asked: _Asked, *, as_json: bool) -> None:
+    """Prints which values of each metric open an alert."""
+    from detector import wording
+    from detector.core import grid
+    from detector.detect import checkpoints, sensitivity
+
+    horizon, model, moment = asked.horizon, asked.model, asked.moment
+    answer = sensitivity.of_entity(
+        horizon,
+        asked.parts.sources[horizon.monitor],
+        model,
+        entity=asked.entity,
+        slot=grid.complete_until(now_ms(), horizon.step, horizon.delay)
+        if moment is None
+        else grid.floor(moment, horizon.step),
+        remembered=checkpoints.remembered(asked.parts.store.experiences(horizon.monitor, version=model.version)),
+    )
+    if as_json:
+        print_json(asdict(answer) | {"slot": Moment(answer.slot)})
+        return
+    say(f"{wording.printable(asked.entity)} ({horizon.monitor}) from {Moment(answer.slot)} on")
+    say("One metric opens an alert at these values, held so long, with all others as usual; the network may sooner.\n")
+    print_rows([_sensitivity_row(metric, answer.seconds) for metric in answer.metrics])
+
+
+def _sensitivity_row(metric: MetricSensitivity, seconds: list[float]) -> dict[str, str]:
+    """A line of the table: values in the metric's unit, or why there is none."""
+    from detector import wording
+    from detector.report.content import duration
+
+    def text(value: float | None) -> str:
+        return "-" if value is None else wording.quantity(metric.metric, value)
+
+    row = {"metric": metric.metric, "usual": text(metric.usual)}
+    for n, length in enumerate(seconds):
+        for name, side in (("above", metric.above), ("below", metric.below)):
+            row[f"{name}, {duration(round(1000 * length))}"] = text(side.values[n])
+    whys = {"above": metric.above.why_not, "below": metric.below.why_not}
+    never = [f"never {name}: {why}" for name, why in whys.items() if why]
+    if len(set(whys.values())) == 1 and never:
+        never = [f"never: {metric.above.why_not}"]
+    return row | {"": "; ".join(never)}
 
 
 def _past(parts: Parts, monitor: str, entity: str, moment: int) -> list[PastAlert]:

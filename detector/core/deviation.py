@@ -65,6 +65,18 @@ class Usual:
             offset[block] = np.nan_to_num((around - center[block, None]) / spread[block, None])
         return Usual(center.astype(np.float32), spread.astype(np.float32), offset.astype(np.float32))
 
+    def medians(self, slots: Int64, row: Int64) -> Float32:
+        """Median (B, K, F) of every metric at the time of day of slots (K,), own units, NaN where none was known.
+
+        row: (B,) as in `deviations`
+        """
+        if not len(self.center):
+            return np.full((len(row), len(slots), self.center.shape[1]), np.nan, dtype=np.float32)
+        part = part_of_day(slots, self.offset.shape[1])
+        found = self.center[row][:, None] + self.offset[row][:, part] * self.spread[row][:, None]
+        found[row < 0] = np.nan
+        return np.asarray(found, dtype=np.float32)
+
     def deviations(self, values: Float32, slots: Int64, row: Int64, rules: MetricRules) -> Float32:
         """Robust deviations (B, K, F) ≥ 0 of values, NaN where one is missing or none was known; 0 where the
         rules do not count it.

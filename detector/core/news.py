@@ -311,3 +311,8 @@ def _beyond(values: Float32, lowest: Float32, highest: Float32, *, spread: Float
     found = np.maximum(np.log1p(np.nan_to_num(outside)), np.float32(_FALL) * fall).max(axis=2)
     known: Bool = np.any(~np.isnan(values[:, RECENT:]), axis=2)
     return np.where(known, found, np.nan).astype(np.float32)
+
+
+def tolerated(mechanism: str) -> float:
+    """Deviations of a metric that are no reason for an alert by a mechanism, however rare."""
+    return _FLOOR[mechanism]

@@ -13,10 +13,11 @@ from typing import Any, Literal, Protocol
 
 from detector.config.sections import MonitorSection
 from detector.core import grid
+from detector.core.series import Float64
 from detector.daemon.rejected_rows import RejectedRows
 from detector.daemon.systemd import notify_systemd
 from detector.daemon.training_child import TrainingChildren, TrainingKilled, TrainingStopped, TrainingTimeout
-from detector.detect import memory
+from detector.detect import memory, sensitivity
 from detector.detect import tick as ticks
 from detector.detect.memory import NO_MODEL, Memory
 from detector.detect.recall import recall, stored_state
@@ -73,6 +74,7 @@ class MonitorRun:
     memory: Memory | None = None
     refused_version: int | None = None
     good: ModelVersion | None = None  # the last version that could be used
+    blind: tuple[int, Float64] | None = None  # a version, and shares of its entities' metrics that no alert comes from
     rejected: RejectedRows | None = None  # None before the first tick
     failures: int = 0  # failed ticks in a row
     train_not_before: float = 0.0  # of the monotonic clock
@@ -262,7 +264,7 @@ class Tasks:
         changes: dict[str, Any] = {"alerts": counts, "entities": snapshot.entities}
         changes |= {"score": snapshot.score, "surprise": snapshot.surprise, "reason": snapshot.reason}
         changes |= {"states": snapshot.states, "is_silent": snapshot.is_silent, "share": snapshot.share}
-        changes["missing"] = snapshot.missing
+        changes |= {"missing": snapshot.missing, "blind": _blind_ratio(run)}
         if report.newest_sample is not None:
             changes["newest_sample"] = report.newest_sample
         if report.cursor is not None:
@@ -318,3 +320,16 @@ class Tasks:
         logger.info("event=retrain_started monitor=%s", monitor.name)
         self.children.run(monitor.name, timeout=monitor.training.timeout.total_seconds())
         logger.info("event=retrain_done monitor=%s", monitor.name)
+
+
+def _blind_ratio(run: MonitorRun) -> float | None:
+    """Share of a monitor's metrics that no alert can come from; None without a model.
+
+    What of a version's entities is blind is found once: at worst it takes as long as some ticks.
+    """
+    if run.memory is None or run.memory.model.version == NO_MODEL:
+        return None
+    model = run.memory.model
+    if run.blind is None or run.blind[0] != model.version:
+        run.blind = model.version, sensitivity.blind_shares(run.monitor.horizon, model)
+    return sensitivity.blind_ratio(run.blind[1], run.memory.rows)

@@ -140,3 +140,8 @@ def unpacked(stored: StoredExperience) -> Remembered | None:
         return Remembered(stored.slot, entities, Experience.of(columns))
     except (KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
         return None
+
+
+def remembered(stored: Sequence[StoredExperience]) -> tuple[Remembered, ...]:
+    """Those that can be read, in the same order."""
+    return tuple(filter(None, map(unpacked, stored)))

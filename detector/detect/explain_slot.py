@@ -42,7 +42,7 @@ class PastAlert:
     closed_slot: int | None
 
 
-class _Only:
+class OnlyEntity:
     """The samples of one entity of a source."""
 
     def __init__(self, source: Source, entity: str) -> None:
@@ -85,7 +85,7 @@ def explain_slot(
     step, rules = horizon.step, horizon.rules
     slot = grid.floor(at, step)
     end = slot + step
-    memory = recall.recall(horizon, _Only(source, entity), model, stored=Stored(end), now=end + horizon.delay)
+    memory = recall.recall(horizon, OnlyEntity(source, entity), model, stored=Stored(end), now=end + horizon.delay)
     if entity not in memory.entities or np.isnan(memory.history.values).all():
         slots = memory.history.values.shape[1]
         msg = f"monitor {horizon.monitor!r} has no data of entity {entity!r} in the {slots} slots before that time"

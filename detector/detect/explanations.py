@@ -6,17 +6,18 @@ import base64
 import json
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from detector.core import frozen, score, shape
-from detector.core.news import MECHANISMS, RECENT
+from detector.core.news import MECHANISMS, RECENT, tolerated
+from detector.core.rules import MetricRules
 from detector.core.series import Bool, Float32, Float64, Int64, Reason
 from detector.detect import news, residuals
 from detector.detect.horizon import Horizon
-from detector.detect.memory import Memory
+from detector.detect.memory import Memory, Point
 from detector.detect.news import Slots
 from detector.detect.residuals import Selection
 from detector.detect.scores import freeze_limits
@@ -38,6 +39,9 @@ _KINDS = {
     "record": ("record", RECENT),
 }
 """Kind and slots that a mechanism is explained by."""
+
+_TOLERATED = {"far": tolerated("far3"), "metric": tolerated("one3"), "record": tolerated("one3")}
+"""Deviations from the median that are expected by kind; of other kinds it is the model that expects something."""
 
 Parts = Callable[[int, int], Float32]
 """Scores by mechanism (M,) of an entity's row at a slot in epoch milliseconds."""
@@ -76,6 +80,20 @@ class _View:
     is_frozen: Bool  # (F,) in the newest slot
     deviations: Float32  # (L, F) from the median of the time of day, robust ones, of these slots and some before
     shape_share: Float32  # (F,) of the window's distance from normal ones, NaN: nothing is known
+    usual: Float32  # (K, F) median at the time of day, own units, NaN where none was known
+    spread: Float32  # (F,) robust deviation from it
+    lowest: Float32  # (F,) of everything before what a record is made of, NaN: not known
+    highest: Float32  # (F,)
+
+    def expecting(self, kind: str, rules: MetricRules) -> _View:
+        """The same with what was expected by those who found it strange: the model, or the median of the time of day.
+
+        What rules do not count is expected, too.
+        """
+        if kind not in _TOLERATED:
+            return self
+        least = np.maximum(rules.least, rules.least_share * np.abs(self.usual))
+        return replace(self, expected=self.usual, band=np.maximum(_TOLERATED[kind] * self.spread, least))
 
 
 def _views(horizon: Horizon, memory: Memory, rows: Int64, *, index: int, slots: int) -> list[_View]:
@@ -93,10 +111,47 @@ def _views(horizon: Horizon, memory: Memory, rows: Int64, *, index: int, slots: 
     is_frozen = frozen.is_frozen(history.values[rows, : index + 1], limits, 1, rested=rested)[:, 0]
     observed, band = values[:, model.timesteps - 1 :], noise * found.scale
     deviations, shares = _from_habits(horizon, memory, rows, index=index)
+    usual, spread = _usual(memory, known, slots=history.slots[index + 1 - slots : index + 1])
+    lowest, highest = _before(memory, rows, index=index)
     return [
-        _View(observed[k], found.expected[k], band[k], size[k], is_frozen[k], deviations[k], shares[k])
+        _View(
+            *(observed[k], found.expected[k], band[k], size[k], is_frozen[k], deviations[k], shares[k]),
+            *(usual[k], spread[k], lowest[k], highest[k]),
+        )
         for k in range(len(rows))
     ]
+
+
+def _usual(memory: Memory, known: Int64, *, slots: Int64) -> tuple[Float32, Float32]:
+    """Medians (R, K, F) of some slots and robust deviations (R, F); known: (R,) rows of the model."""
+    usual = memory.model.artifact.habits.usual
+    medians = usual.medians(slots, known)
+    spread = usual.spread[known] if len(usual.spread) else np.full_like(medians[:, 0], np.nan)
+    return medians, spread
+
+
+def _before(memory: Memory, rows: Int64, *, index: int) -> tuple[Float32, Float32]:
+    """Lowest and highest value (R, F) before the slots of a record that ends at an index into the history.
+
+    An experience knows the values of all slots but the newest; NaN where none is kept that is old enough.
+    """
+    history, first = memory.history, index + 1 - RECENT
+    points = (*memory.points, Point(history.end, memory.experience))
+    known = [
+        (reach, point.experience)
+        for point in points
+        if (reach := (point.slot - history.start) // history.step - RECENT) <= first
+    ]
+    if not known:
+        nothing = np.full((len(rows), history.values.shape[2]), np.nan, dtype=np.float32)
+        return nothing, nothing
+    reach, experience = known[-1]
+    since = history.values[rows, max(0, reach) : max(0, first)]
+    lowest, highest = (
+        edge.reduce(np.concatenate([before[rows, None], since], axis=1), axis=1)
+        for edge, before in ((np.fmin, experience.lowest), (np.fmax, experience.highest))
+    )
+    return lowest, highest
 
 
 def _from_habits(horizon: Horizon, memory: Memory, rows: Int64, *, index: int) -> tuple[Float32, Float32]:
@@ -119,10 +174,24 @@ def _from_habits(horizon: Horizon, memory: Memory, rows: Int64, *, index: int) -
 def _explanation(horizon: Horizon, view: _View, *, slot: int, scores: Float32, parts: Float32) -> dict[str, Any]:
     metrics = horizon.metrics
     fired, share = _fired(horizon, view, parts)
+    view = view.expecting(fired["kind"], horizon.metric_rules)
+    low, high = view.expected[-1] - view.band[-1], view.expected[-1] + view.band[-1]
+    if fired["kind"] == "record":
+        low, high = view.lowest, view.highest
     order = [f for f in np.argsort(-share, kind="stable")[:_TOP_METRICS].tolist() if share[f] >= _LEAST_SHARE]
     return {
-        "metrics": [_metric(view, metrics[f], f, share=float(share[f])) for f in order],
-        "part": fired | {"scores": {name: _number(value) for name, value in zip(MECHANISMS, parts, strict=True)}},
+        "metrics": [
+            {
+                "metric": metrics[f],
+                "share": round(float(share[f]), 4),
+                "observed": number(view.observed[-1, f]),
+                "expected": number(view.expected[-1, f]),
+                "low": number(low[f]),
+                "high": number(high[f]),
+            }
+            for f in order
+        ],
+        "part": fired | {"scores": {name: number(value) for name, value in zip(MECHANISMS, parts, strict=True)}},
         "window": {
             "start": slot - (view.observed.shape[0] - 1) * horizon.step,
             "step": horizon.step,
@@ -168,19 +237,8 @@ def _shares(view: _View, kind: str, slots: int) -> Float64:
     return np.asarray(shares / total if total > 0 else np.zeros(len(shares)), dtype=np.float64)
 
 
-def _metric(view: _View, name: str, f: int, *, share: float) -> dict[str, Any]:
-    observed, expected, band = (float(part[-1, f]) for part in (view.observed, view.expected, view.band))
-    return {
-        "metric": name,
-        "share": round(share, 4),
-        "observed": _number(observed),
-        "expected": _number(expected),
-        "low": _number(expected - band),
-        "high": _number(expected + band),
-    }
-
-
-def _number(value: float) -> float | None:
+def number(value: float) -> float | None:
+    """Six significant digits, None for what is not finite."""
     return float(f"{value:.6g}") if np.isfinite(value) else None
 
 

@@ -43,7 +43,7 @@ def stored_state(horizon: Horizon, store: Store, *, version: int) -> Stored:
         store.judged_since(name, end - horizon.look_back),
         store.scores_since(name, end - horizon.late * horizon.step, version=version),
         checkpoints.read(store.checkpoint(name)),
-        tuple(filter(None, map(checkpoints.unpacked, store.experiences(name, version=version)))),
+        checkpoints.remembered(store.experiences(name, version=version)),
     )
 
 

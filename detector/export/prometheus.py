@@ -36,6 +36,10 @@ GAUGES = {
         "Share of the entities with data that have lost a metric for a whole window",
         ("monitor", "metric"),
     ),
+    "detector_metrics_blind_ratio": (
+        "Share of all entities' metrics that no alert can come from, by their values alone",
+        ("monitor",),
+    ),
     "detector_residual_share": (
         "Share of a metric in the newest score, for open alerts",
         ("monitor", "entity", "metric"),
@@ -89,6 +93,7 @@ class MonitorView:
     is_silent: Bool | None = None  # (E,) the open alert is muted, or a person closed it
     share: Float32 | None = None  # (E, F)
     missing: Float32 | None = None  # (F,) share of entities with data that have lost a metric
+    blind: float | None = None  # share of all metrics that no alert can come from
     cursor: int | None = None
     newest_sample: int | None = None
     model_version: int | None = None
@@ -210,6 +215,7 @@ def _add_monitor(families: Families, view: MonitorView) -> None:
         add("detector_model_info", 1, str(view.model_version), view.model_kind or "")
     for kind, share in view.detectability.items():
         add("detector_model_detectability_ratio", share, kind)
+    add("detector_metrics_blind_ratio", view.blind)
     missing = [] if view.missing is None else view.missing.tolist()
     for metric, ratio in zip(view.metrics, missing, strict=False):
         add("detector_metric_missing_ratio", ratio, metric)

@@ -145,9 +145,35 @@ def test_it_is_explained_why_there_was_an_alert_and_why_there_was_none(run: Comm
     assert "is below the threshold" in before
 
 
+def test_it_is_told_what_it_would_take_to_open_an_alert(run: Command) -> None:
+    words = ("explain", "demo", "host", "--sensitivity", "--at", "2026-11-24T14:38:00")
+
+    told, strict = run(*words), json.loads(run(*words, "--json"))
+
+    assert told.startswith("host (demo) from 2026-11-24T14:38:00Z on\n")
+    names, *lines = told.splitlines()[3:]
+    assert names.split("  ")[0] == "metric"
+    assert "above, 15 s" in names
+    assert "below, 2 min 30 s" in names
+    by_name = {metric["metric"]: metric for metric in strict["metrics"]}
+    assert [line.split()[0] for line in lines] == list(by_name)
+    assert strict["seconds"] == [15.0, 150.0]
+    # 3 processes, hardly ever more or less: two of the demo's faults are told by that
+    short, long = by_name["processes"]["above"]["values"]
+    assert by_name["processes"]["usual"] < long <= short < 4
+
+
+def test_a_version_in_use_tells_what_it_takes_to_open_an_alert(run: Command) -> None:
+    (shown,) = json.loads(run("models", "show", "1", "--json"))
+
+    assert shown["blind_ratio"] == 0.0
+    assert shown["deviations_to_alert"] > 0
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
+        (("explain", "demo", "nobody", "--sensitivity"), "monitor 'demo' knows no entity 'nobody'"),
         (("alerts", "show", "999"), "no alert 999; see: detector alerts list"),
         (("alerts", "list", "--state", "odd"), "--state must be one of open, acknowledged, closed, withdrawn"),
         (("incident", "1"), "--real or --false"),

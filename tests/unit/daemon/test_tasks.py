@@ -14,8 +14,11 @@ import numpy as np
 import pytest
 
 from detector.config.sections import EmbeddedSource, MonitorSection
-from detector.daemon.tasks import MonitorRun, Services, Tasks
+from detector.core.series import Float64
+from detector.daemon.tasks import MonitorRun, Services, Tasks, _blind_ratio
 from detector.daemon.training_child import TrainingKilled, TrainingStopped, TrainingTimeout
+from detector.detect import sensitivity
+from detector.detect.memory import NO_MODEL
 from detector.detect.tick import Monitor
 from detector.errors import DetectorError, StaleState
 from detector.export.prometheus import Exporter
@@ -248,3 +251,20 @@ def test_without_any_version_there_is_no_memory(following: _Following) -> None:
     following.follow()
 
     assert following.in_memory() is None
+
+
+def test_blind_metrics_are_looked_for_once_with_each_version(run: MonitorRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def shares(_horizon: object, model: Any) -> Float64:
+        asked.append(model.version)
+        return np.array([0.0, 0.5])
+
+    monkeypatch.setattr(sensitivity, "blind_shares", shares)
+    ratios = []
+    for version, rows in ((1, [0, 1]), (1, [0, 1, -1]), (2, [1]), (NO_MODEL, [])):
+        run.memory = SimpleNamespace(model=SimpleNamespace(version=version), rows=np.array(rows))  # type: ignore[assignment]
+        ratios.append(_blind_ratio(run))
+
+    assert ratios == [0.25, 0.5, 0.5, None]
+    assert asked == [1, 2]

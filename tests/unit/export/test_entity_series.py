@@ -73,3 +73,12 @@ def test_a_surprise_stands_beside_the_score_of_the_entities_that_have_one() -> N
     assert _series(few, "detector_score") == {"pod-1": 2.5, "pod-2": 0.5}
     assert _series(few, "detector_surprise") == {"pod-2": 1.0}
     assert _series(unknown, "detector_surprise") == {}
+
+
+def test_the_share_of_blind_metrics_is_told_with_a_model_only() -> None:
+    exporter = _exporter(2, [1.0], [False])
+    before = _series(exporter, "detector_metrics_blind_ratio")
+
+    exporter.update("pods", blind=0.25)
+
+    assert (before, _series(exporter, "detector_metrics_blind_ratio")) == ({}, {"": 0.25})
