@@ -241,12 +241,9 @@ def judge(
     width = np.full((len(scale), 1), 0.3, dtype=np.float32)
     fence = np.float32(np.log(_GROSS))
     found = np.full((*observed.streams.shape[:2], len(MECHANISMS)), np.nan, dtype=np.float32)
+    peaks, rare = peaks.follow(observed.streams, scale, slots=slots, step=step)
+    found[..., : len(STREAMS)] = np.minimum(rare + share, (observed.streams - floor) / np.float32(_FENCE))
     for k, slot in enumerate(slots.tolist()):
-        x = observed.streams[:, k]  # (E, S)
-        rare = peaks.rarity(x, scale, slot=slot, step=step) + share
-        found[:, k, : len(STREAMS)] = np.minimum(rare, (x - floor) / np.float32(_FENCE))
-        peaks = peaks.learn(x, slot=slot, step=step)
-
         gross = observed.gross[:, k, None]  # (E, 1)
         rate = np.maximum(told.rate(gross, width, slot=slot, beyond=0.0), np.float32(1e-3))
         often = np.log(rate) - np.log(told.weeks_at(slot)).astype(np.float32)
