@@ -69,11 +69,12 @@ score = Table(
     mysql_collate="utf8mb4_bin",
 )
 
-experience = Table(
-    "detector_experience",  # what entities had shown before a slot: a restarted daemon goes on from it
+experience_part = Table(
+    "detector_experience_part",  # what entities had shown before a slot: a restarted daemon goes on from it
     metadata,
     Column("monitor", String(64), primary_key=True),
     Column("slot", BigInteger, primary_key=True, autoincrement=False),
+    Column("part", Integer, primary_key=True, autoincrement=False),  # from 0; all of them make the whole
     Column("model_version", BigInteger, nullable=False),
     Column("data", Blob, nullable=False),
     mysql_charset="utf8mb4",
@@ -175,7 +176,14 @@ model = Table(
     Column("is_live", SmallInteger, nullable=False),
     Column("sha256", String(64), nullable=False),
     Column("header", LongText, nullable=False),
-    Column("artifact", Blob, nullable=False),
+)
+
+model_part = Table(  # the artifacts; no foreign key: rebuilding its parent, as SQLite does, would remove its rows
+    "detector_model_part",
+    metadata,
+    Column("version", BigInteger, primary_key=True, autoincrement=False),
+    Column("part", Integer, primary_key=True, autoincrement=False),  # from 0
+    Column("data", Blob, nullable=False),
 )
 
 exclusion = Table(

@@ -116,7 +116,7 @@ def _tell_sensitivity(asked: _Asked, *, as_json: bool) -> None:
     """Prints which values of each metric open an alert."""
     from detector import wording
     from detector.core import grid
-    from detector.detect import checkpoints, sensitivity
+    from detector.detect import sensitivity
 
     horizon, model, moment = asked.horizon, asked.model, asked.moment
     answer = sensitivity.of_entity(
@@ -127,7 +127,7 @@ def _tell_sensitivity(asked: _Asked, *, as_json: bool) -> None:
         slot=grid.complete_until(now_ms(), horizon.step, horizon.delay)
         if moment is None
         else grid.floor(moment, horizon.step),
-        remembered=checkpoints.remembered(asked.parts.store.experiences(horizon.monitor, version=model.version)),
+        remembered=asked.parts.store.experiences(horizon.monitor, version=model.version),
     )
     if as_json:
         print_json(asdict(answer) | {"slot": Moment(answer.slot)})

@@ -242,12 +242,9 @@ def judge(
     width = np.full((len(scale), 1), 0.3, dtype=np.float32)
     fence = np.float32(np.log(_GROSS))
     found = np.full((*observed.streams.shape[:2], len(MECHANISMS)), np.nan, dtype=np.float32)
+    peaks, rare = peaks.follow(observed.streams, scale, slots=slots, step=step)
+    found[..., : len(STREAMS)] = np.minimum(rare + share, (observed.streams - floor) / np.float32(_FENCE))
     for k, slot in enumerate(slots.tolist()):
-        x = observed.streams[:, k]  # (E, S)
-        rare = peaks.rarity(x, scale, slot=slot, step=step) + share
-        found[:, k, : len(STREAMS)] = np.minimum(rare, (x - floor) / np.float32(_FENCE))
-        peaks = peaks.learn(x, slot=slot, step=step)
-
         gross = observed.gross[:, k, None]  # (E, 1)
         rate = np.maximum(told.rate(gross, width, slot=slot, beyond=0.0), np.float32(1e-3))
         often = np.log(rate) - np.log(told.weeks_at(slot)).astype(np.float32)
@@ -305,8 +302,8 @@ def _beyond(values: Float32, lowest: Float32, highest: Float32, *, spread: Float
     # in double precision: a metric that was always 0 has next to no unit
     outside = np.maximum(np.fmax(up, down), 0.0) / np.maximum(unit.astype(np.float64), _LEAST_UNIT)
     # what was never negative has a floor: traffic that falls from its lowest to nothing moves by little of its range
-    is_lower = (down > 0) & (lowest > 0)
-    times = (lowest + level) / np.maximum(np.fmax(recent.max(axis=-1), 0.0) + level, np.float32(_LEAST_UNIT))
+    is_lower = (down > 0) & (recent.min(axis=-1) >= 0)
+    times = (lowest + level) / np.maximum(recent.max(axis=-1) + level, np.float32(_LEAST_UNIT))
     fall = np.log(np.where(is_lower, times, 1.0))
     found = np.maximum(np.log1p(np.nan_to_num(outside)), np.float32(_FALL) * fall).max(axis=2)
     known: Bool = np.any(~np.isnan(values[:, RECENT:]), axis=2)

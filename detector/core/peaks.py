@@ -32,6 +32,7 @@ _PRIOR_SCALE, _PRIOR_WEIGHT, _LEAST_SCALE = 0.4, 30.0, 0.15
 _FIRST = 2.0  # scales above the start of the tail, of a peak that stands for what was not seen yet
 _LEAST_WEEKS = 1e-9
 _NONE = -np.inf
+_CELLS = 100_000  # comparisons at a time: they fit into a processor's cache
 
 
 @dataclass(frozen=True)
@@ -132,17 +133,30 @@ class Peaks:
 
     def rate(self, x: Float32, scale: Float32, *, slot: int, beyond: float = _BEYOND) -> Float32:
         """Peaks that reach x (E, S) at a slot, softly counted by their age."""
-        behind = np.minimum((self.peak - x[..., None]) / scale[..., None], np.float32(0.0))  # (E, S, PEAKS)
-        age = (self.when - slot) * (np.log(2.0) / HALF_LIFE)  # ≤ 0
-        near = np.exp(behind * np.float32(1.0 / _BANDWIDTH) + age.astype(np.float32)) * self.count
-        return np.asarray(near.sum(axis=-1) + np.float32(beyond) * np.exp(behind.max(axis=-1)))
+        return _rate(x, scale, self.peak, self.when - slot, self.count, beyond)
 
     def rarity(self, x: Float32, scale: Float32, *, slot: int, step: int) -> Float32:
         """Logarithm of the return period of x (E, S) at a slot, in weeks; NaN stays."""
-        rate = self.rate(x, scale, slot=slot)
-        known = np.log(np.maximum(self.weeks_at(slot), step / WEEK_MS)).astype(np.float32)
-        found = known - np.log(np.maximum(rate, np.float32(1e-12)))
-        return np.where(rate > _COMMON, np.minimum(found, np.float32(NO_NEWS)), found)
+        return _rarity(self.rate(x, scale, slot=slot), self.weeks_at(slot), step)
+
+    def follow(self, x: Float32, scale: Float32, *, slots: Int64, step: int) -> tuple[Peaks, Float32]:
+        """What is remembered after K slots x (E, K, S), and the `rarity` of each by what was before it, (E, K, S)."""
+        rate, weeks = np.empty(x.shape, dtype=np.float32), np.empty(x.shape)
+        most = max(1, _CELLS // max(1, self.peak.size))
+        peaks, begin, last = self, 0, len(slots) - 1
+        for k, slot in enumerate(slots.tolist()):
+            weeks[:, k] = peaks.weeks_at(slot)
+            after = peaks.learn(x[:, k], slot=slot, step=step)
+            # most slots leave the peaks as they were: they are compared with them together
+            if after.peak is not peaks.peak or k - begin + 1 == most or k == last:
+                together = slice(begin, k + 1)
+                age = peaks.when[:, None] - slots[together, None, None]
+                rate[:, together] = _rate(
+                    x[:, together], scale[:, None], peaks.peak[:, None], age, peaks.count[:, None], _BEYOND
+                )
+                begin = k + 1
+            peaks = after
+        return peaks, _rarity(rate, weeks, step)
 
     def weeks_at(self, slot: int) -> Float64:
         """Known time (E, S), aged to a slot."""
@@ -155,14 +169,13 @@ class Peaks:
         """Remembers a slot after the last one; x: (E, S) with NaN; count: (E, S) how much a peak of it counts [1]."""
         cluster, longest = (max(_FEWEST * step, span) for span in (_CLUSTER, _LONGEST))
         known = ~np.isnan(x)
-        is_first = known & np.isneginf(self.top)
-        is_higher, is_comparable = known & (x > self.top), known & (x >= self.top - np.float32(_COMPARABLE))
-        began = np.where(is_first, slot, self.began)
+        is_higher, is_comparable = x > self.top, x >= self.top - np.float32(_COMPARABLE)  # NaN is neither
+        began = np.where(known & (self.top == _NONE), slot, self.began)
         top = np.where(is_higher, x, self.top)
         top_slot = np.where(is_higher, slot, self.top_slot)
         top_count = self.top_count if count is None else np.where(is_higher, count, self.top_count)
         seen = np.where(is_comparable, slot, self.seen)
-        is_over = np.isfinite(top) & ((slot - seen > cluster) | (slot - began >= longest))
+        is_over = np.isfinite(top) & ((seen < slot - cluster) | (began <= slot - longest))
         peak, when, counts = self.peak, self.when, self.count
         if is_over.any():
             peak, when, counts = peak.copy(), when.copy(), counts.copy()
@@ -172,6 +185,21 @@ class Peaks:
             at = (*(index[is_larger] for index in done), least[is_larger])
             peak[at], when[at], counts[at] = (part[done][is_larger] for part in (top, top_slot, top_count))
             top[done] = _NONE
-        weeks = self.weeks * self._aging(slot) + np.where(known, step / WEEK_MS, 0.0)
-        aged = np.full_like(self.aged, slot)
+        weeks = self.weeks * self._aging(slot) + known * (step / WEEK_MS)
+        aged = np.full(self.aged.shape, slot, dtype=np.int64)
         return Peaks(peak, when, counts, weeks, top, top_count, top_slot, seen, began, aged)
+
+
+def _rate(x: Float32, scale: Float32, peak: Float32, age: Int64, count: Float32, beyond: float) -> Float32:
+    """`Peaks.rate` of x (…, S); peak, age (milliseconds, ≤ 0) and count: (…, S, PEAKS)."""
+    behind = np.minimum((peak - x[..., None]) / scale[..., None], np.float32(0.0))
+    aged = (age * (np.log(2.0) / HALF_LIFE)).astype(np.float32)
+    near = np.exp(behind * np.float32(1.0 / _BANDWIDTH) + aged) * count
+    return np.asarray(near.sum(axis=-1) + np.float32(beyond) * np.exp(behind.max(axis=-1)))
+
+
+def _rarity(rate: Float32, weeks: Float64, step: int) -> Float32:
+    """Logarithm of return periods in weeks (…), from a rate and the known time."""
+    known = np.log(np.maximum(weeks, step / WEEK_MS)).astype(np.float32)
+    found = known - np.log(np.maximum(rate, np.float32(1e-12)))
+    return np.where(rate > _COMMON, np.minimum(found, np.float32(NO_NEWS)), found)

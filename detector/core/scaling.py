@@ -37,12 +37,12 @@ def fit(values: Float32) -> Scaling:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a metric with no value at all: NaN, replaced below
         low, q1, center, q3, high = _quantiles(values, [0.01, 0.25, 0.5, 0.75, 0.99])  # (E, F) each
-        spread = np.nanstd(values.astype(np.float64), axis=1)
         scale = np.maximum((q3 - q1) / _IQR_TO_SIGMA, 0.5 * (high - low) / _P98_TO_SIGMA)
-        scale = np.where(scale > _tiny(center), scale, spread)
-        scale = np.where(scale > _tiny(center), scale, np.nan)
-        fleet = np.nanmedian(scale, axis=0)  # (F,)
-        resting = 0.05 * np.nanmedian(np.abs(center), axis=0)
+        if not (is_moving := scale > _tiny(center)).all():
+            scale = np.where(is_moving, scale, np.nanstd(values.astype(np.float64), axis=1))
+            scale = np.where(scale > _tiny(center), scale, np.nan)
+    fleet = _median(scale)  # (F,)
+    resting = 0.05 * _median(np.abs(center))
     fleet = np.where(np.isnan(fleet), np.where(resting > 1e-12, resting, 1.0), fleet)
     return Scaling(
         center=np.nan_to_num(center).astype(np.float32),
@@ -72,6 +72,19 @@ def _quantiles(values: Float32, shares: Sequence[float]) -> Float64:
             near_low, near_high = low + difference * between, high - difference * (1.0 - between)
             result[n, block : block + at_a_time] = np.where(between < 0.5, near_low, near_high)
     return result
+
+
+def _median(values: Float64) -> Float64:
+    """Median over the entities of (E, F) with NaN, (F,); NaN where there is no value.
+
+    What np.nanmedian says, which takes ten times as long for a few.
+    """
+    if not len(values):
+        return np.full(values.shape[1], np.nan)
+    ordered = np.sort(values, axis=0)  # NaN last
+    known = (~np.isnan(values)).sum(axis=0)
+    low, high = (np.take_along_axis(ordered, at[None], axis=0)[0] for at in (np.maximum(known - 1, 0) // 2, known // 2))
+    return np.asarray((low + high) / 2.0)
 
 
 def _tiny(center: Float64) -> Float64:

@@ -19,6 +19,8 @@ CLIP = 100.0
 Ablation: at 10 the mean of five sets falls from .523 to .487 and SMD from .630 to .433.
 """
 
+_FEW = 100  # means that are made faster at once than slot by slot
+
 
 def error(residuals: Float32, noise: Float32) -> tuple[Float32, Float32]:
     """Root mean square of all metrics' residuals in units of their usual size, and each metric's share of it.
@@ -49,12 +51,16 @@ def smooth(errors: Float32, span: int) -> Float32:
     known = np.ascontiguousarray(~np.isnan(errors).T)  # (L, E): whole slots lie side by side
     filled = np.where(known, errors.T, np.float32(0.0))
     slots = errors.shape[1] - span + 1
-    total = np.zeros((slots, len(errors)))
-    count = np.zeros((slots, len(errors)), dtype=np.int32)
-    # slot by slot and not by cumulative sums, whose rounding would depend on where the errors begin
-    for offset in range(span):
-        total += filled[offset : offset + slots]
-        count += known[offset : offset + slots]
+    before = np.cumsum(known, axis=0, dtype=np.int32)  # (L, E)
+    count = before[span - 1 :] - before[:slots] + known[:slots]
+    # slot by slot and not by cumulative sums of all, whose rounding would depend on where the errors begin
+    if 0 < slots * len(errors) < _FEW:  # the same sums in the same order by fewer, larger steps
+        windows = np.lib.stride_tricks.sliding_window_view(filled, span, axis=0)  # (slots, E, span)
+        total = np.add.accumulate(windows, axis=2, dtype=np.float64)[..., -1]
+    else:
+        total = np.zeros((slots, len(errors)))
+        for offset in range(span):
+            total += filled[offset : offset + slots]
     mean = total / np.maximum(count, 1)
     return np.where(known[span - 1 :] & (2 * count >= span), mean, np.nan).astype(np.float32).T
 

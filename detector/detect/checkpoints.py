@@ -142,6 +142,10 @@ def unpacked(stored: StoredExperience) -> Remembered | None:
         return None
 
 
-def remembered(stored: Sequence[StoredExperience]) -> tuple[Remembered, ...]:
-    """Those that can be read, in the same order."""
-    return tuple(filter(None, map(unpacked, stored)))
+def of_entity(stored: StoredExperience, entity: str) -> StoredExperience | None:
+    """That of one entity alone, None if it is not among them."""
+    found = unpacked(stored)
+    if found is None or entity not in found.entities:
+        return None
+    row = np.array([found.entities.index(entity)])
+    return packed(Point(found.slot, found.experience.rows(row)), (entity,))

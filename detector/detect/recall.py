@@ -14,7 +14,17 @@ from detector.detect import alerts, checkpoints, history, judged, memory, return
 from detector.detect.checkpoints import NOTHING_KEPT, Kept, Remembered
 from detector.detect.horizon import Horizon
 from detector.detect.memory import Memory
-from detector.ports import NO_SCORES, NOTHING_JUDGED, JudgedRanges, ModelVersion, ScoreRows, Source, Store, StoredAlert
+from detector.ports import (
+    NO_SCORES,
+    NOTHING_JUDGED,
+    JudgedRanges,
+    ModelVersion,
+    ScoreRows,
+    Source,
+    Store,
+    StoredAlert,
+    StoredExperience,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +38,7 @@ class Stored:
     judged: JudgedRanges = NOTHING_JUDGED  # of the slots that memory keeps the values of
     scores: ScoreRows = NO_SCORES  # by the live model version, of the slots that late rows may change
     kept: Kept = NOTHING_KEPT
-    remembered: tuple[Remembered, ...] = ()  # by the live model version, the newest first
+    remembered: Sequence[StoredExperience] = ()  # by the live model version, the newest first
 
 
 def stored_state(horizon: Horizon, store: Store, *, version: int) -> Stored:
@@ -43,7 +53,7 @@ def stored_state(horizon: Horizon, store: Store, *, version: int) -> Stored:
         store.judged_since(name, end - horizon.look_back),
         store.scores_since(name, end - horizon.late * horizon.step, version=version),
         checkpoints.read(store.checkpoint(name)),
-        checkpoints.remembered(store.experiences(name, version=version)),
+        store.experiences(name, version=version),
     )
 
 
@@ -105,7 +115,7 @@ def _remembered(horizon: Horizon, stored: Stored, cursor: int) -> Remembered | N
     """The newest stored experience from which all scores that are needed again can be made, else the newest."""
     step, found = horizon.step, [found for found in stored.remembered if found.slot <= cursor]
     enough = [one for one in found if horizon.scores <= (cursor - one.slot) // step <= horizon.replayed]
-    return next(iter([*enough, *found]), None)
+    return next(filter(None, map(checkpoints.unpacked, [*enough, *found])), None)
 
 
 def _judge_from(horizon: Horizon, model: ModelVersion, last: Remembered | None, cursor: int) -> int:

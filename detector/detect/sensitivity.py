@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,15 +11,14 @@ from detector.core import grid, sensitivity
 from detector.core.news import RECENT, Experience, long_slots
 from detector.core.sensitivity import Sensitivity, Terms
 from detector.core.series import Float32, Float64, Int64
-from detector.detect import recall
-from detector.detect.checkpoints import Remembered
+from detector.detect import checkpoints, recall
 from detector.detect.explain_slot import OnlyEntity
 from detector.detect.explanations import number
 from detector.detect.horizon import Horizon
 from detector.detect.recall import Stored
 from detector.detect.scores import level_of
 from detector.errors import ModelError
-from detector.ports import ModelVersion, Source
+from detector.ports import ModelVersion, Source, StoredExperience
 
 _MOST = 500  # metrics of which the median deviation is taken: it takes a millisecond or two for each
 
@@ -82,15 +81,15 @@ def of_entity(
     *,
     entity: str,
     slot: int,
-    remembered: Sequence[Remembered],
+    remembered: Sequence[StoredExperience],
 ) -> Answer:
     """What each metric of an entity must do from a slot on (epoch milliseconds) to open an alert.
 
-    remembered: what entities have shown, as stored
+    remembered: what entities have shown, the newest first
 
     Raises: SourceError; ModelError if neither the model nor the source knows the entity.
     """
-    mine = tuple(filter(None, (_of(one, entity) for one in remembered)))
+    mine = tuple(filter(None, (checkpoints.of_entity(one, entity) for one in remembered)))
     memory = recall.recall(
         horizon, OnlyEntity(source, entity), model, stored=Stored(slot, remembered=mine), now=slot + horizon.delay
     )
@@ -107,14 +106,6 @@ def of_entity(
         seconds=[slots * horizon.step / 1000 for slots in held],
         metrics=[_metric(horizon, found, f, is_new=is_new) for f in range(len(horizon.metrics))],
     )
-
-
-def _of(remembered: Remembered, entity: str) -> Remembered | None:
-    """What is stored of one entity."""
-    if entity not in remembered.entities:
-        return None
-    row = np.array([remembered.entities.index(entity)])
-    return replace(remembered, entities=(entity,), experience=remembered.experience.rows(row))
 
 
 def _metric(horizon: Horizon, found: list[Sensitivity], f: int, *, is_new: bool) -> MetricSensitivity:

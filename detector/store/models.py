@@ -7,13 +7,14 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Engine, and_, insert, or_, select, update
+from sqlalchemy import Engine, and_, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from detector.errors import ArtifactError
+from detector.store import parts
 from detector.store.errors import translated
 from detector.store.state import new_id
-from detector.tables import lease, model
+from detector.tables import lease, model, model_part
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,12 @@ def save(engine: Engine, *, monitor: str, artifact: bytes, header: dict[str, Any
                 is_live=1,
                 sha256=hashlib.sha256(artifact).hexdigest(),
                 header=json.dumps(header),
-                artifact=artifact,
             )
         )
-        return new_id(result)
+        version = new_id(result)
+        for number, data in parts.split(artifact):
+            connection.execute(insert(model_part).values(version=version, part=number, data=data))
+    return version
 
 
 def live_version(engine: Engine, monitor: str) -> int | None:
@@ -57,29 +60,32 @@ def load(engine: Engine, version: int) -> bytes:
 
     Raises: ArtifactError if there is no such version or its bytes are not those that were saved.
     """
+    stored = select(model_part.c.data).where(model_part.c.version == version).order_by(model_part.c.part)
     with translated(engine), engine.connect() as connection:
-        row = connection.execute(select(model.c.sha256, model.c.artifact).where(model.c.version == version)).first()
-    if row is None:
+        sha256 = connection.scalar(select(model.c.sha256).where(model.c.version == version))
+        try:
+            artifact = parts.joined(row.data for row in parts.read(connection, stored))
+        except TypeError:
+            artifact = b""
+    if sha256 is None:
         msg = f"no model version {version}; see: detector models list"
         raise ArtifactError(msg)
-    is_binary = isinstance(row.artifact, bytes | bytearray | memoryview)
-    if not is_binary or hashlib.sha256(row.artifact).hexdigest() != row.sha256:
+    if hashlib.sha256(artifact).hexdigest() != sha256:
         msg = f"model version {version} is damaged in the database (SHA-256 differs); run: detector retrain"
         raise ArtifactError(msg)
-    return bytes(row.artifact)
+    return artifact
 
 
 def listing(engine: Engine, monitor: str | None = None) -> list[ModelRow]:
     """All model versions, newest first."""
-    from sqlalchemy import func
-
     columns = (model.c.version, model.c.monitor, model.c.created_at, model.c.is_live, model.c.header)
-    query = select(*columns, func.length(model.c.artifact)).order_by(model.c.version.desc())
+    size = select(func.sum(func.length(model_part.c.data))).where(model_part.c.version == model.c.version)
+    query = select(*columns, size.scalar_subquery()).order_by(model.c.version.desc())
     if monitor is not None:
         query = query.where(model.c.monitor == monitor)
     with translated(engine), engine.connect() as connection:
         return [
-            ModelRow(version, name, created_at, bool(is_live), size, _header(header))
+            ModelRow(version, name, created_at, bool(is_live), int(size or 0), _header(header))
             for version, name, created_at, is_live, header, size in connection.execute(query)
         ]
 

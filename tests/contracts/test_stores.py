@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -16,22 +17,27 @@ from alembic.script import ScriptDirectory
 from commits import STEP, T0
 from commits import change as _change
 from commits import commit as _commit
-from sqlalchemy import Engine, event, func, insert, inspect, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import Engine, column, delete, event, func, insert, inspect, literal, select, table, text, update
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from detector import database
 from detector.core.decide import Change, Episode, Severity
 from detector.errors import ArtifactError, SchemaOutdated, StaleState, StoreError
-from detector.ports import AlertCounts, ScoreRows, StoredAlert
-from detector.store import alerts, models, schema, scores
+from detector.ports import AlertCounts, ScoreRows, StoredAlert, StoredExperience
+from detector.store import alerts, models, parts, schema, scores
 from detector.store.state import StateStore
-from detector.tables import alert, alert_event, cursor, metadata, model, score
+from detector.tables import alert, alert_event, cursor, experience_part, metadata, model_part, score
 
 
 def _scores(engine: Engine) -> list[tuple[str, int, float, int]]:
     columns = (score.c.entity, score.c.slot, score.c.score, score.c.model_version)
     with engine.connect() as connection:
         return sorted((row[0], row[1] - T0, row[2], row[3]) for row in connection.execute(select(*columns)))
+
+
+def _bytes(size: int) -> bytes:
+    """Bytes that nothing can compress."""
+    return np.random.default_rng(size).bytes(size)
 
 
 def _count(engine: Engine) -> dict[str, int]:
@@ -110,22 +116,60 @@ def test_the_migrations_make_the_tables_that_the_program_uses(migrated: Engine) 
     assert tables == {*metadata.tables, schema.VERSION_TABLE}
 
 
-def test_the_newest_migration_can_be_taken_back(store: StateStore, migrated: Engine) -> None:
-    store.commit(_commit(scores=ScoreRows(["a"], [T0], [0.5], [3.0])))
-    with migrated.begin() as connection:
+def _migrate(engine: Engine, move: Callable[..., None], revision: str) -> None:
+    with engine.begin() as connection:
         config = schema._config()
         config.attributes["connection"] = connection
-        command.downgrade(config, "-1")
+        move(config, revision)
+
+
+def test_return_periods_can_be_taken_back(store: StateStore, migrated: Engine) -> None:
+    store.commit(_commit(scores=ScoreRows(["a"], [T0], [0.5], [3.0])))
+    _migrate(migrated, command.downgrade, "0003")
+    with migrated.begin() as connection:
         columns = {column["name"] for column in inspect(connection).get_columns("detector_score")}
         tables = set(inspect(connection).get_table_names())
     assert "surprise" not in columns
-    assert "detector_experience" not in tables
+    assert not {name for name in tables if "experience" in name}
 
     schema.upgrade(migrated)
 
     (found,) = scores.by_entity(migrated, "web").values()
     assert found.score.tolist() == [0.5]
     assert np.isnan(found.surprise).all()  # as of scores that an older version has stored
+
+
+WHOLES = [_bytes(7), _bytes(parts.PART), _bytes(2 * parts.PART + 1)]
+
+
+def test_what_was_stored_whole_is_split_and_can_be_put_together_again(engine: Engine) -> None:
+    _migrate(engine, command.upgrade, "0004")
+    names = ("version", "monitor", "created_at", "is_live", "sha256", "header", "artifact")
+    wholes = table("detector_model", *map(column, names))
+    remembered = table("detector_experience", *map(column, ("monitor", "slot", "model_version", "data")))
+    model = {"monitor": "web", "created_at": T0, "is_live": 1, "header": "{}"}
+    with engine.begin() as connection:
+        for number, data in enumerate(WHOLES, start=1):
+            sha256 = hashlib.sha256(data).hexdigest()
+            connection.execute(insert(wholes).values(**model, sha256=sha256, artifact=data))
+            connection.execute(insert(remembered).values(monitor="web", slot=number, model_version=7, data=data))
+
+    schema.upgrade(engine)
+
+    assert [models.load(engine, number) for number in range(1, 4)] == WHOLES
+    found = StateStore(engine).experiences("web", version=7)
+    assert [(one.slot, one.data) for one in reversed(found)] == list(enumerate(WHOLES, start=1))
+    assert _save(engine) == 4
+
+    _migrate(engine, command.downgrade, "0004")
+
+    with engine.connect() as connection:
+        artifacts = connection.scalars(select(wholes.c.artifact).order_by(wholes.c.version)).all()
+        experiences = connection.scalars(select(remembered.c.data).order_by(remembered.c.slot)).all()
+        tables = set(inspect(connection).get_table_names())
+    assert [bytes(artifact) for artifact in artifacts] == [*WHOLES, ARTIFACT]
+    assert [bytes(experience) for experience in experiences] == WHOLES
+    assert not {name for name in tables if name.endswith("_part")}
 
 
 def test_a_database_of_another_revision_is_refused(migrated: Engine) -> None:
@@ -423,10 +467,51 @@ def test_a_model_is_loaded_as_it_was_saved(migrated: Engine) -> None:
     assert models.load(migrated, _save(migrated)) == ARTIFACT
 
 
-def test_a_large_model_fits(migrated: Engine) -> None:
-    large = b"\x00\xff" * 2_000_000
+@pytest.fixture
+def small_packets(migrated: Engine) -> Iterator[Engine]:
+    """A database that takes 4 MB at a time, if it is one that has such a limit."""
+    if migrated.dialect.name != "mysql":
+        yield migrated
+        return
+    limit = "SET GLOBAL max_allowed_packet = :bytes"
+    with migrated.begin() as connection:
+        before = connection.scalar(text("SELECT @@GLOBAL.max_allowed_packet"))
+        connection.execute(text(limit), {"bytes": PACKET})
+    migrated.dispose()  # a connection goes on with the limit that it began with
+    try:
+        yield migrated
+    finally:
+        with migrated.begin() as connection:
+            connection.execute(text(limit), {"bytes": before})
 
-    assert models.load(migrated, _save(migrated, artifact=large)) == large
+
+PACKET = 4 << 20
+LARGE = _bytes(PACKET + 1)
+
+
+@pytest.mark.parametrize("database_url", [pytest.param("mariadb", marks=pytest.mark.mysql)], indirect=True)
+def test_a_server_refuses_what_is_larger_than_its_packets(small_packets: Engine) -> None:
+    with pytest.raises(DBAPIError), small_packets.connect() as connection:
+        connection.scalar(select(func.length(literal(LARGE))))
+
+
+def test_a_model_larger_than_a_packet_fits(small_packets: Engine) -> None:
+    version = _save(small_packets, artifact=LARGE)
+
+    assert models.load(small_packets, version) == LARGE
+    assert [row.bytes for row in models.listing(small_packets)] == [len(LARGE)]
+
+
+def test_what_entities_had_shown_may_be_larger_than_a_packet(small_packets: Engine) -> None:
+    store = StateStore(small_packets)
+    stored = [StoredExperience(T0 + n * STEP, LARGE[n:]) for n in range(3)]
+    for n, experience in enumerate(stored):
+        store.commit(_commit(expected_cursor=T0 if n else None, experience=experience))
+
+    assert store.experiences("web", version=7) == [stored[2], stored[1]]
+    with small_packets.connect() as connection:  # nothing is left of the first
+        slots = connection.scalars(select(experience_part.c.slot).distinct()).all()
+    assert sorted(slots) == [T0 + STEP, T0 + 2 * STEP]
 
 
 def test_the_model_saved_last_is_the_live_one_of_its_monitor(migrated: Engine) -> None:
@@ -453,9 +538,19 @@ def test_models_are_listed_newest_first(migrated: Engine) -> None:
 def test_a_damaged_model_is_not_loaded(migrated: Engine, damaged: bytes) -> None:
     version = _save(migrated)
     with migrated.begin() as connection:
-        connection.execute(update(model).where(model.c.version == version).values(artifact=damaged))
+        connection.execute(update(model_part).where(model_part.c.version == version).values(data=damaged))
 
     with pytest.raises(ArtifactError, match=r"is damaged in the database .*; run: detector retrain"):
+        models.load(migrated, version)
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_model_that_has_lost_a_part_is_not_loaded(migrated: Engine, lost: int) -> None:
+    version = _save(migrated, artifact=_bytes(parts.PART + 1))
+    with migrated.begin() as connection:
+        connection.execute(delete(model_part).where(model_part.c.version == version, model_part.c.part == lost))
+
+    with pytest.raises(ArtifactError, match="is damaged in the database"):
         models.load(migrated, version)
 
 

@@ -20,7 +20,7 @@ from detector.models.fitting import MonitorFit
 from detector.ports import ModelVersion, Versions
 from detector.progress import silent
 from detector.store import models, schema
-from detector.tables import model
+from detector.tables import model, model_part
 from detector.train.division import Plan
 from detector.train.fit import train
 from detector.wiring import StoredVersions
@@ -182,11 +182,11 @@ def test_the_last_good_version_goes_on_while_the_live_one_is_damaged(
 ) -> None:
     good, newest = stored.save(trained, NOW), stored.save(trained, NOW + 1)
     damaged = b"no model"
-    change = update(model).where(model.c.version == newest).values(artifact=damaged)
-    if right_checksum:
-        change = change.values(sha256=hashlib.sha256(damaged).hexdigest())
     with stored._engine.begin() as connection:
-        connection.execute(change)
+        connection.execute(update(model_part).where(model_part.c.version == newest).values(data=damaged))
+        if right_checksum:
+            checksum = hashlib.sha256(damaged).hexdigest()
+            connection.execute(update(model).where(model.c.version == newest).values(sha256=checksum))
 
     live = stored.live()
 

@@ -177,7 +177,10 @@ def test_a_metric_that_freezes_opens_an_alert_until_it_moves_again(store: Memory
     assert [metric["metric"] for metric in alert.explanation["metrics"]] == ["load"]
 
 
-@pytest.mark.parametrize(("every", "restarts"), [(1, False), (1, True), (700, False), (70, True)])
+@pytest.mark.parametrize(
+    ("every", "restarts"),
+    [(1, False), pytest.param(1, True, marks=pytest.mark.slow), (9, True), (700, False), (70, True)],
+)
 def test_a_metric_that_may_rest_for_longer_than_is_remembered_freezes_then(
     every: int, restarts: bool, store: MemoryStore
 ) -> None:

@@ -14,12 +14,12 @@ from detector.config.sections import RuleSection
 from detector.core import sensitivity as core
 from detector.core.deviation import Usual
 from detector.core.news import long_slots
-from detector.detect import sensitivity
-from detector.detect.checkpoints import Remembered
+from detector.detect import checkpoints, sensitivity
 from detector.detect.horizon import Horizon
+from detector.detect.memory import Point
 from detector.detect.sensitivity import Answer
 from detector.errors import ModelError
-from detector.ports import ModelVersion
+from detector.ports import ModelVersion, StoredExperience
 from detector.sources.memory import MemorySource
 
 SLOTS = 3000
@@ -39,7 +39,11 @@ def _horizon(*rules: dict[str, Any]) -> Horizon:
 
 
 def _ask(
-    model: ModelVersion, horizon: Horizon, entity: str = "web-1", *remembered: Remembered, source: MemorySource = EMPTY
+    model: ModelVersion,
+    horizon: Horizon,
+    entity: str = "web-1",
+    *remembered: StoredExperience,
+    source: MemorySource = EMPTY,
 ) -> Answer:
     return sensitivity.of_entity(horizon, source, model, entity=entity, slot=END, remembered=remembered)
 
@@ -65,7 +69,7 @@ def test_what_is_stored_of_an_entity_counts(model: ModelVersion) -> None:
     lately = np.full_like(experience.lately, math.log1p(200.0))
     wide = np.full_like(lately, 1e6)  # no record is near
     shown = replace(experience, lately=lately, lowest=-wide, highest=wide)
-    stored = Remembered(END, model.artifact.entities, shown)
+    stored = checkpoints.packed(Point(END, shown), model.artifact.entities)
 
     before, after = _ask(model, _horizon()), _ask(model, _horizon(), "web-1", stored)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -91,20 +93,33 @@ class Run:
         return [row[name] for row in self.rows(entity)]
 
 
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Run]:
+def _backtest(data: Path, out: Path, *options: str | Path) -> Run:
     """Runs `detector backtest` on a folder in this process."""
-
-    def run(data: Path, *options: str | Path, out: str = "out") -> Run:
-        arguments = ["detector", "backtest", "--data", data, "--out", tmp_path / out, "--json", *options]
-        monkeypatch.setattr(sys, "argv", [str(argument) for argument in arguments])
-        capsys.readouterr()
+    arguments = ["detector", "backtest", "--data", data, "--out", out, "--json", *options]
+    with (
+        pytest.MonkeyPatch.context() as patched,
+        redirect_stdout(io.StringIO()) as printed,
+        redirect_stderr(io.StringIO()) as errors,
+    ):
+        patched.setattr(sys, "argv", [str(argument) for argument in arguments])
         with pytest.raises(SystemExit) as ended:
             cli.main()
-        printed = capsys.readouterr()
-        return Run(int(ended.value.code or 0), printed.out, printed.err, tmp_path / out)
+    return Run(int(ended.value.code or 0), printed.getvalue(), errors.getvalue(), out)
 
-    return run
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[..., Run]:
+    """Runs `detector backtest` on a folder; what it writes goes into one of this test's own."""
+    return lambda data, *options, out="out": _backtest(data, tmp_path / out, *options)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A backtest of `data` without options, for all tests that only read what it has found."""
+    folder = tmp_path_factory.mktemp("plain")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(wiring, "MonitorFit", Training([]).of)
+        return _backtest(_fleet(folder), folder / "out")
 
 
 def _signal(
@@ -137,13 +152,17 @@ def _facts(folder: Path, **entities: dict[str, Any]) -> None:
     (folder / "meta.json").write_text(json.dumps({"entities": entities}))
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    """Two entities of one monitor; the first has a fault after its history."""
-    folder = tmp_path / "fleet"
+def _fleet(parent: Path) -> Path:
+    folder = parent / "fleet"
     _write(folder, "web-1", _signal())
     _write(folder, "web-2", _signal(1, fault=()))
     return folder
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Two entities of one monitor; the first has a fault after its history."""
+    return _fleet(tmp_path)
 
 
 def test_every_row_after_the_history_gets_a_row_in_order_of_time(run: Callable[..., Run], data: Path) -> None:
@@ -168,10 +187,8 @@ def test_every_row_after_the_history_gets_a_row_in_order_of_time(run: Callable[.
     assert [found[81][name] for name in same] == [found[80][name] for name in same]  # two rows of one slot
 
 
-def test_a_fault_opens_an_alert_that_its_rows_show(run: Callable[..., Run], data: Path) -> None:
-    done = run(data)
-
-    with (done.out / "alerts.csv").open(newline="") as file:
+def test_a_fault_opens_an_alert_that_its_rows_show(plain: Run) -> None:
+    with (plain.out / "alerts.csv").open(newline="") as file:
         (alert,) = csv.DictReader(file)
     assert alert["entity"] == "web-1"
     assert alert["top_metrics"].split(";")[0] == "load"
@@ -180,21 +197,19 @@ def test_a_fault_opens_an_alert_that_its_rows_show(run: Callable[..., Run], data
     told = fault_begins + timedelta(minutes=RECENT - 1)  # after six hours of history only what lasts is news
     assert alert["opened"] == f"{told:%Y-%m-%dT%H:%M:%SZ}"
     assert detected == told + timedelta(minutes=1)
-    rows = done.rows("web-1")
+    rows = plain.rows("web-1")
     ends = [datetime.fromisoformat(row["timestamp"]).replace(tzinfo=UTC) + timedelta(minutes=1) for row in rows]
     assert [row["alert"] for row in rows] == [str(int(detected <= end <= closed)) for end in ends]
-    assert {row["alert"] for row in done.rows("web-2")} == {"0"}
+    assert {row["alert"] for row in plain.rows("web-2")} == {"0"}
     states = {row["state"] for row in rows}
     assert states == {"normal", "anomalous"}
     assert all((float(row["score"]) >= 1.0) == (row["state"] == "anomalous") for row in rows)
 
 
-def test_what_was_found_is_judged_by_labels(run: Callable[..., Run], data: Path) -> None:
-    done = run(data)
-
-    report = done.report
+def test_what_was_found_is_judged_by_labels(plain: Run) -> None:
+    report = plain.report
     first, second = report["entities"]
-    assert (done.status, done.errors) == (0, "")
+    assert (plain.status, plain.errors) == (0, "")
     assert (first["rows"], first["alerts"], first["events"], first["events_found"]) == (350, 1, 1, 1)
     assert (first["precision"], first["recall"], first["false_alerts_per_week"]) == (1.0, 1.0, 0.0)
     assert 0 < first["median_delay_seconds"] <= 180
@@ -218,8 +233,7 @@ def test_a_baseline_is_judged_beside_the_network_on_the_same_rows(run: Callable[
     assert [monitor["monitor"] for monitor in network["monitors"]] == ["fleet"]
 
 
-def test_labels_do_not_reach_the_scores(run: Callable[..., Run], data: Path, tmp_path: Path) -> None:
-    labelled = run(data)
+def test_labels_do_not_reach_the_scores(run: Callable[..., Run], plain: Run, tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     for phase, entity in enumerate(("web-1", "web-2")):
         _write(bare, entity, _signal(phase, fault=() if phase else FAULT), with_labels=False)
@@ -227,7 +241,7 @@ def test_labels_do_not_reach_the_scores(run: Callable[..., Run], data: Path, tmp
     unlabelled = run(bare, out="bare-out")
 
     for name in ("web-1.csv", "web-2.csv", "alerts.csv"):
-        assert (labelled.out / name).read_bytes() == (unlabelled.out / name).read_bytes()
+        assert (plain.out / name).read_bytes() == (unlabelled.out / name).read_bytes()
     assert unlabelled.report["entities"][0]["events"] is None
     assert unlabelled.report["total"]["vus_pr"] is None
 
@@ -249,9 +263,8 @@ def test_what_is_still_to_come_does_not_reach_the_scores(
 
 
 def test_a_retraining_on_schedule_makes_a_second_model_version(
-    run: Callable[..., Run], data: Path, training: Training
+    run: Callable[..., Run], data: Path, plain: Run, training: Training
 ) -> None:
-    once = run(data)
     fires = 8 * 60 - HISTORY  # rows of the replay before it
 
     done = run(data, "--set", "retrain=0 8 * * *", out="retrained")
@@ -259,9 +272,9 @@ def test_a_retraining_on_schedule_makes_a_second_model_version(
     models = done.report["monitors"][0]["models"]
     assert [model["version"] for model in models] == [1, 2]
     assert models[1]["trained_at"] == "2024-01-01T08:00:00Z"
-    assert training.windows[2] > training.windows[1]
-    assert done.scores("web-1")[:fires] == once.scores("web-1")[:fires]
-    after, before = (run.column("web-1", "surprise")[fires:] for run in (done, once))
+    assert training.windows[1] > training.windows[0]
+    assert done.scores("web-1")[:fires] == plain.scores("web-1")[:fires]
+    after, before = (run.column("web-1", "surprise")[fires:] for run in (done, plain))
     assert all(a != b for a, b in zip(after, before, strict=True))
 
 
@@ -444,12 +457,11 @@ def test_a_backtest_stores_every_score_whatever_is_set() -> None:
     assert groups.settings(None, ["store_scores=none"], ["cpu"]).store_scores == "all"
 
 
-def test_a_delay_moves_the_alerts_but_not_the_scores(run: Callable[..., Run], data: Path) -> None:
-    at_once = run(data)
+def test_a_delay_moves_the_alerts_but_not_the_scores(run: Callable[..., Run], data: Path, plain: Run) -> None:
     late = run(data, "--set", "delay=5m", "--set", "lateness=10m", out="late")
 
-    assert late.scores("web-1") == at_once.scores("web-1")
-    delays = [one.report["entities"][0]["median_delay_seconds"] for one in (at_once, late)]
+    assert late.scores("web-1") == plain.scores("web-1")
+    delays = [one.report["entities"][0]["median_delay_seconds"] for one in (plain, late)]
     assert delays[1] == delays[0] + 300
 
 
