@@ -12,6 +12,7 @@ _KINDS = {
     "shape": "Unusual movement over {slots} slots",
     "far": "Far from usual over {slots} slots",
     "metric": "One metric far from usual for {slots} slots",
+    "pool": "One metric far from usual for {slots} slots, of several entities at once",
     "record": "Beyond everything seen for {slots} slots",
     # of alerts that earlier versions raised
     "spike": "Spike",

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from detector.core import score
 from detector.core.deviation import Usual
-from detector.core.peaks import NO_NEWS, Peaks, Tails
+from detector.core.peaks import ANY, NO_NEWS, Peaks, Tails
 from detector.core.rules import MetricRules
-from detector.core.series import Bool, Float32, Int64
+from detector.core.series import Bool, Float32, Int16, Int64
 from detector.core.shape import Shapes
 from detector.core.threshold import Calibration
 from detector.times import HOUR_MS, MINUTE_MS, WEEK_MS
@@ -38,10 +38,14 @@ SHARES = {
 """Mechanisms whose peaks are remembered, and the share of the alert budget that each may use."""
 
 STREAMS = tuple(SHARES)
-GROSS, RECORD = "gross", "record"
-MECHANISMS = (*STREAMS, GROSS, RECORD)
+GROSS, RECORD, POOL = "gross", "record", "pool"
+MECHANISMS = (*STREAMS, GROSS, RECORD, POOL)
 """`gross` is a fixed fence around all metrics at once, `record` a value beyond everything seen. Neither has a share:
-what opens an alert by them is no matter of a budget."""
+what opens an alert by them is no matter of a budget. `pool` is several entities at once, of which `core.pool` says
+more: one of them alone knows nothing of it."""
+
+POOLED = "one10"
+"""Mechanism that entities must share for a pool."""
 
 BEFORE = 9
 """Slots before a new one that `observe` takes errors of: those of the longest mean."""
@@ -54,7 +58,7 @@ _LATELY = 6 * HOUR_MS  # half-life of what a metric has shown lately
 _FEWEST_LATELY = 6  # slots of that half-life
 _MOST_IN_MEAN = 100.0  # deviations of one metric in a mean over all: one slot of one metric must not carry it
 _LONG, _MOST_LONG = 10 * MINUTE_MS, 30  # that the worst metric lasts; slots at most
-_FENCE = 0.2  # of the logarithm of a deviation, for one nat
+_FENCE = 0.12  # of the logarithm of a deviation, for one nat
 _FLOOR = {"far1": 3.0, "far3": 3.0, "one3": 6.0, "one10": 6.0}  # deviations that are no reason, however rare
 _GROSS = 7.0  # mean deviation over all metrics
 _TOLD = 2.0  # times a week that something gross of one size is told
@@ -189,6 +193,7 @@ class Observed:
     """How strange K slots are by each mechanism, NaN = unknown."""
 
     streams: Float32  # (E, K, STREAMS) logarithms
+    metric: Int16  # (E, K, STREAMS) that a stream is of, ANY: of all
     gross: Float32  # (E, K) logarithm of the mean deviation of all metrics over RECENT slots
     broad: Bool  # (E, K) many metrics at once
     record: Float32  # (E, K) log(1 + how far outside of everything seen), 0 inside
@@ -210,12 +215,16 @@ def observe(
     far = _mean_of_metrics(deep[:, -slots - RECENT + 1 :])
     is_known = known[:, -slots:]
 
-    def worst(length: int) -> Float32:
-        least = _least(filled[:, -slots - length + 1 :], length).max(axis=2)
-        return np.where(is_known, least, np.float32(np.nan))
+    metric = np.full((*is_known.shape, len(STREAMS)), ANY, dtype=np.int16)
+
+    def worst(name: str, length: int) -> Float32:
+        least = _least(filled[:, -slots - length + 1 :], length)
+        metric[..., STREAMS.index(name)] = least.argmax(axis=2)
+        return np.where(is_known, least.max(axis=2), np.float32(np.nan))
 
     columns = [score.smooth(seen.errors[:, BEFORE + 1 - span :], span) for span in (1, 3, 10)]
-    columns += [seen.shape, far[:, RECENT - 1 :], score.smooth(far, RECENT), worst(RECENT), worst(long_slots(step))]
+    columns += [seen.shape, far[:, RECENT - 1 :], score.smooth(far, RECENT)]
+    columns += [worst("one3", RECENT), worst("one10", long_slots(step))]
     streams = np.log(np.maximum(np.stack(columns, axis=2), np.float32(_LEAST_STREAM)))
     many = (_least(filled[:, -slots - _BROAD_SLOTS + 1 :], _BROAD_SLOTS) > _BROAD_DEVIATIONS).sum(axis=2)
     lowest, highest = (
@@ -229,7 +238,7 @@ def observe(
     )
     record = _beyond(seen.values, lowest, highest, spread=spread, rules=rules)
     gross = streams[..., STREAMS.index("far3")]
-    return after, Observed(streams.astype(np.float32), gross.astype(np.float32), many >= _BROAD, record)
+    return after, Observed(streams.astype(np.float32), metric, gross.astype(np.float32), many >= _BROAD, record)
 
 
 def judge(
@@ -242,7 +251,7 @@ def judge(
     width = np.full((len(scale), 1), 0.3, dtype=np.float32)
     fence = np.float32(np.log(_GROSS))
     found = np.full((*observed.streams.shape[:2], len(MECHANISMS)), np.nan, dtype=np.float32)
-    peaks, rare = peaks.follow(observed.streams, scale, slots=slots, step=step)
+    peaks, rare = peaks.follow(observed.streams, scale, slots=slots, step=step, of=observed.metric)
     found[..., : len(STREAMS)] = np.minimum(rare + share, (observed.streams - floor) / np.float32(_FENCE))
     for k, slot in enumerate(slots.tolist()):
         gross = observed.gross[:, k, None]  # (E, 1)
@@ -302,7 +311,7 @@ def _beyond(values: Float32, lowest: Float32, highest: Float32, *, spread: Float
     # in double precision: a metric that was always 0 has next to no unit
     outside = np.maximum(np.fmax(up, down), 0.0) / np.maximum(unit.astype(np.float64), _LEAST_UNIT)
     # what was never negative has a floor: traffic that falls from its lowest to nothing moves by little of its range
-    is_lower = (down > 0) & (recent.min(axis=-1) >= 0)
+    is_lower = (down > 0) & (recent.min(axis=-1) >= 0) & np.isfinite(spread)[:, None]
     times = (lowest + level) / np.maximum(recent.max(axis=-1) + level, np.float32(_LEAST_UNIT))
     fall = np.log(np.where(is_lower, times, 1.0))
     found = np.maximum(np.log1p(np.nan_to_num(outside)), np.float32(_FALL) * fall).max(axis=2)

@@ -11,17 +11,21 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from detector.core.series import Bool, Float32, Float64, Int64
+from detector.core.series import Bool, Float32, Float64, Int16, Int64
 from detector.times import HOUR_MS, WEEK_MS
 
 # What chose these stands in tests/benchmarks/README.md, "Return periods".
 PEAKS = 12
+ANY = -1
+"""Metric of what is said of all metrics together."""
+
 HALF_LIFE = 2 * WEEK_MS
 """Time until a peak, or known time, counts half."""
 
 _CLUSTER, _LONGEST, _FEWEST = 3 * HOUR_MS, 6 * HOUR_MS, 6  # one peak: without a gap so long, at most so long; slots
 _COMPARABLE = 0.7  # below its top, a value of the same run
 _BANDWIDTH = 0.3  # of a scale, over which a peak that is not reached counts less by a factor e
+_OTHER = 0.2  # that a peak of another metric counts
 _BEYOND = 0.2  # peaks that are taken to lie just beyond the largest
 _COMMON = 4.0  # what so many peaks reach is no news at any budget …
 NO_NEWS = -9.0
@@ -90,10 +94,12 @@ class Peaks:
     peak: Float32  # (E, S, PEAKS), −inf: none
     when: Int64  # (E, S, PEAKS)
     count: Float32  # (E, S, PEAKS) how much each counts when it is new
+    metric: Int16  # (E, S, PEAKS) it was of, ANY: of all together
     weeks: Float64  # (E, S) known time, aged to `aged`
     top: Float32  # (E, S) largest of the run that goes on, −inf: none
     top_count: Float32  # (E, S)
     top_slot: Int64  # (E, S)
+    top_metric: Int16  # (E, S)
     seen: Int64  # (E, S) newest slot comparable to it
     began: Int64  # (E, S)
     aged: Int64  # (E,) slot that `weeks` is of
@@ -106,10 +112,12 @@ class Peaks:
             peak=np.full(many, _NONE, dtype=np.float32),
             when=np.full(many, slot, dtype=np.int64),
             count=np.ones(many, dtype=np.float32),
+            metric=np.full(many, ANY, dtype=np.int16),
             weeks=np.zeros(shape),
             top=np.full(shape, _NONE, dtype=np.float32),
             top_count=np.ones(shape, dtype=np.float32),
             top_slot=np.full(shape, slot, dtype=np.int64),
+            top_metric=np.full(shape, ANY, dtype=np.int16),
             seen=np.full(shape, slot, dtype=np.int64),
             began=np.full(shape, slot, dtype=np.int64),
             aged=np.full(entities, slot, dtype=np.int64),
@@ -131,28 +139,42 @@ class Peaks:
         peak = start[..., None] + height * scale[..., None]
         return replace(none, peak=peak, weeks=np.full_like(none.weeks, weeks))
 
-    def rate(self, x: Float32, scale: Float32, *, slot: int, beyond: float = _BEYOND) -> Float32:
-        """Peaks that reach x (E, S) at a slot, softly counted by their age."""
-        return _rate(x, scale, self.peak, self.when - slot, self.count, beyond)
+    def rate(
+        self, x: Float32, scale: Float32, *, slot: int, of: Int16 | None = None, beyond: float = _BEYOND
+    ) -> Float32:
+        """Peaks that reach x (E, S) at a slot, softly counted by their age and metric; of: (E, S) metric of x [ANY]."""
+        age = self.when - slot
+        return _rate(x, scale, peak=self.peak, age=age, count=self.count, metric=self.metric, of=of, beyond=beyond)
 
-    def rarity(self, x: Float32, scale: Float32, *, slot: int, step: int) -> Float32:
-        """Logarithm of the return period of x (E, S) at a slot, in weeks; NaN stays."""
-        return _rarity(self.rate(x, scale, slot=slot), self.weeks_at(slot), step)
+    def rarity(self, x: Float32, scale: Float32, *, slot: int, step: int, of: Int16 | None = None) -> Float32:
+        """Logarithm of the return period of x (E, S) at a slot, in weeks; NaN stays. of: as in `rate`"""
+        return _rarity(self.rate(x, scale, slot=slot, of=of), self.weeks_at(slot), step)
 
-    def follow(self, x: Float32, scale: Float32, *, slots: Int64, step: int) -> tuple[Peaks, Float32]:
-        """What is remembered after K slots x (E, K, S), and the `rarity` of each by what was before it, (E, K, S)."""
+    def follow(
+        self, x: Float32, scale: Float32, *, slots: Int64, step: int, of: Int16 | None = None
+    ) -> tuple[Peaks, Float32]:
+        """What is remembered after K slots x (E, K, S), and the `rarity` of each by what was before it, (E, K, S).
+
+        of: (E, K, S) metric of each [ANY]
+        """
         rate, weeks = np.empty(x.shape, dtype=np.float32), np.empty(x.shape)
         most = max(1, _CELLS // max(1, self.peak.size))
         peaks, begin, last = self, 0, len(slots) - 1
         for k, slot in enumerate(slots.tolist()):
             weeks[:, k] = peaks.weeks_at(slot)
-            after = peaks.learn(x[:, k], slot=slot, step=step)
+            after = peaks.learn(x[:, k], slot=slot, step=step, of=None if of is None else of[:, k])
             # most slots leave the peaks as they were: they are compared with them together
             if after.peak is not peaks.peak or k - begin + 1 == most or k == last:
                 together = slice(begin, k + 1)
                 age = peaks.when[:, None] - slots[together, None, None]
                 rate[:, together] = _rate(
-                    x[:, together], scale[:, None], peaks.peak[:, None], age, peaks.count[:, None], _BEYOND
+                    x[:, together],
+                    scale[:, None],
+                    peak=peaks.peak[:, None],
+                    age=age,
+                    count=peaks.count[:, None],
+                    metric=peaks.metric[:, None],
+                    of=None if of is None else of[:, together],
                 )
                 begin = k + 1
             peaks = after
@@ -165,8 +187,13 @@ class Peaks:
     def _aging(self, slot: int) -> Float64:
         return np.asarray(0.5 ** ((slot - self.aged) / HALF_LIFE))[:, None]
 
-    def learn(self, x: Float32, *, slot: int, step: int, count: Float32 | None = None) -> Peaks:
-        """Remembers a slot after the last one; x: (E, S) with NaN; count: (E, S) how much a peak of it counts [1]."""
+    def learn(
+        self, x: Float32, *, slot: int, step: int, count: Float32 | None = None, of: Int16 | None = None
+    ) -> Peaks:
+        """Remembers a slot after the last one; x: (E, S) with NaN.
+
+        count: (E, S) how much a peak of it counts [1]; of: (E, S) its metric [ANY]
+        """
         cluster, longest = (max(_FEWEST * step, span) for span in (_CLUSTER, _LONGEST))
         known = ~np.isnan(x)
         is_higher, is_comparable = x > self.top, x >= self.top - np.float32(_COMPARABLE)  # NaN is neither
@@ -174,28 +201,46 @@ class Peaks:
         top = np.where(is_higher, x, self.top)
         top_slot = np.where(is_higher, slot, self.top_slot)
         top_count = self.top_count if count is None else np.where(is_higher, count, self.top_count)
+        top_metric = self.top_metric if of is None else np.where(is_higher, of, self.top_metric)
         seen = np.where(is_comparable, slot, self.seen)
         is_over = np.isfinite(top) & ((seen < slot - cluster) | (began <= slot - longest))
-        peak, when, counts = self.peak, self.when, self.count
+        peak, when, counts, metric = self.peak, self.when, self.count, self.metric
         if is_over.any():
-            peak, when, counts = peak.copy(), when.copy(), counts.copy()
+            peak, when, counts, metric = peak.copy(), when.copy(), counts.copy(), metric.copy()
             done = np.nonzero(is_over)
             least = peak[done].argmin(axis=-1)
             is_larger = peak[(*done, least)] < top[done]
             at = (*(index[is_larger] for index in done), least[is_larger])
-            peak[at], when[at], counts[at] = (part[done][is_larger] for part in (top, top_slot, top_count))
+            peak[at], when[at], counts[at], metric[at] = (
+                part[done][is_larger] for part in (top, top_slot, top_count, top_metric)
+            )
             top[done] = _NONE
         weeks = self.weeks * self._aging(slot) + known * (step / WEEK_MS)
         aged = np.full(self.aged.shape, slot, dtype=np.int64)
-        return Peaks(peak, when, counts, weeks, top, top_count, top_slot, seen, began, aged)
+        return Peaks(peak, when, counts, metric, weeks, top, top_count, top_slot, top_metric, seen, began, aged)
 
 
-def _rate(x: Float32, scale: Float32, peak: Float32, age: Int64, count: Float32, beyond: float) -> Float32:
-    """`Peaks.rate` of x (…, S); peak, age (milliseconds, ≤ 0) and count: (…, S, PEAKS)."""
+def _rate(
+    x: Float32,
+    scale: Float32,
+    *,
+    peak: Float32,
+    age: Int64,
+    count: Float32,
+    metric: Int16,
+    of: Int16 | None,
+    beyond: float = _BEYOND,
+) -> Float32:
+    """`Peaks.rate` of x (…, S); peak, age (milliseconds, ≤ 0), count and metric: (…, S, PEAKS)."""
     behind = np.minimum((peak - x[..., None]) / scale[..., None], np.float32(0.0))
     aged = (age * (np.log(2.0) / HALF_LIFE)).astype(np.float32)
     near = np.exp(behind * np.float32(1.0 / _BANDWIDTH) + aged) * count
-    return np.asarray(near.sum(axis=-1) + np.float32(beyond) * np.exp(behind.max(axis=-1)))
+    nearest = np.exp(behind)
+    if of is not None:
+        mine = of[..., None]
+        weight = np.where((metric == mine) | (metric == ANY) | (mine == ANY), np.float32(1.0), np.float32(_OTHER))
+        near, nearest = near * weight, nearest * weight
+    return np.asarray(near.sum(axis=-1) + np.float32(beyond) * nearest.max(axis=-1))
 
 
 def _rarity(rate: Float32, weeks: Float64, step: int) -> Float32:

@@ -37,10 +37,11 @@ _KINDS = {
     "one3": ("metric", 3),
     "one10": ("metric", 10),
     "record": ("record", RECENT),
+    "pool": ("pool", 10),
 }
 """Kind and slots that a mechanism is explained by."""
 
-_TOLERATED = {"far": tolerated("far3"), "metric": tolerated("one3"), "record": tolerated("one3")}
+_TOLERATED = {"far": tolerated("far3")} | dict.fromkeys(("metric", "record", "pool"), tolerated("one3"))
 """Deviations from the median that are expected by kind; of other kinds it is the model that expects something."""
 
 Parts = Callable[[int, int], Float32]
@@ -227,7 +228,7 @@ def _shares(view: _View, kind: str, slots: int) -> Float64:
         shares = np.nan_to_num(view.shape_share)
     elif kind == "far":
         shares = deviations.mean(axis=0)
-    elif kind in {"metric", "record"}:
+    elif kind in {"metric", "record", "pool"}:
         least = deviations.min(axis=0)
         shares = np.where(least >= least.max(), least, np.float32(0.0))
     else:

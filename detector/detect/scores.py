@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from detector.core import frozen, score, threshold, window
+from detector.core import frozen, pool, score, threshold, window
 from detector.core.decide import THRESHOLD, AlertStates
-from detector.core.news import MECHANISMS
+from detector.core.news import MECHANISMS, POOL, POOLED
 from detector.core.series import Bool, Float32, Int64, Reason
 from detector.core.threshold import worst
 from detector.detect import residuals
@@ -53,10 +53,10 @@ def scores_by_mechanism(horizon: Horizon, memory: Memory, slots: int, *, only: I
     rules, level = horizon.rules, level_of(horizon, memory.model)
     invalid_score = np.float32(max(rules.score_critical, rules.score_at_once))
     wanted = np.arange(len(memory.rows)) if only is None else only
-    scores = np.empty((len(wanted), slots, len(MECHANISMS)), dtype=np.float32)
+    scores, periods = np.empty((len(wanted), slots, len(MECHANISMS)), dtype=np.float32), _periods(memory, slots)
     for block in blocks(len(wanted)):
         rows, at = memory.rows[wanted[block]], wanted[block]
-        found = threshold.scores(memory.return_periods[at, -slots:], level)
+        found = threshold.scores(periods[at], level)
         values = memory.history.values[at]
         is_invalid = horizon.metric_rules.outside(values[:, -slots:]).any(axis=2)
         found[is_invalid] = np.fmax(found[is_invalid], invalid_score)
@@ -71,6 +71,17 @@ def scores_by_mechanism(horizon: Horizon, memory: Memory, slots: int, *, only: I
     return scores
 
 
+def _periods(memory: Memory, slots: int) -> Float32:
+    """Return periods (E, K, M) of the newest K slots, with those of several entities at once."""
+    periods = memory.return_periods[:, -slots:]
+    pooled = pool.together(periods[..., MECHANISMS.index(POOLED)], step=memory.history.step)
+    if np.isnan(pooled).all():
+        return periods
+    periods = periods.copy()
+    periods[..., MECHANISMS.index(POOL)] = pooled
+    return periods
+
+
 def level_of(horizon: Horizon, model: ModelVersion) -> float:
     """ln of the return period in weeks that stands for score 1.0."""
     return threshold.level(horizon.alert_budget_per_week, len(model.artifact.entities))
@@ -82,11 +93,11 @@ def surprises(memory: Memory, slots: int, *, only: Int64 | None = None) -> Float
     if not slots:
         return np.empty((len(wanted), 0), dtype=np.float32)
     result = np.empty((len(wanted), slots), dtype=np.float32)
-    calibration = memory.model.artifact.calibration
+    calibration, periods = memory.model.artifact.calibration, _periods(memory, slots)
     for block in blocks(len(wanted)):
         rows, at = memory.rows[wanted[block]], wanted[block]
         errors = memory.errors[at, -slots - max(score.SPANS) + 1 :]
-        news = np.fmax(worst(memory.return_periods[at, -slots:]), np.float32(0.0))
+        news = np.fmax(worst(periods[at]), np.float32(0.0))
         result[block] = np.nan_to_num(calibration.surprise(calibration.smoothed(errors, rows), rows)) + news
     return result
 

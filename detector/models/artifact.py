@@ -27,7 +27,7 @@ from detector.ports import Artifact
 
 Cell = Literal["lstm", "gru"]
 
-FORMAT = 4
+FORMAT = 5
 """Raised whenever earlier versions of the program cannot read the bytes any more."""
 
 _WITHOUT_HABITS = 3

@@ -136,9 +136,9 @@ def _check_habits(arrays: Mapping[str, NDArray[Any]], *, entities: int, metrics:
         **dict.fromkeys(("experience/known", "experience/last"), (entities,)),
     }
     for name, several in (("peaks", many), ("told", (entities, 1, PEAKS))):
-        for column in ("peak", "when", "count"):
+        for column in ("peak", "when", "count", "metric"):
             shapes[f"experience/{name}/{column}"] = several
-        for column in ("weeks", "top", "top_count", "top_slot", "seen", "began"):
+        for column in ("weeks", "top", "top_count", "top_slot", "top_metric", "seen", "began"):
             shapes[f"experience/{name}/{column}"] = several[:2]
         shapes[f"experience/{name}/aged"] = (entities,)
     _demand(parts > (0,), "habits/usual/offset")
@@ -146,15 +146,19 @@ def _check_habits(arrays: Mapping[str, NDArray[Any]], *, entities: int, metrics:
     _demand(mine == shapes.keys(), "habits")
     for name, shape in shapes.items():
         array = arrays[name]
-        is_whole = name.rsplit("/", 1)[1] in {"when", "top_slot", "seen", "began", "aged", "known", "last"}
-        _demand(array.shape == shape and (array.dtype == np.int64) == is_whole, name)
-        _demand(is_whole or array.dtype.kind == "f", name)
+        whole = _WHOLE.get(name.rsplit("/", 1)[1])
+        is_whole = whole is not None
+        _demand(array.shape == shape and (array.dtype == whole if is_whole else array.dtype.kind == "f"), name)
         _demand(name not in _POSITIVE or bool((array > 0).all()), name)
         # nothing is known of some metrics, windows and slots, and there need not be a peak; all else is a number
         no_number = np.isnan if name.endswith(("/peak", "/top")) else lambda values: ~np.isfinite(values)
         _demand(is_whole or name in _MAY_BE_UNKNOWN or not no_number(array).any(), name)
 
 
+_WHOLE: dict[str, type] = {
+    **dict.fromkeys(("when", "top_slot", "seen", "began", "aged", "known", "last"), np.int64),
+    **dict.fromkeys(("metric", "top_metric"), np.int16),
+}
 _MAY_BE_UNKNOWN = {
     *("habits/usual/center", "habits/shapes/centres"),
     *("experience/lowest", "experience/highest", "experience/recent"),

@@ -18,6 +18,7 @@ from detector.core.news import (
     BEFORE,
     GROSS,
     MECHANISMS,
+    POOL,
     RECENT,
     RECORD,
     SHARES,
@@ -27,7 +28,7 @@ from detector.core.news import (
     Observed,
     Seen,
 )
-from detector.core.peaks import Peaks, Tails
+from detector.core.peaks import ANY, Peaks, Tails
 from detector.core.rules import MetricRules
 from detector.core.series import Float32, Float64, Int64
 from detector.core.threshold import Calibration
@@ -120,7 +121,7 @@ def _stream(observed: Observed, name: str) -> Float64:
 
 
 def test_every_mechanism_but_those_of_what_is_gross_or_a_record_has_a_share_of_the_budget() -> None:
-    assert (*SHARES, GROSS, RECORD) == MECHANISMS
+    assert (*SHARES, GROSS, RECORD, POOL) == MECHANISMS
     assert all(0 < share < 1 for share in SHARES.values())
 
 
@@ -355,6 +356,25 @@ def test_a_value_beyond_everything_seen_is_a_record_once_it_has_lasted_three_slo
     assert _record([*RANGE, [-20.0], [-10.0], [-20.0]])[-1] == pytest.approx(2.0)
 
 
+@pytest.mark.parametrize(
+    ("lasts", "times"),
+    [
+        # what was never below 100 has a floor; both sides are raised by a hundredth of the largest, 2
+        ([10.0, 8.0, 9.0], 102.0 / 12.0),
+        ([0.0, 0.0, 0.0], 102.0 / 2.0),
+    ],
+)
+def test_a_fall_counts_by_how_many_times_lower_than_everything_seen_it_is(lasts: Sequence[float], times: float) -> None:
+    found = _record([[100.0], [200.0], [100.0], [200.0], *([value] for value in lasts)])
+
+    assert found[-1] == pytest.approx(math.exp(0.4 * math.log(times)) - 1.0, rel=1e-5)
+    assert found[-1] > 1.0  # of its range it is no more than that
+
+
+def test_a_fall_below_zero_is_measured_by_the_range_alone() -> None:
+    assert _record([*RANGE, [-1.0], [-1.0], [-1.0]])[-1] == pytest.approx(1.1)
+
+
 def test_the_nearest_of_the_three_slots_counts() -> None:
     assert _record([*RANGE, [80.0], [25.0], [90.0]])[-1] == pytest.approx(0.5)
 
@@ -461,6 +481,7 @@ def _observed(
     unknown = np.full((1, count), NAN, dtype=np.float32)
     return Observed(
         np.full((1, count, len(STREAMS)), NAN, dtype=np.float32) if streams is None else streams,
+        np.full((1, count, len(STREAMS)), ANY, dtype=np.int16),
         unknown if gross is None else gross,
         np.full((1, count), is_broad),
         unknown if record is None else record,
@@ -505,7 +526,7 @@ def test_return_periods_of_streams_are_those_of_their_peaks_for_their_share_of_t
         peaks = peaks.learn(x[:, k], slot=slot, step=HOUR)
         for s, (name, share) in enumerate(SHARES.items()):
             least = {"far1": 3.0, "far3": 3.0, "one3": 6.0, "one10": 6.0}.get(name, TINY)
-            expected = min(rare[s] + math.log(share), (x[0, k, s] - math.log(least)) / 0.2)
+            expected = min(rare[s] + math.log(share), (x[0, k, s] - math.log(least)) / 0.12)
             np.testing.assert_allclose(found[0, k, s], expected, rtol=1e-5, atol=1e-5)
 
 
@@ -521,7 +542,7 @@ def test_small_deviations_are_no_reason_however_rare(name: str, least: float) ->
     assert found[0, 0, MECHANISMS.index("net1")] > 5.0
 
 
-@pytest.mark.parametrize(("size", "nats"), [(7.0, 0.0), (7.0 * math.exp(0.2), 1.0), (7.0 * math.exp(-0.4), -2.0)])
+@pytest.mark.parametrize(("size", "nats"), [(7.0, 0.0), (7.0 * math.exp(0.12), 1.0), (7.0 * math.exp(-0.24), -2.0)])
 def test_the_gross_has_a_return_period_by_its_distance_from_the_fence(size: float, nats: float) -> None:
     assert _gross(_told(4.0), size) == pytest.approx(nats, abs=1e-5)
 
@@ -711,7 +732,8 @@ def test_slots_come_to_the_same_in_whatever_pieces(cuts: list[int], step: int) -
 
     np.testing.assert_array_equal(np.concatenate(found, axis=1), periods)
     _columns_equal(experience, at_once)
-    assert (~np.isnan(periods)).any(axis=(0, 1)).all()
+    is_said = np.any(~np.isnan(periods), axis=(0, 1)).tolist()
+    assert [name for name, said in zip(MECHANISMS, is_said, strict=True) if not said] == [POOL]  # of several entities
 
 
 def test_an_entity_alone_is_as_it_is_in_a_fleet() -> None:

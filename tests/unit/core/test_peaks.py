@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from detector.core.peaks import HALF_LIFE, NO_NEWS, PEAKS, Peaks, Tails
+from detector.core.peaks import ANY, HALF_LIFE, NO_NEWS, PEAKS, Peaks, Tails
 from detector.core.series import Float32, Float64
 
 NAN, NONE = math.nan, -math.inf
@@ -491,3 +491,30 @@ def test_without_any_entity_everybody_has_the_tails_of_the_fleet() -> None:
 
 def test_the_half_life_is_two_weeks() -> None:
     assert HALF_LIFE == 2 * WEEK
+
+
+def test_a_peak_of_another_metric_counts_a_fifth() -> None:
+    # one peak, of metric 2, far above everything asked; known for a week
+    none = Peaks.none(1, 1, slot=START)
+    peak, metric = none.peak.copy(), none.metric.copy()
+    peak[0, 0, 0], metric[0, 0, 0] = 9.0, 2
+    peaks = replace(none, peak=peak, metric=metric, weeks=np.ones((1, 1)))
+
+    rates = {
+        of: float(peaks.rate(_column(1.0), _column(1.0), slot=START, of=np.array([[of]], dtype=np.int16))[0, 0])
+        for of in (2, 5, ANY)
+    }
+
+    # itself, and a fifth of a peak that is taken to lie just beyond it
+    assert rates == {2: pytest.approx(1.2), 5: pytest.approx(0.24), ANY: pytest.approx(1.2)}
+    assert float(peaks.rate(_column(1.0), _column(1.0), slot=START)[0, 0]) == pytest.approx(1.2)
+
+
+def test_a_peak_is_of_the_metric_that_was_largest_in_its_run() -> None:
+    peaks = Peaks.none(1, 1, slot=START)
+    run = [(3.0, 4), (5.0, 7), (4.9, 4)]
+    for n, (value, of) in enumerate([*run, *[(0.0, 1)] * (3 * 60 + 2)], start=1):
+        peaks = peaks.learn(_column(value), slot=START + n * MINUTE, step=MINUTE, of=np.array([[of]], dtype=np.int16))
+
+    kept = np.isfinite(peaks.peak[0, 0])
+    assert (peaks.peak[0, 0, kept].tolist(), peaks.metric[0, 0, kept].tolist()) == ([5.0], [7])

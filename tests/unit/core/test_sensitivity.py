@@ -69,7 +69,7 @@ def _sensitivity(terms: Terms, experience: Experience, held: int = 3, row: int =
 def test_one_metric_opens_an_alert_where_its_least_deviation_leaves_the_fence(held: int, nats: float) -> None:
     found = _sensitivity(_terms(), _experience(), held)
 
-    deviations = 6.0 * math.exp(0.2 * nats)  # of what peaks allow: nothing was ever seen
+    deviations = 6.0 * math.exp(0.12 * nats)  # of what peaks allow: nothing was ever seen
     np.testing.assert_allclose(found.above, 50.0 + 2.0 * deviations, rtol=0.01)
     np.testing.assert_allclose(found.below, 50.0 - 2.0 * deviations, rtol=0.01)
     np.testing.assert_array_equal(found.usual, np.full((1, F), 50.0))
@@ -78,18 +78,18 @@ def test_one_metric_opens_an_alert_where_its_least_deviation_leaves_the_fence(he
 def test_the_only_metric_opens_one_by_the_mean_over_all() -> None:
     found = _sensitivity(_terms(1), _experience(1))
 
-    np.testing.assert_allclose(found.above, 50.0 + 2.0 * 3.0 * math.exp(0.2 * LEVEL), rtol=0.01)
+    np.testing.assert_allclose(found.above, 50.0 + 2.0 * 3.0 * math.exp(0.12 * LEVEL), rtol=0.01)
 
 
 def test_a_record_opens_one_where_it_is_nearer() -> None:
-    experience = _experience(lowest=40.0, highest=60.0, weeks=2.0 * F / 0.5)
+    experience = _experience(lowest=46.0, highest=54.0, weeks=2.0 * F / 0.5)
 
     found = _sensitivity(_terms(), experience)
 
     # so many weeks are one nat of a record; its score must be 2, since only three slots can be one
     outside = math.expm1(0.1 * (LEVEL + 4.0))
-    np.testing.assert_allclose(found.above, 60.0 + 20.0 * outside, rtol=0.01)
-    np.testing.assert_allclose(found.below, 40.0 - 20.0 * outside, rtol=0.02)
+    np.testing.assert_allclose(found.above, 54.0 + 8.0 * outside, rtol=0.01)
+    np.testing.assert_allclose(found.below, 46.0 - 8.0 * outside, rtol=0.02)
 
 
 def test_what_a_metric_has_shown_lately_is_needed_on_top() -> None:
@@ -99,7 +99,7 @@ def test_what_a_metric_has_shown_lately_is_needed_on_top() -> None:
 
     found = _sensitivity(_terms(), replace(experience, lately=lately), 10)
 
-    needed = 6.0 * math.exp(0.2 * LEVEL)
+    needed = 6.0 * math.exp(0.12 * LEVEL)
     assert found.above[0, 3] == pytest.approx(50.0 + 2.0 * (40.0 + needed), rel=0.01)
     assert found.above[0, 4] == pytest.approx(50.0 + 2.0 * needed, rel=0.01)
 
@@ -131,7 +131,7 @@ def test_the_usual_value_is_that_of_the_time_of_day() -> None:
     found = sensitivity(replace(terms, habits=habits), _experience(1), np.array([0]), slot=START + 7 * HOUR, held=3)
 
     assert found.usual[0, 0] == 60.0
-    assert found.above[0, 0] == pytest.approx(60.0 + 2.0 * 3.0 * math.exp(0.2 * LEVEL), rel=0.01)
+    assert found.above[0, 0] == pytest.approx(60.0 + 2.0 * 3.0 * math.exp(0.12 * LEVEL), rel=0.01)
 
 
 # -- what cannot open one
@@ -142,8 +142,8 @@ def test_the_usual_value_is_that_of_the_time_of_day() -> None:
     [
         ({"direction": "down"}, False, True),
         ({"direction": "up"}, True, False),
-        ({"valid_max": 110.0}, False, True),
-        ({"valid_min": 0.0, "valid_max": 110.0}, False, False),
+        ({"valid_max": 80.0}, False, True),
+        ({"valid_min": 20.0, "valid_max": 80.0}, False, False),
         ({"valid_min": -20.0, "valid_max": 120.0}, True, True),
     ],
     ids=str,
