@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from detector.core.deviation import Usual
 from detector.core.news import Experience, Habits
 from detector.core.peaks import Tails
+from detector.core.rhythm import Bins, Jobs
 from detector.core.scaling import Scaling
 from detector.core.shape import Shapes
 from detector.core.threshold import Calibration
@@ -27,8 +28,11 @@ from detector.ports import Artifact
 
 Cell = Literal["lstm", "gru"]
 
-FORMAT = 4
+FORMAT = 5
 """Raised whenever earlier versions of the program cannot read the bytes any more."""
+
+_WITHOUT_JOBS = 4
+"""Format of versions that expected no daily jobs. They expect none until the next training."""
 
 _WITHOUT_HABITS = 3
 """Format of versions that knew nothing but the tails of errors. They score until the next training."""
@@ -112,12 +116,14 @@ def load(data: bytes) -> Artifact:
     try:
         arrays = _arrays(data)
         header = json.loads(arrays.pop("header").tobytes())
-        if header["format"] not in {FORMAT, _WITHOUT_HABITS}:
+        if header["format"] not in {FORMAT, _WITHOUT_JOBS, _WITHOUT_HABITS}:
             msg = f"model format {FORMAT} expected, {header['format']!r:.40} received; run: detector retrain"
             raise ArtifactError(msg)
         schema.check_header(header, SPECS)
         spec = SPECS[header["kind"]](**header["spec"])
-        has_habits = header["format"] == FORMAT
+        has_habits = header["format"] != _WITHOUT_HABITS
+        if header["format"] == _WITHOUT_JOBS:
+            arrays = _without_jobs(arrays, header, spec.metrics)
         schema.check_arrays(arrays, entities=len(header["entities"]), metrics=spec.metrics, has_habits=has_habits)
         calibration = Calibration(**{name: arrays[f"calibration/{name}"] for name in _fields(Calibration)})
         habits, experience = _habits(arrays) if has_habits else _without_habits(header, calibration, spec.metrics)
@@ -182,7 +188,12 @@ def _fields(kind: type) -> list[str]:
     return [field.name for field in fields(kind)]
 
 
-_HABITS: dict[str, type[Usual] | type[Shapes] | type[Tails]] = {"usual": Usual, "shapes": Shapes, "tails": Tails}
+_HABITS: dict[str, type[Usual] | type[Shapes] | type[Jobs] | type[Tails]] = {
+    "usual": Usual,
+    "shapes": Shapes,
+    "jobs": Jobs,
+    "tails": Tails,
+}
 
 
 def _habits(arrays: Mapping[str, NDArray[Any]]) -> tuple[Habits, Experience]:
@@ -194,6 +205,21 @@ def _habits(arrays: Mapping[str, NDArray[Any]]) -> tuple[Habits, Experience]:
     begin = "experience/"
     columns = {name.removeprefix(begin): array for name, array in arrays.items() if name.startswith(begin)}
     return Habits(**parts), Experience.of(columns)
+
+
+def _without_jobs(arrays: Mapping[str, NDArray[Any]], header: Mapping[str, Any], metrics: int) -> dict[str, Any]:
+    """The arrays of a version that expected no daily jobs, with those that say so."""
+    entities = len(header["entities"])
+    jobs, bins = Jobs.none(entities), Bins.none(entities, metrics, slot=header["provenance"]["trained_until"])
+    found = {**arrays}
+    for name, array in arrays.items():
+        axis = 1 if name.startswith("experience/peaks/") else -1
+        if name.startswith("habits/tails/") or (axis == 1 and array.ndim > 1):
+            # the newest stream is the last one; what stands there does not matter, since no job is missed
+            found[name] = np.concatenate([array, np.take(array, [-1], axis=axis)], axis=axis)
+    for begin, part in (("habits/jobs", jobs), ("experience/bins", bins)):
+        found |= {f"{begin}/{name}": getattr(part, name) for name in _fields(type(part))}
+    return found
 
 
 def _without_habits(header: Mapping[str, Any], calibration: Calibration, metrics: int) -> tuple[Habits, Experience]:

@@ -63,6 +63,7 @@ def _seen(
     errors: Float32 | None = None,
     deviations: Float32 | None = None,
     shape: Float32 | None = None,
+    missed: Float32 | None = None,
 ) -> Seen:
     """Slots of which only what is given is known; values and errors (E, K, …) without those before."""
 
@@ -78,6 +79,7 @@ def _seen(
         errors=or_unknown(errors, BEFORE),
         deviations=or_unknown(deviations, 0, metrics),
         shape=or_unknown(shape, 0),
+        missed=or_unknown(missed, 0),
     )
 
 
@@ -102,13 +104,13 @@ def _random(entities: int, count: int, metrics: int, *, step: int = MINUTE, seed
     values = rng.normal(50, 5, (entities, RECENT + count, metrics)).astype(np.float32)
     values += np.cumsum(rng.random(values.shape) < 0.05, axis=1, dtype=np.float32) * 20.0
     errors = np.abs(rng.normal(0, 1, (entities, BEFORE + count))).astype(np.float32)
-    shape = rng.uniform(0.02, 3, (entities, count)).astype(np.float32)
+    shape, missed = rng.uniform(0.02, 3, (2, entities, count)).astype(np.float32)
     values[rng.random(values.shape) < 0.05] = NAN
     deviations[np.isnan(values[:, RECENT:])] = NAN
     errors[rng.random(errors.shape) < 0.2] = NAN
     gap = slice(count // 3, count // 3 + 8)
     deviations[0, gap], values[0, RECENT:][gap], errors[0, BEFORE:][gap], shape[0, gap] = NAN, NAN, NAN, NAN
-    return Seen(_slots(count, step), values, errors, deviations, shape)
+    return Seen(_slots(count, step), values, errors, deviations, shape, missed)
 
 
 def _stream(observed: Observed, name: str) -> Float64:
@@ -224,6 +226,15 @@ def test_the_gross_is_the_mean_deviation_of_all_metrics_over_three_slots() -> No
     assert math.exp(float(observed.gross[0, 0])) == pytest.approx((4.0 + 1.0 + 3.0) / 3)
 
 
+@pytest.mark.parametrize(("missed", "told"), [(0.0, 0.02), (0.5, 0.5), (1.1, 1.1)])
+def test_what_a_daily_job_lacks_is_told_of_slots_with_a_value(missed: float, told: float) -> None:
+    deviations = np.array([[[1.0], [NAN]]], dtype=np.float32)
+
+    _, observed = _observe(_none(), _seen(2, deviations=deviations, missed=np.full((1, 2), missed, np.float32)))
+
+    assert _stream(observed, "missed").tolist() == [pytest.approx(told), pytest.approx(NAN, nan_ok=True)]
+
+
 # -- what has been shown lately
 
 
@@ -318,6 +329,7 @@ def _slow_streams(experience: Experience, seen: Seen, step: int) -> tuple[Float6
                 far[-1],
                 mean(far),
                 *(least if is_known else [NAN, NAN]),
+                max(0.02, float(seen.missed[e, k])) if is_known else NAN,
             ]
     return found, many
 
@@ -504,12 +516,36 @@ def test_return_periods_of_streams_are_those_of_their_peaks_for_their_share_of_t
         rare = peaks.rarity(x[:, k], scale, slot=slot, step=HOUR)[0]
         peaks = peaks.learn(x[:, k], slot=slot, step=HOUR)
         for s, (name, share) in enumerate(SHARES.items()):
-            least = {"far1": 3.0, "far3": 3.0, "one3": 6.0, "one10": 6.0}.get(name, TINY)
+            least = {"far1": 3.0, "far3": 3.0, "one3": 6.0, "one10": 6.0, "missed": 0.4}.get(name, TINY)
             expected = min(rare[s] + math.log(share), (x[0, k, s] - math.log(least)) / 0.2)
             np.testing.assert_allclose(found[0, k, s], expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "least"), [("far1", 3.0), ("far3", 3.0), ("one3", 6.0), ("one10", 6.0)])
+def test_a_job_that_is_given_up_is_told_in_its_first_night_only() -> None:
+    days, at = 6, STREAMS.index("missed")
+    slots = _slots(days * 1440)
+    streams = np.full((1, len(slots), len(STREAMS)), NAN, dtype=np.float32)
+    streams[..., at] = news.NOT_MISSED
+    for day in range(2, days):
+        streams[0, day * 1440 + 180 : day * 1440 + 210, at] = 0.0  # all of it is missing for two bins
+    start, scale = np.full((2, 1, len(STREAMS)), 0.4, dtype=np.float32)
+    start[:, at] = news.NOT_MISSED
+    experience = Experience.none(start, scale, metrics=1, slot=START, step=MINUTE)
+    nothing = np.full((1, len(slots)), NAN, dtype=np.float32)
+    observed = Observed(streams, nothing, np.zeros(nothing.shape, dtype=np.bool_), nothing)
+
+    _, found = news.judge(experience, observed, slots=slots, scale=scale, step=MINUTE, metrics=1)
+
+    periods = found[0, :, MECHANISMS.index("missed")].reshape(days, 1440).max(axis=1)
+    # the floor is .4: ln 2.5 in units of .2; and known weeks by 1.2 peaks, of a share of .3
+    assert periods[2] == pytest.approx(5 * math.log(2.5), rel=1e-4)
+    assert periods[3] == pytest.approx(math.log(0.3 * 3.1 / 7 / 1.2), abs=0.1)
+    assert (periods[[0, 1, 3, 4, 5]] < 0.0).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "least"), [("far1", 3.0), ("far3", 3.0), ("one3", 6.0), ("one10", 6.0), ("missed", 0.4)]
+)
 def test_small_deviations_are_no_reason_however_rare(name: str, least: float) -> None:
     streams = np.full((1, 1, len(STREAMS)), math.log(least), dtype=np.float32)
     low = np.full((1, len(STREAMS)), -50.0, dtype=np.float32)
@@ -687,11 +723,13 @@ def _part(seen: Seen, begin: int, end: int) -> Seen:
         seen.errors[:, begin : BEFORE + end],
         seen.deviations[:, begin:end],
         seen.shape[:, begin:end],
+        seen.missed[:, begin:end],
     )
 
 
 def _of(seen: Seen, rows: Int64) -> Seen:
-    return Seen(seen.slots, seen.values[rows], seen.errors[rows], seen.deviations[rows], seen.shape[rows])
+    columns = (seen.values, seen.errors, seen.deviations, seen.shape, seen.missed)
+    return Seen(seen.slots, *(column[rows] for column in columns))
 
 
 SPREAD = np.array([[1.0, 4.0, 0.0]] * 4, dtype=np.float32)

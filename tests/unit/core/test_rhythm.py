@@ -50,7 +50,8 @@ def _lacks(norm: Norm, values: Float32) -> Float32:
     """What a job lacks in each slot of nine days, (9 · DAY,)."""
     padded = np.pad(values, ((0, 0), (rhythm.LASTS - 1, 0), (0, 0)), constant_values=NAN)
     none = Bins.none(1, values.shape[2], slot=MONDAY)
-    return none.follow(norm, padded, _slots(values.shape[1] // DAY), np.zeros(1, dtype=np.int64))[1][0]
+    _, missed = none.follow(norm, padded, _slots(values.shape[1] // DAY), np.zeros(1, dtype=np.int64))
+    return np.asarray(missed[0])
 
 
 def _at(jobs: Jobs) -> set[tuple[int, int]]:
