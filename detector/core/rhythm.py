@@ -57,7 +57,7 @@ class Jobs:
     @staticmethod
     def fit(values: Float32, slots: Int64, usual: Usual, *, step: int) -> Jobs:
         """From training values (E, L, F) with NaN, at slots (L,) in epoch milliseconds without a gap."""
-        if step > MOST_STEP:
+        if step > MOST_STEP or not len(values):
             return Jobs.none(len(values))
         of_blocks = []
         for begin in range(0, len(values), _BLOCK):

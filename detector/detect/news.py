@@ -79,11 +79,9 @@ def observe(norm: Norm, experience: Experience, slots: Slots) -> tuple[Experienc
     """What the mechanisms see of K slots, and the experience after them."""
     usual, count = norm.habits.usual, slots.slots.shape[-1]
     deviations = usual.deviations(slots.values[:, -count:], slots.slots, slots.rows, norm.rules)
-    values, jobs = (
-        slots.values[:, -count - rhythm.LASTS + 1 :],
-        rhythm.Norm(usual, norm.habits.jobs, norm.rules, norm.step),
-    )
-    bins, missed = experience.bins.follow(jobs, values, slots.slots, slots.rows)
+    daily = rhythm.Norm(usual, norm.habits.jobs, norm.rules, norm.step)
+    lasting = slots.values[:, -count - rhythm.LASTS + 1 :]
+    bins, missed = experience.bins.follow(daily, lasting, slots.slots, slots.rows)
     seen = Seen(
         slots=slots.slots,
         values=slots.values[:, -count - RECENT :],
