@@ -14,6 +14,7 @@ _KINDS = {
     "metric": "One metric far from usual for {slots} slots",
     "pool": "One metric far from usual for {slots} slots, of several entities at once",
     "record": "Beyond everything seen for {slots} slots",
+    "missed": "No {move} at {time} UTC as on every day before",
     # of alerts that earlier versions raised
     "spike": "Spike",
     "drift": "Drift over the last {slots} slots",
@@ -33,11 +34,19 @@ def sentence(explanation: Mapping[str, Any]) -> str:
     metrics = explanation.get("metrics") or []
     part = explanation.get("part") or {}
     kind = str(part.get("kind", ""))
-    begin = _KINDS.get(kind, kind.replace("_", " ").capitalize() or "Unusual").format(slots=part.get("slots"))
+    begin = _KINDS.get(kind, kind.replace("_", " ").capitalize() or "Unusual").format(
+        slots=part.get("slots"), move=part.get("move"), time=_time_of_day(part)
+    )
     if not metrics:
         return f"{begin}." if kind == "no_data" else ""
     more = f"; and {len(metrics) - _MOST} more" if len(metrics) > _MOST else ""
     return f"{begin}: {'; '.join(metric_line(metric) for metric in metrics[:_MOST])}{more}."
+
+
+def _time_of_day(part: Mapping[str, Any]) -> str:
+    """From when to when a job is expected, "" of other kinds."""
+    minutes = [part[name] // 60_000 for name in ("start", "end") if name in part]
+    return "–".join(f"{minute // 60 % 24:02}:{minute % 60:02}" for minute in minutes)
 
 
 def metric_line(metric: Mapping[str, Any]) -> str:

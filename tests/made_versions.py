@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from detector.core.deviation import Usual
 from detector.core.news import STREAMS, Experience, Habits
 from detector.core.peaks import Tails
+from detector.core.rhythm import Jobs
 from detector.core.scaling import Scaling
 from detector.core.series import Float32, Windows
 from detector.core.shape import Shapes
@@ -54,7 +55,7 @@ def by_size(
     peak = np.log(np.array([ten if name == "net10" else one for name in STREAMS], dtype=np.float32))
     start, scale = peak - np.float32(0.5), np.full(len(STREAMS), 0.25, dtype=np.float32)
     tails = Tails(np.tile(start, (count, 1)), np.tile(scale, (count, 1)), start, scale)
-    habits = Habits(Usual.none(metrics), Shapes.none(0, metrics), tails)
+    habits = Habits(Usual.none(metrics), Shapes.none(0, metrics), Jobs.none(), tails)
     weeks = 2.4 * max(1, count)  # so often the largest of these peaks is reached, softly counted
     experience = Experience.normal(habits, count, metrics=metrics, slot=since, step=step, weeks=weeks)
     artifact = Artifact(

@@ -53,11 +53,11 @@ class Usual:
         for begin in range(0, entities, _BLOCK):
             block = slice(begin, begin + _BLOCK)
             mine = values[block].astype(np.float64)
-            center[block] = _median(mine)
+            center[block] = median(mine)
             around = np.broadcast_to(center[block, None], (len(mine), parts, metrics)).copy()
             if parts > 1:
                 for p in range(parts):
-                    own = _median(mine[:, part == p])
+                    own = median(mine[:, part == p])
                     has = ~np.isnan(own) & (days[block, None] >= _FEWEST_DAYS)
                     around[:, p] = np.where(has, own, around[:, p])
             off = mine - around[:, part]
@@ -107,7 +107,7 @@ def _parts(days: float, a_day: int, step: int) -> int:
     return max(1, min(_PARTS, a_day // min(width, max(1, a_day // 8))))
 
 
-def _median(values: Float64) -> Float64:
+def median(values: Float64) -> Float64:
     """Median over the slots of (B, L, F) with NaN, (B, F); NaN where there is no value."""
     if not values.shape[1]:
         return np.full((len(values), values.shape[2]), np.nan)
@@ -124,5 +124,5 @@ def _spread(off: Float64, center: Float64) -> Float64:
     count = np.maximum(known.sum(axis=1), 1)
     mean = np.where(known, off, 0.0).sum(axis=1) / count
     standard = np.sqrt((np.where(known, off - mean[:, None], 0.0) ** 2).sum(axis=1) / count)
-    robust = np.nan_to_num(_MAD_TO_SIGMA * _median(np.abs(off)))
+    robust = np.nan_to_num(_MAD_TO_SIGMA * median(np.abs(off)))
     return np.asarray(np.maximum.reduce([robust, _OF_STANDARD * standard, _OF_CENTER * np.abs(center)]) + _TINY)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from detector.core import score
 from detector.core.deviation import Usual
 from detector.core.peaks import ANY, NO_NEWS, Peaks, Tails
+from detector.core.rhythm import Bins, Jobs
 from detector.core.rules import MetricRules
 from detector.core.series import Bool, Float32, Int16, Int64
 from detector.core.shape import Shapes
@@ -34,6 +35,8 @@ SHARES = {
     # least deviation of the worst metric, over three slots and over ten minutes
     "one3": 0.3,
     "one10": 0.3,
+    # share of its usual rise that a daily job lacks
+    "missed": 0.3,
 }
 """Mechanisms whose peaks are remembered, and the share of the alert budget that each may use."""
 
@@ -60,15 +63,18 @@ _MOST_IN_MEAN = 100.0  # deviations of one metric in a mean over all: one slot o
 _LONG, _MOST_LONG = 10 * MINUTE_MS, 30  # that the worst metric lasts; slots at most
 _FENCE = 0.12  # of the logarithm of a deviation, for one nat
 _FLOOR = {"far1": 3.0, "far3": 3.0, "one3": 6.0, "one10": 6.0}  # deviations that are no reason, however rare
+_FLOOR |= {"missed": 0.4}  # and of a daily job: the share that it lacks
 _GROSS = 7.0  # mean deviation over all metrics
 _TOLD = 2.0  # times a week that something gross of one size is told
 _BROAD, _BROAD_DEVIATIONS, _BROAD_SLOTS, _BROAD_COUNT = 3, 6.0, 2, 0.05  # metrics from which on it hardly counts
 _TOLD_FROM = 1.0  # nats below the fence, from where on what was there counts
 _RECORD_SCALE, _RECORD_SHARE = 0.1, 0.5  # of log(1 + how far outside, in units of the range), for one nat
-_FALL = 0.4  # of the logarithm of how many times lower than everything seen, beside how far outside
+_FALL = 0.4  # of the logarithm of how many times lower than everything seen, on top of how far outside
 _LEAST_OF_LEVEL = 0.01  # of the largest |value|, of a range
 _LEAST_UNIT = 1e-9
-_LEAST_STREAM = 1e-6
+_LEAST_STREAM, _LEAST_MISSED = 1e-6, 0.02
+NOT_MISSED = np.float32(np.log(np.float32(_LEAST_MISSED)))
+"""What the stream `missed` says where no daily job lacks anything."""
 _SPAN_OF = {"net1": 0, "net3": 0, "net10": 1}  # index of the span whose tail of errors stands for a stream's
 
 
@@ -84,6 +90,7 @@ class Experience:
     highest: Float32  # (E, F)
     known: Int64  # (E,) slots with any value
     last: Int64  # (E,) the newest of them, epoch milliseconds
+    bins: Bins  # what metrics did in the newest quarters of an hour
 
     @staticmethod
     def none(start: Float32, scale: Float32, *, metrics: int, slot: int, step: int) -> Experience:
@@ -99,6 +106,7 @@ class Experience:
             highest=unknown,
             known=np.zeros(entities, dtype=np.int64),
             last=np.full(entities, slot, dtype=np.int64),
+            bins=Bins.none(entities, metrics, slot=slot),
         )
 
     @staticmethod
@@ -111,9 +119,10 @@ class Experience:
     @staticmethod
     def of(columns: Mapping[str, NDArray[Any]]) -> Experience:
         """From what `columns` gives."""
-        own = {c.name: columns[c.name] for c in fields(Experience) if c.name not in {"peaks", "told"}}
-        peaks, told = (Peaks(**{c.name: columns[f"{n}/{c.name}"] for c in fields(Peaks)}) for n in ("peaks", "told"))
-        return Experience(peaks=peaks, told=told, **own)
+        own: dict[str, Any] = {c.name: columns[c.name] for c in fields(Experience) if c.name not in _PARTS}
+        for name, kind in _PARTS.items():
+            own[name] = kind(**{c.name: columns[f"{name}/{c.name}"] for c in fields(kind)})
+        return Experience(**own)
 
     def at_step(self, step: int) -> Experience:
         """The same, to go on from at another step: what the newest slots were is not known then."""
@@ -133,7 +142,7 @@ class Experience:
         found: dict[str, NDArray[Any]] = {}
         for column in fields(self):
             part = getattr(self, column.name)
-            if isinstance(part, Peaks):
+            if column.name in _PARTS:
                 found |= {f"{column.name}/{inner.name}": getattr(part, inner.name) for inner in fields(part)}
             else:
                 found[column.name] = part
@@ -151,12 +160,16 @@ class Experience:
         return Experience.of(mine)
 
 
+_PARTS: dict[str, type[Peaks] | type[Bins]] = {"peaks": Peaks, "told": Peaks, "bins": Bins}
+
+
 @dataclass(frozen=True)
 class Habits:
     """What is usual for the entities of a model."""
 
     usual: Usual
     shapes: Shapes
+    jobs: Jobs
     tails: Tails  # of STREAMS
 
     @staticmethod
@@ -174,7 +187,7 @@ class Habits:
             fleet_start[at] = np.log(np.maximum(calibration.fleet_start[span], least))
             fleet_scale[at] = calibration.fleet_decay[span]
         tails = Tails(start, scale, fleet_start, fleet_scale)
-        return Habits(Usual.none(metrics), Shapes.none(0, metrics), tails)
+        return Habits(Usual.none(metrics), Shapes.none(0, metrics), Jobs.none(), tails)
 
 
 @dataclass(frozen=True)
@@ -186,6 +199,7 @@ class Seen:
     errors: Float32  # (E, BEFORE + K) of the network
     deviations: Float32  # (E, K, F) robust ones
     shape: Float32  # (E, K) distance from normal windows
+    missed: Float32  # (E, K) share of its usual move that a daily job lacks
 
 
 @dataclass(frozen=True)
@@ -225,6 +239,7 @@ def observe(
     columns = [score.smooth(seen.errors[:, BEFORE + 1 - span :], span) for span in (1, 3, 10)]
     columns += [seen.shape, far[:, RECENT - 1 :], score.smooth(far, RECENT)]
     columns += [worst("one3", RECENT), worst("one10", long_slots(step))]
+    columns += [np.where(is_known, np.maximum(seen.missed, np.float32(_LEAST_MISSED)), np.float32(np.nan))]
     streams = np.log(np.maximum(np.stack(columns, axis=2), np.float32(_LEAST_STREAM)))
     many = (_least(filled[:, -slots - _BROAD_SLOTS + 1 :], _BROAD_SLOTS) > _BROAD_DEVIATIONS).sum(axis=2)
     lowest, highest = (
@@ -311,10 +326,10 @@ def _beyond(values: Float32, lowest: Float32, highest: Float32, *, spread: Float
     # in double precision: a metric that was always 0 has next to no unit
     outside = np.maximum(np.fmax(up, down), 0.0) / np.maximum(unit.astype(np.float64), _LEAST_UNIT)
     # what was never negative has a floor: traffic that falls from its lowest to nothing moves by little of its range
-    is_lower = (down > 0) & (recent.min(axis=-1) >= 0) & np.isfinite(spread)[:, None]
-    times = (lowest + level) / np.maximum(recent.max(axis=-1) + level, np.float32(_LEAST_UNIT))
+    is_lower = (down > 0) & (lowest > 0) & np.isfinite(spread)[:, None]
+    times = (lowest + level) / np.maximum(np.fmax(recent.max(axis=-1), 0.0) + level, np.float32(_LEAST_UNIT))
     fall = np.log(np.where(is_lower, times, 1.0))
-    found = np.maximum(np.log1p(np.nan_to_num(outside)), np.float32(_FALL) * fall).max(axis=2)
+    found = (np.log1p(np.nan_to_num(outside)) + np.float32(_FALL) * fall).max(axis=2)
     known: Bool = np.any(~np.isnan(values[:, RECENT:]), axis=2)
     return np.where(known, found, np.nan).astype(np.float32)
 

@@ -153,6 +153,7 @@ class _Case:
             errors=unknown,
             deviations=terms.habits.usual.deviations(values[:, RECENT:], self.slots, self.rows, terms.rules),
             shape=unknown[:, BEFORE:],
+            missed=unknown[:, BEFORE:],
         )
         after, observed = news.observe(self.experience, seen, spread=self.spread, rules=terms.rules, step=terms.step)
         _, found = news.judge(

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from detector.core import frozen, score, shape
+from detector.core import frozen, rhythm, score, shape
 from detector.core.news import MECHANISMS, RECENT, tolerated
 from detector.core.rules import MetricRules
 from detector.core.series import Bool, Float32, Float64, Int64, Reason
@@ -38,10 +38,11 @@ _KINDS = {
     "one10": ("metric", 10),
     "record": ("record", RECENT),
     "pool": ("pool", 10),
+    "missed": ("missed", rhythm.LASTS),
 }
 """Kind and slots that a mechanism is explained by."""
 
-_TOLERATED = {"far": tolerated("far3")} | dict.fromkeys(("metric", "record", "pool"), tolerated("one3"))
+_TOLERATED = {"far": tolerated("far3")} | dict.fromkeys(("metric", "record", "pool", "missed"), tolerated("one3"))
 """Deviations from the median that are expected by kind; of other kinds it is the model that expects something."""
 
 Parts = Callable[[int, int], Float32]
@@ -71,6 +72,33 @@ def explain(
 
 
 @dataclass(frozen=True)
+class _Due:
+    """Daily jobs that had to have run before the newest slot; N of them."""
+
+    start: int  # of their quarter of an hour, epoch milliseconds
+    metric: Int64  # (N,)
+    is_fall: Bool  # (N,)
+    expected: Float32  # (N,) value that is reached every day, own units
+    reached: Float32  # (N,) own units, NaN: memory does not go back so far
+    share: Float32  # (N,) that is lacking, 1 where it is not known
+
+    def told(self, observed: Float32, expected: Float32) -> tuple[Float32, Float32]:
+        """What was observed and expected of each metric (F,): of those that lack a job, what it reaches."""
+        observed, expected = observed.copy(), expected.copy()
+        for n in np.argsort(self.share, kind="stable").tolist():  # of two jobs of one metric the one that lacks more
+            f = self.metric[n]
+            observed[f] = observed[f] if np.isnan(self.reached[n]) else self.reached[n]
+            expected[f] = self.expected[n]
+        return observed, expected
+
+    def when(self, shares: Float64) -> dict[str, Any]:
+        """When the job was expected, and what the metric with the largest share (F,) does then."""
+        mine = np.flatnonzero(self.metric == int(shares.argmax()))
+        move = "fall" if mine.size and self.is_fall[mine[self.share[mine].argmax()]] else "rise"
+        return {"start": self.start, "end": self.start + rhythm.BIN, "move": move}
+
+
+@dataclass(frozen=True)
 class _View:
     """Observed and expected values of one entity's last K slots."""
 
@@ -85,6 +113,7 @@ class _View:
     spread: Float32  # (F,) robust deviation from it
     lowest: Float32  # (F,) of everything before what a record is made of, NaN: not known
     highest: Float32  # (F,)
+    due: _Due
 
     def expecting(self, kind: str, rules: MetricRules) -> _View:
         """The same with what was expected by those who found it strange: the model, or the median of the time of day.
@@ -118,9 +147,38 @@ def _views(horizon: Horizon, memory: Memory, rows: Int64, *, index: int, slots: 
         _View(
             *(observed[k], found.expected[k], band[k], size[k], is_frozen[k], deviations[k], shares[k]),
             *(usual[k], spread[k], lowest[k], highest[k]),
+            _due(horizon, memory, rows[k], known[k], index=index),
         )
         for k in range(len(rows))
     ]
+
+
+def _due(horizon: Horizon, memory: Memory, row: int, known: int, *, index: int) -> _Due:
+    """Daily jobs that were due before a slot, by its index into the history; known: the row of the model."""
+    habits, history = memory.model.artifact.habits, memory.history
+    norm = rhythm.Norm(habits.usual, habits.jobs, horizon.metric_rules, history.step)
+    now, metrics = int(history.slots[index]) // rhythm.BIN, len(horizon.metrics)
+    _, job = norm.jobs.due(np.array([known]), np.array([now]))
+    of = np.full_like(job, known)
+    reached = np.full(len(job), np.nan, dtype=np.float32)
+    share, is_fall, metric = np.ones_like(reached), np.zeros_like(job), job
+    if job.size:
+        is_fall, metric = np.divmod(norm.jobs.column[of, job], metrics)
+        begin, end = (-((history.start - n * rhythm.BIN) // history.step) for n in (now - 3, now))  # slots, rounded up
+        center, spread = norm.usual.center[[known]], norm.usual.spread[[known]]
+        if begin >= rhythm.LASTS - 1:
+            move = rhythm.moves(history.values[[row], begin - rhythm.LASTS + 1 : end], center, spread)
+            most = np.fmax.reduce(move[0], axis=0)[norm.jobs.column[of, job]]
+            share = np.nan_to_num((norm.jobs.level[of, job] - most) / norm.jobs.gap[of, job], nan=1.0)
+            reached = center[0, metric] + np.where(is_fall, -most, most) * spread[0, metric]
+    return _Due(
+        start=(now - 2) * rhythm.BIN,
+        metric=metric,
+        is_fall=is_fall > 0,
+        expected=rhythm.expected_value(norm, of, job),
+        reached=reached,
+        share=np.maximum(share, np.float32(0.0)),
+    )
 
 
 def _usual(memory: Memory, known: Int64, *, slots: Int64) -> tuple[Float32, Float32]:
@@ -177,16 +235,20 @@ def _explanation(horizon: Horizon, view: _View, *, slot: int, scores: Float32, p
     fired, share = _fired(horizon, view, parts)
     view = view.expecting(fired["kind"], horizon.metric_rules)
     low, high = view.expected[-1] - view.band[-1], view.expected[-1] + view.band[-1]
+    observed, expected = view.observed[-1], view.expected[-1]
     if fired["kind"] == "record":
         low, high = view.lowest, view.highest
+    if fired["kind"] == "missed":
+        observed, expected = view.due.told(observed, expected)
+        low = high = expected
     order = [f for f in np.argsort(-share, kind="stable")[:_TOP_METRICS].tolist() if share[f] >= _LEAST_SHARE]
     return {
         "metrics": [
             {
                 "metric": metrics[f],
                 "share": round(float(share[f]), 4),
-                "observed": number(view.observed[-1, f]),
-                "expected": number(view.expected[-1, f]),
+                "observed": number(observed[f]),
+                "expected": number(expected[f]),
                 "low": number(low[f]),
                 "high": number(high[f]),
             }
@@ -218,7 +280,8 @@ def _fired(horizon: Horizon, view: _View, parts: Float32) -> tuple[dict[str, Any
         return {"kind": "frozen", "slots": 1}, view.is_frozen / view.is_frozen.sum()
     name = MECHANISMS[int(np.nanargmax(parts))] if not np.isnan(parts).all() else MECHANISMS[0]
     kind, slots = _KINDS[name]
-    return {"kind": kind, "slots": slots}, _shares(view, kind, slots)
+    shares = _shares(view, kind, slots)
+    return {"kind": kind, "slots": slots} | (view.due.when(shares) if kind == "missed" else {}), shares
 
 
 def _shares(view: _View, kind: str, slots: int) -> Float64:
@@ -231,6 +294,9 @@ def _shares(view: _View, kind: str, slots: int) -> Float64:
     elif kind in {"metric", "record", "pool"}:
         least = deviations.min(axis=0)
         shares = np.where(least >= least.max(), least, np.float32(0.0))
+    elif kind == "missed":
+        shares = np.zeros(deviations.shape[1], dtype=np.float32)
+        np.maximum.at(shares, view.due.metric, view.due.share)
     else:
         with np.errstate(invalid="ignore"):
             shares = np.nan_to_num(np.minimum(view.size[-slots:], score.CLIP) ** 2).sum(axis=0)

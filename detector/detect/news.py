@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from detector.core import news, scaling, shape
+from detector.core import news, rhythm, scaling, shape
 from detector.core.news import BEFORE, MECHANISMS, RECENT, Experience, Habits, Observed, Seen
 from detector.core.rules import MetricRules
 from detector.core.scaling import Scaling
@@ -79,6 +79,9 @@ def observe(norm: Norm, experience: Experience, slots: Slots) -> tuple[Experienc
     """What the mechanisms see of K slots, and the experience after them."""
     usual, count = norm.habits.usual, slots.slots.shape[-1]
     deviations = usual.deviations(slots.values[:, -count:], slots.slots, slots.rows, norm.rules)
+    daily = rhythm.Norm(usual, norm.habits.jobs, norm.rules, norm.step)
+    lasting = slots.values[:, -count - rhythm.LASTS + 1 :]
+    bins, missed = experience.bins.follow(daily, lasting, slots.slots, slots.rows)
     seen = Seen(
         slots=slots.slots,
         values=slots.values[:, -count - RECENT :],
@@ -87,12 +90,13 @@ def observe(norm: Norm, experience: Experience, slots: Slots) -> tuple[Experienc
         shape=np.where(
             has_shape(slots), norm.habits.shapes.distance(statistics(norm, slots), slots.rows), np.float32(np.nan)
         ),
+        missed=missed,
     )
     spread = np.full(slots.values[:, 0].shape, np.inf, dtype=np.float32)  # of one that is not known nothing is a record
     if len(usual.spread):
         known = slots.rows >= 0
         spread[known] = usual.spread[slots.rows[known]]
-    return news.observe(experience, seen, spread=spread, rules=norm.rules, step=norm.step)
+    return news.observe(replace(experience, bins=bins), seen, spread=spread, rules=norm.rules, step=norm.step)
 
 
 def has_shape(slots: Slots) -> Bool:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from detector.core.deviation import Usual
 from detector.core.news import Experience, Habits
 from detector.core.peaks import Tails
+from detector.core.rhythm import Jobs
 from detector.core.scaling import Scaling
 from detector.core.shape import Shapes
 from detector.core.threshold import Calibration
@@ -182,7 +183,12 @@ def _fields(kind: type) -> list[str]:
     return [field.name for field in fields(kind)]
 
 
-_HABITS: dict[str, type[Usual] | type[Shapes] | type[Tails]] = {"usual": Usual, "shapes": Shapes, "tails": Tails}
+_HABITS: dict[str, type[Usual] | type[Shapes] | type[Jobs] | type[Tails]] = {
+    "usual": Usual,
+    "shapes": Shapes,
+    "jobs": Jobs,
+    "tails": Tails,
+}
 
 
 def _habits(arrays: Mapping[str, NDArray[Any]]) -> tuple[Habits, Experience]:

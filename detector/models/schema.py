@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from detector.core.news import STREAMS
 from detector.core.peaks import PEAKS
+from detector.core.rhythm import BINS
 from detector.core.score import SPANS
 from detector.core.shape import CENTRES, STATISTICS
 from detector.errors import ArtifactError
@@ -122,18 +123,25 @@ _OF_HABITS = ("habits/", "experience/")
 
 def _check_habits(arrays: Mapping[str, NDArray[Any]], *, entities: int, metrics: int) -> None:
     """Raises: as `check_arrays`, of what is usual for entities and what they have shown."""
-    parts, recent = (arrays[name].shape[1:2] for name in ("habits/usual/offset", "experience/recent"))
+    parts, recent, jobs = (
+        arrays[name].shape[1:2] for name in ("habits/usual/offset", "experience/recent", "habits/jobs/bin")
+    )
     width, streams, many = STATISTICS * metrics, len(STREAMS), (entities, len(STREAMS), PEAKS)
     shapes: dict[str, tuple[int, ...]] = {
         **dict.fromkeys(("habits/usual/center", "habits/usual/spread"), (entities, metrics)),
         "habits/usual/offset": (entities, *parts, metrics),
         "habits/shapes/centres": (entities, CENTRES, width),
         "habits/shapes/unit": (entities, width),
+        **dict.fromkeys([f"habits/jobs/{name}" for name in ("bin", "column", "level", "gap")], (entities, *jobs)),
         **dict.fromkeys(("habits/tails/start", "habits/tails/scale"), (entities, streams)),
         **dict.fromkeys(("habits/tails/fleet_start", "habits/tails/fleet_scale"), (streams,)),
         **dict.fromkeys(("experience/lately", "experience/lowest", "experience/highest"), (entities, metrics)),
         "experience/recent": (entities, *recent, metrics),
         **dict.fromkeys(("experience/known", "experience/last"), (entities,)),
+        **dict.fromkeys(("experience/bins/bin", "experience/bins/missed"), (entities,)),
+        **dict.fromkeys(("experience/bins/now", "experience/bins/around"), (entities, 2 * metrics)),
+        "experience/bins/values": (entities, metrics),
+        "experience/bins/before": (entities, 2, 2 * metrics),
     }
     for name, several in (("peaks", many), ("told", (entities, 1, PEAKS))):
         for column in ("peak", "when", "count", "metric"):
@@ -153,17 +161,24 @@ def _check_habits(arrays: Mapping[str, NDArray[Any]], *, entities: int, metrics:
         # nothing is known of some metrics, windows and slots, and there need not be a peak; all else is a number
         no_number = np.isnan if name.endswith(("/peak", "/top")) else lambda values: ~np.isfinite(values)
         _demand(is_whole or name in _MAY_BE_UNKNOWN or not no_number(array).any(), name)
+    for name, least, beyond in (("bin", -1, BINS), ("column", 0, 2 * metrics)):
+        array = arrays[f"habits/jobs/{name}"]
+        _demand(bool(((array >= least) & (array < beyond)).all()), f"habits/jobs/{name}")
 
 
 _WHOLE: dict[str, type] = {
-    **dict.fromkeys(("when", "top_slot", "seen", "began", "aged", "known", "last"), np.int64),
+    **dict.fromkeys(("when", "top_slot", "seen", "began", "aged", "known", "last", "bin", "column"), np.int64),
     **dict.fromkeys(("metric", "top_metric"), np.int16),
 }
 _MAY_BE_UNKNOWN = {
     *("habits/usual/center", "habits/shapes/centres"),
     *("experience/lowest", "experience/highest", "experience/recent"),
+    *("experience/bins/now", "experience/bins/before", "experience/bins/around"),
 }
-_POSITIVE = {"habits/usual/spread", "habits/shapes/unit", "habits/tails/scale", "habits/tails/fleet_scale"}
+_POSITIVE = {
+    *("habits/usual/spread", "habits/shapes/unit", "habits/jobs/gap"),
+    *("habits/tails/scale", "habits/tails/fleet_scale"),
+}
 _NOT_FLOAT = {"rest", "seen"}
 _MAY_BE_NEGATIVE = {"scaling/center", "calibration/start", "calibration/fleet_start"}
 

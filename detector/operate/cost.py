@@ -26,6 +26,7 @@ from detector.core.deviation import Usual
 from detector.core.news import STREAMS, Experience, Habits
 from detector.core.peaks import Tails
 from detector.core.rejects import Reject
+from detector.core.rhythm import Jobs
 from detector.core.scaling import Scaling
 from detector.core.series import Float32, Samples, Windows
 from detector.core.shape import CENTRES, STATISTICS, Shapes
@@ -266,6 +267,7 @@ def _save_model(fleet: _Fleet, *, until: int) -> tuple[ModelVersion, int]:
     habits = Habits(
         Usual(0 * _ones(entities, metrics), _ones(entities, metrics), 0 * _ones(entities, 1, metrics)),
         Shapes(0 * _ones(entities, CENTRES, STATISTICS * metrics), _ones(entities, STATISTICS * metrics)),
+        Jobs.none(entities),
         Tails(_UNREACHED * tail, tail, _UNREACHED * tail[0], tail[0]),
     )
     experience = Experience.normal(habits, entities, metrics=metrics, slot=until, step=monitor.step_ms, weeks=1.0)

@@ -10,6 +10,7 @@ from detector.core import news, shape
 from detector.core.deviation import Usual
 from detector.core.news import BEFORE, STREAMS, Experience, Habits, Observed
 from detector.core.peaks import Tails
+from detector.core.rhythm import Jobs
 from detector.core.series import Bool, Float32, Int64
 from detector.core.shape import Shapes
 from detector.detect import news as slots_news
@@ -31,12 +32,12 @@ def fit(data: Division, errors: Float32) -> tuple[Habits, Experience]:
     horizon, history = data.plan.horizon, data.history
     entities, _, metrics = history.values.shape
     is_training = _is_training(data, data.rows)
-    usual = Usual.fit(
-        np.where(is_training[..., None], history.values, np.float32(np.nan)), history.slots, step=horizon.step
-    )
+    training = np.where(is_training[..., None], history.values, np.float32(np.nan))
+    usual = Usual.fit(training, history.slots, step=horizon.step)
+    jobs = Jobs.fit(training, history.slots, usual, step=horizon.step)
     unknown = np.zeros(len(STREAMS), dtype=np.float32)
     none = Tails(unknown[None][:0], unknown[None][:0], unknown, unknown + 1)
-    habits = Habits(usual, Shapes.none(entities, metrics), none)
+    habits = Habits(usual, Shapes.none(entities, metrics), jobs, none)
     norm = Norm(habits, data.scales, horizon.metric_rules, horizon.step)
     slots = _slots(history.slots, data.rows, history.values, errors)
     observed, before = list[Observed](), list[Experience]()
@@ -46,7 +47,11 @@ def fit(data: Division, errors: Float32) -> tuple[Habits, Experience]:
         seen, found = _observed(data, norm, slots.of(rows))
         observed.append(found)
         before.append(seen)
-    tails = Tails.fit(np.concatenate([found.streams for found in observed]))
+    streams = np.concatenate([found.streams for found in observed])
+    # a job lacks nothing or nearly all: one that did not run is a peak, and tells nothing of how a tail falls
+    missed = streams[..., STREAMS.index("missed")]
+    np.minimum(missed, news.NOT_MISSED, out=missed)
+    tails = Tails.fit(streams)
     habits = replace(habits, tails=tails)
     after = []
     for rows, found, seen in zip(blocks(slots, cells=_CELLS), observed, before, strict=True):

@@ -46,6 +46,7 @@ from detector.core import decide, score
 from detector.core.deviation import Usual
 from detector.core.news import STREAMS, Experience, Habits
 from detector.core.peaks import Tails
+from detector.core.rhythm import Jobs
 from detector.core.scaling import Scaling
 from detector.core.series import Float32
 from detector.core.shape import CENTRES, STATISTICS, Shapes
@@ -146,6 +147,7 @@ def model(entities: int, until: int) -> ModelVersion:
     habits = Habits(
         Usual(0.5 * ones(entities, METRICS), ones(entities, METRICS), 0.0 * ones(entities, 48, METRICS)),
         Shapes(0.0 * ones(entities, CENTRES, width), ones(entities, width)),
+        Jobs.none(entities),
         Tails(10.0 * tail, tail, 10.0 * tail[0], tail[0]),
     )
     experience = Experience.normal(habits, entities, metrics=METRICS, slot=until, step=STEP, weeks=1.0)

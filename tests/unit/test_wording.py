@@ -77,6 +77,10 @@ def test_what_is_not_known_is_left_out() -> None:
         ({"kind": "far", "slots": 3}, "Far from usual over 3 slots: "),
         ({"kind": "metric", "slots": 10}, "One metric far from usual for 10 slots: "),
         ({"kind": "record", "slots": 3}, "Beyond everything seen for 3 slots: "),
+        (
+            {"kind": "missed", "slots": 3, "start": 9_000_000, "end": 9_900_000, "move": "rise"},
+            "No rise at 02:30–02:45 UTC as on every day before: ",
+        ),
         ({"kind": "spike", "slots": 1}, "Spike: "),
         ({"kind": "drift", "slots": 60}, "Drift over the last 60 slots: "),
         ({"kind": "range", "slots": 1}, "Outside its valid range: "),

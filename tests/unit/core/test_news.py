@@ -64,6 +64,7 @@ def _seen(
     errors: Float32 | None = None,
     deviations: Float32 | None = None,
     shape: Float32 | None = None,
+    missed: Float32 | None = None,
 ) -> Seen:
     """Slots of which only what is given is known; values and errors (E, K, …) without those before."""
 
@@ -79,6 +80,7 @@ def _seen(
         errors=or_unknown(errors, BEFORE),
         deviations=or_unknown(deviations, 0, metrics),
         shape=or_unknown(shape, 0),
+        missed=or_unknown(missed, 0),
     )
 
 
@@ -103,13 +105,13 @@ def _random(entities: int, count: int, metrics: int, *, step: int = MINUTE, seed
     values = rng.normal(50, 5, (entities, RECENT + count, metrics)).astype(np.float32)
     values += np.cumsum(rng.random(values.shape) < 0.05, axis=1, dtype=np.float32) * 20.0
     errors = np.abs(rng.normal(0, 1, (entities, BEFORE + count))).astype(np.float32)
-    shape = rng.uniform(0.02, 3, (entities, count)).astype(np.float32)
+    shape, missed = rng.uniform(0.02, 3, (2, entities, count)).astype(np.float32)
     values[rng.random(values.shape) < 0.05] = NAN
     deviations[np.isnan(values[:, RECENT:])] = NAN
     errors[rng.random(errors.shape) < 0.2] = NAN
     gap = slice(count // 3, count // 3 + 8)
     deviations[0, gap], values[0, RECENT:][gap], errors[0, BEFORE:][gap], shape[0, gap] = NAN, NAN, NAN, NAN
-    return Seen(_slots(count, step), values, errors, deviations, shape)
+    return Seen(_slots(count, step), values, errors, deviations, shape, missed)
 
 
 def _stream(observed: Observed, name: str) -> Float64:
@@ -225,6 +227,15 @@ def test_the_gross_is_the_mean_deviation_of_all_metrics_over_three_slots() -> No
     assert math.exp(float(observed.gross[0, 0])) == pytest.approx((4.0 + 1.0 + 3.0) / 3)
 
 
+@pytest.mark.parametrize(("missed", "told"), [(0.0, 0.02), (0.5, 0.5), (1.1, 1.1)])
+def test_what_a_daily_job_lacks_is_told_of_slots_with_a_value(missed: float, told: float) -> None:
+    deviations = np.array([[[1.0], [NAN]]], dtype=np.float32)
+
+    _, observed = _observe(_none(), _seen(2, deviations=deviations, missed=np.full((1, 2), missed, np.float32)))
+
+    assert _stream(observed, "missed").tolist() == [pytest.approx(told), pytest.approx(NAN, nan_ok=True)]
+
+
 # -- what has been shown lately
 
 
@@ -319,6 +330,7 @@ def _slow_streams(experience: Experience, seen: Seen, step: int) -> tuple[Float6
                 far[-1],
                 mean(far),
                 *(least if is_known else [NAN, NAN]),
+                max(0.02, float(seen.missed[e, k])) if is_known else NAN,
             ]
     return found, many
 
@@ -349,30 +361,34 @@ def _record(
 
 
 RANGE = [[10.0], [20.0], [10.0], [20.0]]
+BELOW = [[-10.0], [-20.0], [-10.0], [-20.0]]
+
+
+def _fallen(value: float) -> float:
+    """Units of the range that a value below RANGE, but above zero, counts."""
+    return float((1.0 + (10.0 - value) / 10.0) * (10.2 / (value + 0.2)) ** 0.4 - 1.0)
 
 
 def test_a_value_beyond_everything_seen_is_a_record_once_it_has_lasted_three_slots() -> None:
     assert _record([*RANGE, [40.0], [41.0], [45.0]]) == [*[0.0] * 6, pytest.approx(2.0)]
-    assert _record([*RANGE, [-20.0], [-10.0], [-20.0]])[-1] == pytest.approx(2.0)
+    assert _record([*BELOW, [-40.0], [-41.0], [-45.0]])[-1] == pytest.approx(2.0)
 
 
 @pytest.mark.parametrize(
-    ("lasts", "times"),
+    ("lasts", "outside", "times"),
     [
         # what was never below 100 has a floor; both sides are raised by a hundredth of the largest, 2
-        ([10.0, 8.0, 9.0], 102.0 / 12.0),
-        ([0.0, 0.0, 0.0], 102.0 / 2.0),
+        ([10.0, 8.0, 9.0], 0.9, 102.0 / 12.0),
+        ([0.0, 0.0, 0.0], 1.0, 102.0 / 2.0),
+        ([-100.0, -100.0, -100.0], 2.0, 102.0 / 2.0),
     ],
 )
-def test_a_fall_counts_by_how_many_times_lower_than_everything_seen_it_is(lasts: Sequence[float], times: float) -> None:
+def test_a_fall_counts_by_how_many_times_lower_than_everything_seen_it_is_too(
+    lasts: Sequence[float], outside: float, times: float
+) -> None:
     found = _record([[100.0], [200.0], [100.0], [200.0], *([value] for value in lasts)])
 
-    assert found[-1] == pytest.approx(math.exp(0.4 * math.log(times)) - 1.0, rel=1e-5)
-    assert found[-1] > 1.0  # of its range it is no more than that
-
-
-def test_a_fall_below_zero_is_measured_by_the_range_alone() -> None:
-    assert _record([*RANGE, [-1.0], [-1.0], [-1.0]])[-1] == pytest.approx(1.1)
+    assert found[-1] == pytest.approx((1.0 + outside) * times**0.4 - 1.0, rel=1e-5)
 
 
 def test_the_nearest_of_the_three_slots_counts() -> None:
@@ -436,18 +452,18 @@ def test_of_a_slot_without_any_value_no_record_is_known() -> None:
 def test_in_a_direction_that_does_not_count_there_is_no_record(up: bool, down: bool) -> None:
     rules = _rules(1, counts_up=[up], counts_down=[down])
 
-    higher, lower = ([*RANGE, *[[value]] * 3] for value in (40.0, -10.0))
+    higher, lower = [*RANGE, *[[40.0]] * 3], [*BELOW, *[[-40.0]] * 3]
 
     assert _record(higher, rules=rules)[-1] == pytest.approx(2.0 if up else 0.0)
     assert _record(lower, rules=rules)[-1] == pytest.approx(2.0 if down else 0.0)
 
 
-@pytest.mark.parametrize(("value", "record"), [(24.9, 0.0), (25.1, 0.51), (5.1, 0.0), (4.9, 0.51)])
+@pytest.mark.parametrize(("value", "record"), [(24.9, 0.0), (25.1, 0.51), (5.1, 0.0), (4.9, _fallen(4.9))])
 def test_a_record_is_at_least_the_least_deviation(value: float, record: float) -> None:
     assert _record([*RANGE, *[[value]] * 3], rules=_rules(1, least=[5.0]))[-1] == pytest.approx(record, abs=1e-5)
 
 
-@pytest.mark.parametrize(("value", "record"), [(21.9, 0.0), (22.1, 0.21), (9.1, 0.0), (8.9, 0.11)])
+@pytest.mark.parametrize(("value", "record"), [(21.9, 0.0), (22.1, 0.21), (9.1, 0.0), (8.9, _fallen(8.9))])
 def test_a_record_is_at_least_the_least_share_of_the_edge(value: float, record: float) -> None:
     assert _record([*RANGE, *[[value]] * 3], rules=_rules(1, least_share=[0.1]))[-1] == pytest.approx(record, abs=1e-5)
 
@@ -525,12 +541,38 @@ def test_return_periods_of_streams_are_those_of_their_peaks_for_their_share_of_t
         rare = peaks.rarity(x[:, k], scale, slot=slot, step=HOUR)[0]
         peaks = peaks.learn(x[:, k], slot=slot, step=HOUR)
         for s, (name, share) in enumerate(SHARES.items()):
-            least = {"far1": 3.0, "far3": 3.0, "one3": 6.0, "one10": 6.0}.get(name, TINY)
+            least = {"far1": 3.0, "far3": 3.0, "one3": 6.0, "one10": 6.0, "missed": 0.4}.get(name, TINY)
             expected = min(rare[s] + math.log(share), (x[0, k, s] - math.log(least)) / 0.12)
             np.testing.assert_allclose(found[0, k, s], expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "least"), [("far1", 3.0), ("far3", 3.0), ("one3", 6.0), ("one10", 6.0)])
+def test_a_job_that_is_given_up_is_told_in_its_first_night_only() -> None:
+    days, at = 6, STREAMS.index("missed")
+    slots = _slots(days * 1440)
+    streams = np.full((1, len(slots), len(STREAMS)), NAN, dtype=np.float32)
+    streams[..., at] = news.NOT_MISSED
+    for day in range(2, days):
+        streams[0, day * 1440 + 180 : day * 1440 + 210, at] = 0.0  # all of it is missing for two bins
+    start, scale = np.full((2, 1, len(STREAMS)), 0.4, dtype=np.float32)
+    start[:, at] = news.NOT_MISSED
+    experience = Experience.none(start, scale, metrics=1, slot=START, step=MINUTE)
+
+    _, found = news.judge(
+        experience, _observed(len(slots), streams=streams), slots=slots, scale=scale, step=MINUTE, metrics=1
+    )
+
+    periods = found[0, :, MECHANISMS.index("missed")].reshape(days, 1440).max(axis=1)
+    # known for two days and three hours, and the peak that stands for what was not seen two scales above the start;
+    # later by 1.2 peaks; of a share of .3
+    unseen = math.log(2.125 / 7 / 0.2) + (0.0 - (news.NOT_MISSED + 2 * 0.4)) / 0.4 + math.log(0.3)
+    assert periods[2] == pytest.approx(unseen, abs=0.1)
+    assert periods[3] == pytest.approx(math.log(0.3 * 3.1 / 7 / 1.2), abs=0.1)
+    assert (periods[[0, 1, 3, 4, 5]] < 0.0).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "least"), [("far1", 3.0), ("far3", 3.0), ("one3", 6.0), ("one10", 6.0), ("missed", 0.4)]
+)
 def test_small_deviations_are_no_reason_however_rare(name: str, least: float) -> None:
     streams = np.full((1, 1, len(STREAMS)), math.log(least), dtype=np.float32)
     low = np.full((1, len(STREAMS)), -50.0, dtype=np.float32)
@@ -708,11 +750,13 @@ def _part(seen: Seen, begin: int, end: int) -> Seen:
         seen.errors[:, begin : BEFORE + end],
         seen.deviations[:, begin:end],
         seen.shape[:, begin:end],
+        seen.missed[:, begin:end],
     )
 
 
 def _of(seen: Seen, rows: Int64) -> Seen:
-    return Seen(seen.slots, seen.values[rows], seen.errors[rows], seen.deviations[rows], seen.shape[rows])
+    columns = (seen.values, seen.errors, seen.deviations, seen.shape, seen.missed)
+    return Seen(seen.slots, *(column[rows] for column in columns))
 
 
 SPREAD = np.array([[1.0, 4.0, 0.0]] * 4, dtype=np.float32)

@@ -16,6 +16,7 @@ from detector.core.decide import AlertStates, Change
 from detector.core.deviation import Usual
 from detector.core.news import BEFORE, STREAMS, Experience, Habits, long_slots
 from detector.core.peaks import Tails
+from detector.core.rhythm import Jobs
 from detector.core.rules import MetricRules
 from detector.core.sensitivity import Sensitivity, Terms, blind, sensitivity
 from detector.core.series import Float32
@@ -36,7 +37,7 @@ def _terms(metrics: int = F, *, rules: MetricRules | None = None) -> Terms:
     of_metric, of_stream = np.ones((1, metrics), np.float32), np.zeros((1, len(STREAMS)), np.float32)
     usual = Usual(50 * of_metric, 2 * of_metric, 0 * of_metric[:, None])
     tails = Tails(of_stream, of_stream + 1, of_stream[0], of_stream[0] + 1)
-    habits = Habits(usual, Shapes.none(0, metrics), tails)
+    habits = Habits(usual, Shapes.none(0, metrics), Jobs.none(), tails)
     return Terms(habits, rules or MetricRules.none(metrics), DECISION, LEVEL, MINUTE)
 
 
@@ -89,7 +90,7 @@ def test_a_record_opens_one_where_it_is_nearer() -> None:
     # so many weeks are one nat of a record; its score must be 2, since only three slots can be one
     outside = math.expm1(0.1 * (LEVEL + 4.0))
     np.testing.assert_allclose(found.above, 54.0 + 8.0 * outside, rtol=0.01)
-    np.testing.assert_allclose(found.below, 46.0 - 8.0 * outside, rtol=0.02)
+    assert (found.below > 46.0 - 8.0 * outside).all()  # what was never negative falls by a share of it, too
 
 
 def test_what_a_metric_has_shown_lately_is_needed_on_top() -> None:
@@ -206,7 +207,7 @@ def _norm(rng: np.random.Generator, rules: MetricRules, step: int) -> Norm:
     history = rng.normal([50.0, 0.0, 1000.0, 0.0], [5.0, 1.0, 300.0, 0.0], (E, len(slots), M)).astype(np.float32)
     history[0, :, 1] = np.nan
     streams = rng.normal(0, 1, (E, 500, len(STREAMS))).astype(np.float32)
-    habits = Habits(Usual.fit(history, slots, step=step), Shapes.none(0, M), Tails.fit(streams))
+    habits = Habits(Usual.fit(history, slots, step=step), Shapes.none(0, M), Jobs.none(), Tails.fit(streams))
     return Norm(habits, scaling.fit(history), rules, step)
 
 

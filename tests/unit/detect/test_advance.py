@@ -13,6 +13,7 @@ from detector.core import scaling, shape
 from detector.core.deviation import Usual
 from detector.core.news import BEFORE, MECHANISMS, POOL, STREAMS, Experience, Habits
 from detector.core.peaks import Tails
+from detector.core.rhythm import BIN, BINS, Jobs
 from detector.core.rules import MetricRules
 from detector.core.series import Float32, Int64
 from detector.core.shape import Shapes
@@ -21,6 +22,11 @@ from detector.detect.news import LOOK_BACK, Norm, Slots
 
 MINUTE, HOUR = 60_000, 3_600_000
 START, E, K, F = 1_700_000_040_000, 5, 130, 3
+JOBS = Jobs(
+    np.tile((START // BIN + np.arange(9)) % BINS, (4, 1)),
+    np.tile(np.arange(9) % (2 * F), (4, 1)),
+    *np.full((2, 4, 9), 0.75, dtype=np.float32),
+)
 ROWS = np.array([2, -1, 0, 3, 1])
 
 
@@ -44,7 +50,7 @@ def _norm(step: int = MINUTE) -> Norm:
     found = shape.statistics(scaling.apply(history, scales.center, scales.scale))
     centres, unit = zip(*(Shapes.fit(entity) for entity in found), strict=True)
     tails = Tails.fit(np.random.default_rng(2).normal(0, 1, (4, 500, len(STREAMS))).astype(np.float32))
-    habits = Habits(Usual.fit(history, slots, step=step), Shapes(np.stack(centres), np.stack(unit)), tails)
+    habits = Habits(Usual.fit(history, slots, step=step), Shapes(np.stack(centres), np.stack(unit)), JOBS, tails)
     return Norm(habits, scales, rules, step)
 
 

@@ -14,6 +14,7 @@ from untrained import START, STEP, ExpectsTheMedian, FakeFit, IsDeaf, monitor_of
 from detector.config.sections import RuleSection
 from detector.core.deviation import Usual
 from detector.core.news import MECHANISMS
+from detector.core.rhythm import BIN, BINS, Jobs
 from detector.core.series import Float32
 from detector.detect import explanations
 from detector.detect.horizon import Horizon
@@ -21,6 +22,7 @@ from detector.detect.memory import Memory
 from detector.detect.recall import Stored, recall
 from detector.ports import ModelVersion
 from detector.sources.memory import MemorySource
+from detector.wording import sentence
 
 TRAINED, AFTER = 1500, 40  # slots; the last ones lie before midnight
 EVENING = 60.0
@@ -111,3 +113,59 @@ def test_the_network_says_itself_what_it_expected(model: ModelVersion) -> None:
     metric = _errors(_explained(expects_the_median, "net1"))
 
     assert metric["expected"] == pytest.approx(float(model.artifact.scaling.center[0, 1]), rel=1e-5)
+
+
+# -- a daily job that did not run
+
+NEWEST = START + STEP * (TRAINED + AFTER - 1)
+
+
+def _expecting(model: ModelVersion, jobs: list[tuple[int, float]], *, at: int = NEWEST) -> ModelVersion:
+    """The same that expects jobs of web-0, columns and levels, by a slot."""
+    column, level = (np.array([part, part]) for part in zip(*jobs, strict=True))
+    due = np.full(column.shape, (at // BIN - 2) % BINS)
+    found = Jobs(due, column, level.astype(np.float32), 0.5 * level.astype(np.float32))
+    return replace(model, artifact=replace(model.artifact, habits=replace(model.artifact.habits, jobs=found)))
+
+
+def _reached(metric: int, *, sign: float, at: int = NEWEST) -> float:
+    """The value that lasts for three slots furthest to one side, in the three bins before that of a slot."""
+    slots, values = START + STEP * (TRAINED + np.arange(AFTER)), sign * _values()[:, metric]
+    ends = [k for k in range(2, AFTER) if at // BIN - 3 <= slots[k] // BIN < at // BIN]
+    return sign * float(max(values[k - 2 : k + 1].min() for k in ends))
+
+
+@pytest.mark.parametrize(("column", "move", "level"), [(1, "rise", 70.0), (3, "fall", 30.0)])
+def test_a_job_that_did_not_run_is_told_with_what_it_reaches_every_day(
+    model: ModelVersion, column: int, move: str, level: float
+) -> None:
+    explained = _explained(_expecting(model, [(column, 10.0)]), "missed")
+
+    (metric,), part = explained["metrics"], explained["part"]
+    assert (metric["metric"], metric["share"]) == ("errors", 1.0)
+    assert (metric["expected"], metric["low"], metric["high"]) == (level, level, level)
+    assert metric["observed"] == pytest.approx(_reached(1, sign=1.0 if move == "rise" else -1.0), rel=1e-5)
+    start = (NEWEST // BIN - 2) * BIN
+    assert (part["kind"], part["move"], part["start"], part["end"]) == ("missed", move, start, start + BIN)
+    assert sentence(explained).startswith(f"No {move} at 23:15–23:30 UTC as on every day before: errors ")
+
+
+def test_metrics_share_what_they_lack_of_a_job(model: ModelVersion) -> None:
+    explained = _explained(_expecting(model, [(0, 10.0), (1, 40.0)]), "missed")
+
+    share = {metric["metric"]: metric["share"] for metric in explained["metrics"]}
+    # each gap is half of its level
+    lacks = [(50.0 + 2.0 * level - _reached(f, sign=1.0)) / level for f, level in enumerate((10.0, 40.0))]
+    assert share == {
+        name: pytest.approx(lack / sum(lacks), abs=1e-3) for name, lack in zip(MONITOR.metrics, lacks, strict=True)
+    }
+
+
+def test_of_a_job_before_all_that_is_kept_the_newest_value_is_told(model: ModelVersion) -> None:
+    oldest = NEWEST - STEP * 30
+
+    explained = _explained(_expecting(model, [(1, 10.0)], at=oldest), "missed", before_newest=30)
+
+    (metric,) = explained["metrics"]
+    assert metric["expected"] == 70.0
+    assert metric["observed"] == pytest.approx(float(_values()[AFTER - 31, 1]), rel=1e-5)

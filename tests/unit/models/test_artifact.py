@@ -17,6 +17,7 @@ from detector.core import news
 from detector.core.deviation import Usual
 from detector.core.news import MECHANISMS, STREAMS, Experience, Habits, Seen
 from detector.core.peaks import Tails
+from detector.core.rhythm import Jobs
 from detector.core.rules import MetricRules
 from detector.core.scaling import Scaling
 from detector.core.series import Bool, Float32, Windows
@@ -57,7 +58,8 @@ def _habits() -> Habits:
     centres = some(E, 48, 6 * F).astype(np.float16).astype(np.float32)
     streams = len(STREAMS)
     tails = Tails(some(E, streams) - 2.0, some(E, streams), some(streams) - 2.0, some(streams))
-    return Habits(Usual(center, some(E, F), some(E, 4, F) - 1.5), Shapes(centres, some(E, 6 * F)), tails)
+    jobs = Jobs(np.array([[0, 95], [7, -1], [-1, -1]]), np.array([[3, 0], [1, 0], [0, 0]]), some(E, 2), some(E, 2))
+    return Habits(Usual(center, some(E, F), some(E, 4, F) - 1.5), Shapes(centres, some(E, 6 * F)), jobs, tails)
 
 
 def _experience(habits: Habits) -> Experience:
@@ -73,7 +75,7 @@ def _experience(habits: Habits) -> Experience:
         values,
         rng.exponential(1, (E, news.BEFORE + slots)).astype(np.float32),
         deviations,
-        rng.uniform(0.02, 2, (E, slots)).astype(np.float32),
+        *rng.uniform(0.02, 2, (2, E, slots)).astype(np.float32),
     )
     spread, rules = np.ones((E, F), np.float32), MetricRules.none(F)
     experience, observed = news.observe(experience, seen, spread=spread, rules=rules, step=STEP)
@@ -203,6 +205,15 @@ def test_slots_are_judged_by_what_training_left_behind() -> None:
     known, unseen, other = _known(_news(version))
     assert set(known) == set(other) | {"record"} == set(MECHANISMS) - {"pool"}
     assert unseen == ["net1", "net3", "net10"]
+
+
+@pytest.mark.parametrize(("name", "number"), [("bin", -2), ("bin", 96), ("column", -1), ("column", 2 * F), ("gap", 0)])
+def test_a_daily_job_that_cannot_be_is_refused(name: str, number: int) -> None:
+    header, arrays = _parts(BYTES["baseline"])
+    arrays[f"habits/jobs/{name}"].flat[-1] = number
+
+    with pytest.raises(ArtifactError, match=f"habits/jobs/{name}"):
+        artifacts.load(_stored(header, arrays))
 
 
 def _of_format_3(kind: str) -> bytes:

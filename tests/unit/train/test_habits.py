@@ -117,6 +117,46 @@ def test_slots_without_any_value_are_not_known() -> None:
     assert experience.known.tolist() == [SLOTS - 60, SLOTS]
 
 
+def _with_jobs(days: int, missing: int | None = None) -> tuple[History, int]:
+    """Some days of a job at 02:00 UTC that lasts for twenty minutes, all but one; and slots to train on."""
+    slots = days * 1440
+    history = noise_history(slots)
+    minute = history.slots // STEP % 1440
+    is_job = (minute >= 120) & (minute < 140)
+    if missing is not None:
+        is_job &= np.arange(slots) // 1440 != missing
+    values = history.values.copy()
+    values[0, is_job, 0] += 40.0
+    return replace(history, values=values), int(0.7 * slots)
+
+
+@pytest.mark.parametrize(("days", "is_expected"), [(4, False), (14, True)])
+def test_a_job_of_every_day_is_expected_of_enough_days(days: int, is_expected: bool) -> None:
+    history, _ = _with_jobs(days)
+
+    found, _ = _fit(history, np.full((2, days * 1440), np.nan, dtype=np.float32))
+
+    expected = set(found.jobs.bin[0].tolist()) - {-1}
+    assert expected == ({8, 9} if is_expected else set())
+    assert not (found.jobs.bin[1] >= 0).any()
+
+
+def test_a_job_that_did_not_run_in_the_calibration_part_is_remembered_as_a_peak() -> None:
+    history, divided = _with_jobs(14, missing=12)
+    ran, _ = _with_jobs(14)
+    errors, at = np.full((2, 14 * 1440), np.nan, dtype=np.float32), STREAMS.index("missed")
+
+    missed, never = (_fit(one, errors)[1].peaks for one in (history, ran))
+
+    assert divided < 12 * 1440
+    assert missed.peak[0, at].max() == pytest.approx(0.0, abs=0.2)
+    assert never.peak[0, at].max() < -1.5
+    assert never.peak[0, at].max() == pytest.approx(missed.peak[1, at].max())
+    # every slot with a value is known, whether a job is due in it or not
+    far = STREAMS.index("far1")
+    np.testing.assert_array_equal(missed.weeks[:, at], missed.weeks[:, far])
+
+
 def test_what_was_shown_before_the_end_is_what_fit_leaves_behind() -> None:
     history, errors = noise_history(SLOTS), _errors()
     data = divide(Plan.of(monitor_of()), history)
