@@ -33,7 +33,7 @@ SHARES = {
     "far1": 0.3,
     "far3": 0.3,
     # least deviation of the worst metric, over three slots and over ten minutes
-    "one3": 0.3,
+    "one3": 0.4,
     "one10": 0.3,
     # share of its usual rise that a daily job lacks
     "missed": 0.3,
