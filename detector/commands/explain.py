@@ -95,6 +95,7 @@ def _tell_why(asked: _Asked, *, as_json: bool) -> None:
         at=moment,
         excluded=parts.store.exclusions(horizon.monitor),
         past=_past(parts, horizon.monitor, entity, moment),
+        remembered=parts.store.experiences(horizon.monitor, version=asked.model.version),
     )
     if as_json:
         print_json(asdict(answer) | {"slot": Moment(answer.slot), "rejects": source.lines(now_ms())})

@@ -13,11 +13,11 @@ from detector.core import grid, threshold
 from detector.core.decide import THRESHOLD
 from detector.core.rejects import Reject
 from detector.core.series import Reason, Samples
-from detector.detect import exclusions, explanations, recall, scores
+from detector.detect import checkpoints, exclusions, explanations, recall, scores
 from detector.detect.horizon import Horizon
 from detector.detect.recall import Stored
 from detector.errors import ModelError
-from detector.ports import Exclusion, ModelVersion, Source
+from detector.ports import Exclusion, ModelVersion, Source, StoredExperience
 
 
 @dataclass(frozen=True)
@@ -75,17 +75,20 @@ def explain_slot(
     at: int,
     excluded: Sequence[Exclusion],
     past: Sequence[PastAlert],
+    remembered: Sequence[StoredExperience],
 ) -> Answer:
     """The slot that holds a time (epoch milliseconds), judged by the model.
 
-    past: the entity's alerts
+    past: the entity's alerts; remembered: what entities have shown, the newest first
 
     Raises: SourceError; ModelError if the source has nothing of the entity before that time.
     """
     step, rules = horizon.step, horizon.rules
     slot = grid.floor(at, step)
     end = slot + step
-    memory = recall.recall(horizon, OnlyEntity(source, entity), model, stored=Stored(end), now=end + horizon.delay)
+    mine = tuple(filter(None, (checkpoints.of_entity(one, entity) for one in remembered)))
+    stored = Stored(end, remembered=mine)
+    memory = recall.recall(horizon, OnlyEntity(source, entity), model, stored=stored, now=end + horizon.delay)
     if entity not in memory.entities or np.isnan(memory.history.values).all():
         slots = memory.history.values.shape[1]
         msg = f"monitor {horizon.monitor!r} has no data of entity {entity!r} in the {slots} slots before that time"
