@@ -11,6 +11,8 @@ import pytest
 from detector.cli import main
 from detector.config import loading
 
+pytestmark = pytest.mark.slow
+
 CONFIG = """
 [database]
 url = "sqlite:///detector.db"

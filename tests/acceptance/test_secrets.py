@@ -10,6 +10,8 @@ from urllib.parse import quote
 import pytest
 from running import DETECTOR, daemon
 
+pytestmark = pytest.mark.slow
+
 CHARACTERS = "@ : / % # ? & = + '"
 SECRETS = {
     name: f"{name.title()}Aaa{mark}{name.title()}Bbb{mark}{name.title()}Ccc"

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from running import DETECTOR
 
+pytestmark = pytest.mark.slow
+
 STEP = 60
 NOW = int(time.time()) // STEP * STEP
 

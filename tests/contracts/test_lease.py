@@ -32,6 +32,7 @@ def _expires_at(store: Engine) -> int:
         return int(connection.scalars(select(lease.c.expires_at)).one())
 
 
+@pytest.mark.slow
 def test_one_at_a_time_holds_a_lease(store: Engine) -> None:
     mine, others = Lease(store, "x"), Lease(store, "x")
 
@@ -56,6 +57,7 @@ def test_the_lease_of_a_dead_holder_is_free_within_two_minutes(store: Engine) ->
     heir.release()
 
 
+@pytest.mark.slow
 def test_a_living_holder_is_never_robbed(store: Engine) -> None:
     mine = Lease(store, "x", beat=0.1)
     assert mine.acquire(NOW)
@@ -113,6 +115,7 @@ def training(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Engine]]:
     engine.dispose()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_training_that_is_asked_to_end_gives_its_lease_back(
     training: tuple[subprocess.Popen[str], Engine], number: signal.Signals

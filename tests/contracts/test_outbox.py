@@ -182,6 +182,7 @@ def test_answers_of_people_are_sent_with_their_names(migrated: Engine, fleet: Fl
     assert (acknowledged.change, acknowledged.by, acknowledged.detail) == ("acknowledged", "ada", "looking")
 
 
+@pytest.mark.slow
 def test_an_hour_of_outage_loses_nothing_and_repeats_nothing(migrated: Engine, fleet: Fleet) -> None:
     target = Target()
     sender = _sender(migrated, target)
@@ -278,6 +279,7 @@ def test_what_is_unsent_is_known_since_when(migrated: Engine, fleet: Fleet) -> N
     assert outbox.summary(migrated, [1, 2]) == {1: "sent", 2: "sent"}
 
 
+@pytest.mark.slow
 def test_five_hundred_alerts_at_once_are_at_most_five_messages(migrated: Engine, fleet: Fleet) -> None:
     target = Target()
     sender = _sender(migrated, target)
@@ -333,6 +335,7 @@ def test_two_processes_never_send_the_same_event(migrated: Engine, database_url:
     assert (len(first.taken), len(second.taken)) == (1, 0)
 
 
+@pytest.mark.slow
 def test_processes_that_look_all_the_time_send_everything_once(
     migrated: Engine, database_url: str, fleet: Fleet
 ) -> None:
@@ -439,6 +442,7 @@ def test_a_muted_alert_is_not_sent(migrated: Engine, fleet: Fleet) -> None:
     assert [message.alerts for message in standing.taken] == [()]
 
 
+@pytest.mark.slow
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     steps=st.lists(

@@ -118,6 +118,7 @@ def test_a_table_of_one_row_for_each_local_time_has_them_in_both_hours(engine: E
     ]
 
 
+@pytest.mark.slow
 def test_a_heap_whose_freed_space_is_used_again_keeps_the_order(postgres_database: str) -> None:
     engine = database.connect(postgres_database)
     old = [_row("c", MIDNIGHT - 30 * 24 * HOUR - n * MINUTE) for n in range(1000)]

@@ -24,6 +24,8 @@ from detector.store import schema
 from detector.store.state import StateStore
 from detector.tables import cursor, sample
 
+pytestmark = pytest.mark.slow
+
 LIMIT = timedelta(seconds=1)
 
 

@@ -541,6 +541,7 @@ def test_an_empty_store_has_no_samples_and_no_extent(embedded: EmbeddedSource) -
     assert embedded.extent(NOW) is None
 
 
+@pytest.mark.slow
 def test_the_extent_of_the_store_is_over_all_entities(embedded: EmbeddedSource) -> None:
     embedded.write(
         ["a", "b", "b", "c"], ["cpu", "cpu", "load", "disk"], time=[T0, T0 - 5, T0 + 9, T0 + 99], value=[1, 2, 3, 4]
@@ -643,6 +644,7 @@ def _analyze(engine: Engine, table: str) -> None:
         connection.exec_driver_sql(statement + table)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_analyzed", [False, True], ids=["unknown table", "analyzed"])
 def test_the_store_finds_a_window_without_looking_at_its_history(
     engine: Engine, embedded: EmbeddedSource, is_analyzed: bool
@@ -669,6 +671,7 @@ def test_the_store_finds_a_window_without_looking_at_its_history(
             assert '"access_type": "ALL"' not in plan
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "dialects"),
     [

@@ -22,6 +22,8 @@ from detector.config.sections import Config
 from detector.errors import SourceError, SourceUnavailable
 from detector.sources.sql import SqlSource, TableSpec
 
+pytestmark = pytest.mark.slow
+
 T0 = 1_795_435_200_000
 MINUTE = 60_000
 SPEC = TableSpec(metrics=("cpu",), table="s", entity=("host",), time_format="epoch_seconds")

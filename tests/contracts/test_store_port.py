@@ -110,7 +110,13 @@ class InMemory:
         return self.alerts(), self.scores(), self.events(), self.deliveries()
 
 
-@pytest.fixture(params=["memory", "sqlite", "postgresql", pytest.param("mariadb", marks=pytest.mark.mysql)])
+@pytest.fixture(
+    params=[
+        *("memory", "sqlite"),
+        pytest.param("postgresql", marks=pytest.mark.slow),
+        pytest.param("mariadb", marks=[pytest.mark.mysql, pytest.mark.slow]),
+    ]
+)
 def kept(request: pytest.FixtureRequest) -> Iterator[Kept]:
     """An empty store of each kind."""
     if request.param == "memory":
@@ -176,6 +182,7 @@ def test_monitors_have_cursors_of_their_own(kept: Kept) -> None:
     assert (kept.store.cursor("web"), kept.store.cursor("db")) == (T0, T0 + 5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("expected", [None, T0 - STEP, T0 + STEP], ids=["none", "behind", "ahead"])
 def test_a_commit_on_another_cursor_than_expected_is_stale_and_writes_nothing(kept: Kept, expected: int | None) -> None:
     kept.store.commit(_commit())

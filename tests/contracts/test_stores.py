@@ -77,6 +77,7 @@ def test_the_revision_needed_is_the_newest_migration() -> None:
     assert ScriptDirectory.from_config(schema._config()).get_current_head() == schema.HEAD
 
 
+@pytest.mark.slow
 def test_an_empty_database_has_no_revision_and_is_refused(engine: Engine) -> None:
     database.ping(engine)  # creates the file of SQLite
 
@@ -142,6 +143,7 @@ def test_return_periods_can_be_taken_back(store: StateStore, migrated: Engine) -
 WHOLES = [_bytes(7), _bytes(parts.PART), _bytes(2 * parts.PART + 1)]
 
 
+@pytest.mark.slow
 def test_what_was_stored_whole_is_split_and_can_be_put_together_again(engine: Engine) -> None:
     _migrate(engine, command.upgrade, "0004")
     names = ("version", "monitor", "created_at", "is_live", "sha256", "header", "artifact")

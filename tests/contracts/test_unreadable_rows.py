@@ -117,6 +117,7 @@ def test_milliseconds_in_a_column_of_seconds_leave_the_other_rows_alone(engine: 
     assert source.rejects(NOW) == (Reject("time", 1, str(T0)),)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["TIMESTAMP", "TIMESTAMPTZ", "DATE"])
 @pytest.mark.parametrize("bad", ["infinity", "-infinity", "0044-03-15 BC", "20000-01-01", "10001-01-01"])
 def test_times_that_only_postgresql_knows_leave_the_other_rows_alone(

@@ -11,6 +11,8 @@ from running import DETECTOR, detector
 
 from detector import database
 
+pytestmark = pytest.mark.slow
+
 ENTITIES, SLOTS = 2_000, 40
 FILL = f"""
     WITH RECURSIVE slot(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM slot WHERE n < {SLOTS} - 1),

@@ -25,6 +25,8 @@ from sqlalchemy import Engine, create_engine, func, make_url, select, text
 from detector import database
 from detector.tables import alert, alert_event, cursor, score
 
+pytestmark = pytest.mark.slow
+
 Record = Callable[[str, object], None]
 
 MONITOR = {

@@ -16,6 +16,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "fixtures/first_schema"))
 
 import make
 
+pytestmark = pytest.mark.slow
+
 ANSWERS = sorted((make.HERE / "answers").iterdir())
 GONE = ("recalibrate =", "open_at_once =", "close_below =", "critical_at =")
 """Keys of the old configuration that this version refuses."""

@@ -25,6 +25,8 @@ from detector.train import versions
 from detector.train.versions import Span
 from detector.wiring import Parts
 
+pytestmark = pytest.mark.slow
+
 MINUTE = 60_000
 MIDNIGHT = 1_792_886_400_000  # 2026-10-25T00:00:00Z: 02:00 in Berlin for the first time, an hour later for the second
 BERLIN = ZoneInfo("Europe/Berlin")

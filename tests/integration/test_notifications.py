@@ -29,6 +29,8 @@ from running import DETECTOR, EVERY_SECOND, Daemon, Table, configure, daemon, la
 from detector.errors import NotifyError, NotifyUnavailable
 from detector.notify import http, webhook
 
+pytestmark = pytest.mark.slow
+
 DEPLOY = Path(__file__).parents[2] / "deploy"
 
 alertmanager = shutil.which("prometheus-alertmanager") or shutil.which("alertmanager")

@@ -13,6 +13,8 @@ import pytest
 
 import detector
 
+pytestmark = pytest.mark.slow
+
 CHECKOUT = Path(detector.__file__).parents[1]
 PATIENCE = 15  # seconds; ONNX Runtime 1.32 looks up its host after nine
 

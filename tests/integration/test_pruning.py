@@ -17,6 +17,8 @@ from detector.export.prometheus import Exporter
 from detector.store import schema
 from detector.tables import score
 
+pytestmark = pytest.mark.slow
+
 DAY = 86_400_000
 
 

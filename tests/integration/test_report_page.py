@@ -21,6 +21,8 @@ from detector.ports import AlertChange, Commit, ScoreRows
 from detector.store import schema
 from detector.store.state import StateStore
 
+pytestmark = pytest.mark.slow
+
 STEP = 60_000
 T0 = 1_767_261_600_000  # 2026-01-01 10:00 UTC
 SLOTS = 30

@@ -20,6 +20,8 @@ from running import until
 
 import detector
 
+pytestmark = pytest.mark.slow
+
 CHECKOUT = Path(detector.__file__).parents[1]
 UNITS = Path(__file__).parents[2] / "deploy/systemd"
 SHIPPED_CONFIG = Path(__file__).parents[2] / "config.toml"

@@ -15,6 +15,8 @@ from detector.models import inference, network
 from detector.models.artifact import NetworkSpec
 from detector.models.inference import Autoencoder
 
+pytestmark = pytest.mark.slow
+
 TOLERANCE = 1e-5  # absolute, scaled units; float32 rounding over some tens of steps stays a tenth of it
 
 CELLS: tuple[Literal["lstm", "gru"], ...] = ("lstm", "gru")

@@ -27,6 +27,8 @@ from detector.store.memory import MemoryStore
 from detector.store.state import StateStore
 from detector.tables import alert, metadata
 
+pytestmark = pytest.mark.slow
+
 STEP = 60_000
 START = 1_767_225_600_000
 ENTITIES = ("web-1", "web-2")

@@ -37,6 +37,8 @@ from detector.store.memory import MemoryStore
 from detector.store.state import StateStore
 from detector.tables import alert_event, metadata, score
 
+pytestmark = pytest.mark.slow
+
 STEP, START = 60_000, 1_767_225_600_000  # 2026-01-01
 SLOTS, LATENESS = 24, 4
 FLEET = ("web-1", "web-2", "w\u00e9b-3")  # the model knows two of them

@@ -546,6 +546,7 @@ def test_return_periods_of_streams_are_those_of_their_peaks_for_their_share_of_t
             np.testing.assert_allclose(found[0, k, s], expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_job_that_is_given_up_is_told_in_its_first_night_only() -> None:
     days, at = 6, STREAMS.index("missed")
     slots = _slots(days * 1440)
@@ -703,6 +704,7 @@ def _after_outage(history: Float32, metric: int, sign: int, deviation: float) ->
     return outage[:, metric].astype(np.float64), float(found[0, 0, MECHANISMS.index(RECORD)])
 
 
+@pytest.mark.slow
 @given(_outages(), st.integers(1, 10_000))
 def test_a_value_ten_ranges_beyond_everything_seen_opens_an_alert(
     case: tuple[Float32, int, int, float], entities: int

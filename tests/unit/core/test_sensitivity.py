@@ -261,6 +261,7 @@ _RULES = [
 ]
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(st.integers(0, 10_000), st.sampled_from(_RULES), st.sampled_from([MINUTE, HOUR]), st.booleans())
 def test_a_little_further_opens_an_alert_and_a_little_less_does_not(

@@ -285,6 +285,7 @@ _ERRORS = arrays.arrays(
 )
 
 
+@pytest.mark.slow
 @given(_ERRORS)
 def test_no_calibration_is_ever_zero_infinite_or_unknown(errors: Float32) -> None:
     errors[0, 0] = 0.5

@@ -95,6 +95,7 @@ def _slots(row: AlertRow) -> tuple[int, int | None]:
     return (row.episode.opened_slot - BEGIN) // STEP, closed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("known", [HOSTS, ("web-1",)], ids=["known", "new to the model"])
 @pytest.mark.parametrize("every", [1, 7])
 def test_an_entity_that_falls_silent_opens_an_alert_until_it_has_data_again(
@@ -111,6 +112,7 @@ def test_an_entity_that_falls_silent_opens_an_alert_until_it_has_data_again(
     assert alert.explanation["part"]["kind"] == "no_data"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", [1, 7, 100])
 def test_an_entity_that_has_no_data_yet_is_not_silent(store: MemoryStore, every: int) -> None:
     values = _values()
@@ -120,6 +122,7 @@ def test_an_entity_that_has_no_data_yet_is_not_silent(store: MemoryStore, every:
     assert _watch(store, values, monitor=watchful, every=every) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", [1, 60, 180], ids=["slot by slot", "in pieces", "at once"])
 def test_an_alert_whose_source_dies_ends_as_unknown_however_long_nobody_looked(
     store: MemoryStore, every: int, monkeypatch: pytest.MonkeyPatch
@@ -177,6 +180,7 @@ def test_a_metric_that_freezes_opens_an_alert_until_it_moves_again(store: Memory
     assert [metric["metric"] for metric in alert.explanation["metrics"]] == ["load"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("every", "restarts"),
     [(1, False), pytest.param(1, True, marks=pytest.mark.slow), (9, True), (700, False), (70, True)],
@@ -277,6 +281,7 @@ def test_an_alert_that_outlasts_its_exclusion_notifies_then(store: MemoryStore) 
     assert [event.change for event in store.events()][:2] == ["opened", "unmuted"]
 
 
+@pytest.mark.slow
 def test_what_somebody_closed_stays_closed_until_its_entity_was_normal_again(store: MemoryStore) -> None:
     values = _with_spike()
     values[0, 150:153, 0] = 3000.0
@@ -350,6 +355,7 @@ def test_a_checkpoint_keeps_the_states_of_those_that_had_an_alert() -> None:
     assert again.at(["c"]).closed_slot.tolist() == [5]
 
 
+@pytest.mark.slow
 def test_the_window_of_an_alert_is_kept_as_it_was(store: MemoryStore) -> None:
     values = _with_spike()
     (alert,) = _watch(store, values)

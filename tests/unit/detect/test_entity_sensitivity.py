@@ -48,6 +48,7 @@ def _ask(
     return sensitivity.of_entity(horizon, source, model, entity=entity, slot=END, remembered=remembered)
 
 
+@pytest.mark.slow
 def test_an_entity_is_held_against_what_it_had_shown_in_training(model: ModelVersion) -> None:
     horizon = _horizon()
 

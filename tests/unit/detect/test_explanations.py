@@ -71,6 +71,7 @@ def _errors(explained: dict[str, Any]) -> dict[str, Any]:
     return next(metric for metric in explained["metrics"] if metric["metric"] == "errors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mechanism", "deviations"),
     [("far1", 3.0), ("far3", 3.0), ("gross", 3.0), ("one3", 6.0), ("one10", 6.0)],

@@ -19,6 +19,8 @@ from detector.ports import Commit
 from detector.sources.memory import MemorySource
 from detector.store.memory import MemoryStore
 
+pytestmark = pytest.mark.slow
+
 STEP = 60_000
 BEGIN = 1_767_225_600_000
 FIRST = 20  # slot that the model was trained until

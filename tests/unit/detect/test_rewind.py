@@ -18,6 +18,8 @@ from detector.ports import ModelVersion
 from detector.sources.memory import MemorySource
 from detector.store.memory import MemoryStore
 
+pytestmark = pytest.mark.slow
+
 STEP = 60_000
 BEGIN = 1_767_225_600_000
 SLOTS = 200

@@ -43,6 +43,7 @@ def _with(memory: Memory, own: dict[int, float]) -> Memory:
     return replace(memory, return_periods=periods)
 
 
+@pytest.mark.slow
 def test_several_at_once_open_what_none_of_them_would_alone(memory: Memory) -> None:
     horizon = Horizon.of(monitor_of())
     together = _with(memory, dict.fromkeys(range(5), 0.5))

@@ -17,6 +17,8 @@ from detector.detect.tick import Monitor, tick
 from detector.sources.memory import MemorySource
 from detector.store.memory import MemoryStore
 
+pytestmark = pytest.mark.slow
+
 STEP = 60_000
 BEGIN = 1_767_225_600_000
 FIRST, SLOTS = 20, 420

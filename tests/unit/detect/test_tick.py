@@ -160,6 +160,7 @@ def undisturbed() -> dict[tuple[str, int], float]:
     return _scores(_watch(list(range(21, SLOTS + 1))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("slots", "restart_at"),
     [
@@ -222,6 +223,7 @@ def _watch_late(monitor: MonitorSection, slots: Iterable[int]) -> _Store:
     return store
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tick_after", [1, 2, 60], ids=["in time", "just in time", "after a downtime"])
 def test_late_samples_correct_the_scores_they_belong_to(
     tick_after: int, undisturbed: dict[tuple[str, int], float]
@@ -240,6 +242,7 @@ def everything() -> _Store:
     return _watch_late(FLEET, range(21, 321))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stored", "least"), [("anomalous", 1.0), ("none", math.inf)])
 def test_of_scores_only_those_asked_for_are_stored_and_late_samples_may_end_that(
     stored: str, least: float, everything: _Store

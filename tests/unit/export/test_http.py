@@ -51,6 +51,7 @@ def _asked(address: tuple[str, int], method: str, path: str) -> tuple[int, dict[
         connection.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["/metrics", "/healthz", "/readyz", "/nothing"])
 def test_head_answers_as_get_without_a_body(endpoint: tuple[str, int], path: str) -> None:
     status, headers, body = _asked(endpoint, "GET", path)
@@ -61,6 +62,7 @@ def test_head_answers_as_get_without_a_body(endpoint: tuple[str, int], path: str
     assert int(headers["Content-Length"]) == len(body)
 
 
+@pytest.mark.slow
 def test_a_client_that_hangs_up_is_not_worth_a_line(
     endpoint: tuple[str, int], capfd: pytest.CaptureFixture[str]
 ) -> None:

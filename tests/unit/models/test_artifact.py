@@ -453,6 +453,7 @@ def _damaged(data: bytes, rng: np.random.Generator) -> bytes:
     return _stored(header, arrays)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", BYTES)
 def test_of_random_damage_only_an_artifact_error_comes_out(kind: str) -> None:
     rng = np.random.default_rng(11)

@@ -49,6 +49,7 @@ def trained() -> Trained:
     return _train(_sines(512, 1))
 
 
+@pytest.mark.slow
 def test_training_on_sine_waves_beats_predicting_the_mean(trained: Trained) -> None:
     huber_of_the_mean = 0.25  # half the mean of sin², which is a half; of the newest slot and of the rest
 
@@ -75,6 +76,7 @@ def test_trained_network_foretells_the_newest_slot_which_it_does_not_read(traine
     assert np.median(residuals) == pytest.approx(3.0, abs=0.3)
 
 
+@pytest.mark.slow
 def test_same_seed_gives_the_same_weights_and_another_seed_does_not() -> None:
     short = replace(SETTINGS, epochs=1)
     windows = _sines(128, 1)
@@ -85,6 +87,7 @@ def test_same_seed_gives_the_same_weights_and_another_seed_does_not() -> None:
     assert np.abs(first - other).max() > 0.01
 
 
+@pytest.mark.slow
 def test_training_stops_early_and_keeps_the_best_epoch() -> None:
     wild = replace(SETTINGS, learning_rate=0.0, patience=2)  # nothing gets better after the first epoch
 
@@ -93,6 +96,7 @@ def test_training_stops_early_and_keeps_the_best_epoch() -> None:
     assert trained.epochs == 3
 
 
+@pytest.mark.slow
 def test_progress_rises_from_above_zero_to_one() -> None:
     told: list[float] = []
 
@@ -158,6 +162,7 @@ def test_no_batch_is_left_with_a_few_windows() -> None:
     assert sorted(len(inputs) for inputs, _ in batches.dataset()) == [21, 22, 22]
 
 
+@pytest.mark.slow
 def test_training_goes_on_without_the_worst_rebuilt_windows() -> None:
     windows = _sines(128, 1)
     few = replace(SETTINGS, epochs=3)  # the first epoch is a third of them
@@ -168,16 +173,19 @@ def test_training_goes_on_without_the_worst_rebuilt_windows() -> None:
     assert all(np.abs(everything.weights[name] - without_a_quarter.weights[name]).max() > 1e-4 for name in names)
 
 
+@pytest.mark.slow
 def test_training_stays_quiet_when_the_windows_left_would_fill_fewer_batches() -> None:
     _train(_sines(65, 1), replace(SETTINGS, epochs=3, trim=0.05))  # 65 windows in 2 batches, 62 would be 1
 
 
+@pytest.mark.slow
 def test_noise_and_dropout_while_training_leave_the_arrays_as_the_spec_demands() -> None:
     trained = _train(_sines(64, 1), replace(SETTINGS, epochs=1, dropout=0.2, input_noise=0.1))
 
     assert {name: array.shape for name, array in trained.weights.items()} == inference.weight_shapes(SPEC)
 
 
+@pytest.mark.slow
 def test_training_learns_from_windows_with_missing_values() -> None:
     windows = _sines(256, 1)
     windows[np.random.default_rng(4).random(windows.shape) < 0.1] = np.nan
@@ -193,6 +201,7 @@ def test_no_windows_is_an_error_that_says_what_to_do() -> None:
         _train(_sines(0, 1))
 
 
+@pytest.mark.slow
 def test_values_far_out_do_not_spoil_training() -> None:
     windows = _sines(64, 1)
     windows[0, 0, 0], windows[1, -1, 1] = np.inf, -1e30
@@ -204,6 +213,7 @@ def test_values_far_out_do_not_spoil_training() -> None:
     assert all(np.isfinite(array).all() for array in trained.weights.values())
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_ends_training_with_an_error() -> None:
     with pytest.raises(ModelError, match="finite loss"):
         _train(_sines(64, 1), replace(SETTINGS, learning_rate=1e38, trim=0.0))
@@ -342,6 +352,7 @@ def test_the_fused_layer_computes_and_learns_as_keras_s_own(backwards: bool, seq
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_number_of_cores_does_not_change_what_is_learned(monkeypatch: pytest.MonkeyPatch) -> None:
     few = replace(SETTINGS, input_noise=0.0, epochs=2)  # noise is drawn for each part
 

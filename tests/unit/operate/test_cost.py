@@ -92,6 +92,7 @@ def test_ticks_are_measured_with_the_monitor_s_own_model(kind: str) -> None:
     assert cost.model_bytes > 20 * 4 * (12 + (168 * 2 if kind == "baseline" else 0))
 
 
+@pytest.mark.slow
 def test_a_large_network_is_measured_with_fewer_entities() -> None:
     monitor = _monitor(timesteps=200, model=ModelSection(units=128))
 

@@ -25,6 +25,8 @@ from detector.core.series import Float32, Windows
 from detector.ports import Fitted
 from detector.replay import groups
 
+pytestmark = pytest.mark.slow
+
 BEGIN = datetime(2024, 1, 1, tzinfo=UTC)
 ROWS = 700
 HISTORY = 350

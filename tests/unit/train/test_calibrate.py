@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from untrained import START, STEP, ExpectsTheMedian, FakeFit, IsDeaf, monitor_of, noise_history, trained_version
 
 from detector.config.sections import ModelSection
@@ -20,6 +21,7 @@ from detector.train.division import Plan
 PLAN = Plan.of(monitor_of())
 
 
+@pytest.mark.slow
 def test_noise_is_a_high_quantile_of_residuals_and_never_next_to_nothing() -> None:
     monitor = monitor_of(model=ModelSection(kind="baseline"))
 

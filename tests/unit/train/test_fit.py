@@ -22,6 +22,7 @@ def test_a_short_history_is_enough_for_a_baseline(slots: int) -> None:
     assert trained.artifact.provenance["detectability"] == {}  # there was nothing to compare
 
 
+@pytest.mark.slow
 def test_from_the_minimum_on_a_network_is_trained_as_well() -> None:
     fit = FakeFit()
 
@@ -81,6 +82,7 @@ def test_without_any_entity_there_is_too_little_history() -> None:
         trained_version(monitor_of(), noise_history(400, entities=0), FakeFit())
 
 
+@pytest.mark.slow
 def test_an_entity_with_too_little_of_its_own_does_not_take_part() -> None:
     history = noise_history(400, entities=3, holes=[(1, slice(59, None))])
 
@@ -167,6 +169,7 @@ def test_the_days_a_network_is_told_of_are_those_of_the_training_part() -> None:
     assert fit.days == pytest.approx(0.7, abs=0.001)  # of a day of 1440 minutes
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_version_and_another_one_other_faults() -> None:
     first, again, other = (
         trained_version(monitor_of(), noise_history(900), FakeFit(), seed).artifact.provenance for seed in (1, 1, 2)

@@ -19,6 +19,8 @@ from detector.times import WEEK_MS
 from detector.train import habits
 from detector.train.division import Plan, divide
 
+pytestmark = pytest.mark.slow
+
 SLOTS = 3000
 DIVIDE = 2099  # fewer than 70 % train; the newer ones are long enough for runs of at most six hours to end
 FAR, NET = STREAMS.index("far1"), STREAMS.index("net1")

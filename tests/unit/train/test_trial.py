@@ -23,6 +23,8 @@ from detector.train import trial
 from detector.train.calibrate import calibrated
 from detector.train.division import Plan, divide
 
+pytestmark = pytest.mark.slow
+
 
 class IsKeen(ExpectsTheMedian):
     """Leaves nothing of what noise does, and much of everything beyond."""
