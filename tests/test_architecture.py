@@ -22,6 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     # values and words
     "errors": set(),
     "times": set(),
+    "cores": set(),
     "progress": set(),
     "tables": set(),  # the one description of the database, read by all that query it
     "wording": set(),
@@ -31,12 +32,12 @@ ALLOWED: dict[str, set[str]] = {
     "ports": {*_LOW, "progress"},
     "config": {"errors", "times"},
     # use cases: ports, never adapters
-    "detect": {*_LOW, "progress", "ports", "config"},
+    "detect": {*_LOW, "progress", "ports", "config", "cores"},
     "train": {*_LOW, "progress", "ports", "config", "detect"},
     "replay": {*_LOW, "progress", "ports", "config", "detect", "train", "csv_files"},
     # adapters: never each other
     "sources": {*_LOW, "ports", "config", "database", "tables"},
-    "models": {*_LOW, "ports", "config", "progress"},
+    "models": {*_LOW, "ports", "config", "progress", "cores"},
     "store": {*_LOW, "ports", "database", "tables", "detect"},
     "notify": {*_LOW, "ports", "wording", "detector"},
     "export": {*_LOW, "ports", "detect", "detector"},
@@ -45,7 +46,8 @@ ALLOWED: dict[str, set[str]] = {
     "operate": {
         *_LOW,
         *_USE_CASES,
-        *("progress", "ports", "config", "database", "tables", "wording", "csv_files", "sources", "models", "store"),
+        *("progress", "ports", "config", "cores", "database", "tables"),
+        *("wording", "csv_files", "sources", "models", "store"),
     },
     "wiring": {
         *_LOW,
@@ -76,6 +78,7 @@ EXCEPTIONS: dict[str, set[str]] = {}
 THIRD_PARTY: dict[str, set[str]] = {
     "errors": set(),
     "times": set(),
+    "cores": set(),
     "progress": {"rich"},
     "tables": {"sqlalchemy"},
     "wording": set(),

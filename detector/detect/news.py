@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from detector.core.news import BEFORE, MECHANISMS, RECENT, Experience, Habits, O
 from detector.core.rules import MetricRules
 from detector.core.scaling import Scaling
 from detector.core.series import Bool, Float32, Int64
+from detector.cores import cores
 from detector.ports import ModelVersion
 
 LOOK_BACK = max(shape.SLOTS - 1, RECENT)
@@ -62,17 +64,22 @@ def blocks(slots: Slots, *, cells: int = _CELLS) -> Iterator[slice]:
 def advance(norm: Norm, experience: Experience, slots: Slots) -> tuple[Experience, Float32]:
     """The experience after K slots, and ln of their return periods in weeks by mechanism, (E, K, M)."""
     found = np.empty((len(slots.rows), len(slots.slots), len(MECHANISMS)), dtype=np.float32)
-    parts = []
-    for rows in blocks(slots):
+
+    def judged(rows: slice) -> Experience:
         is_everybody = rows.stop - rows.start == len(slots.rows)
         mine = slots if is_everybody else slots.of(rows)
         seen, observed = observe(norm, experience if is_everybody else experience.rows(rows), mine)
         scale = norm.habits.tails.at(mine.rows)[1]
-        part, found[rows] = news.judge(
+        after, found[rows] = news.judge(
             seen, observed, slots=slots.slots, scale=scale, step=norm.step, metrics=slots.values.shape[2]
         )
-        parts.append(part)
-    return (Experience.joined(parts) if len(parts) > 1 else parts[0] if parts else experience), found
+        return after
+
+    parts = list(blocks(slots))
+    if len(parts) < 2:
+        return (judged(parts[0]) if parts else experience), found
+    with ThreadPoolExecutor(cores()) as threads:  # NumPy lets go of the interpreter
+        return Experience.joined(list(threads.map(judged, parts))), found
 
 
 def observe(norm: Norm, experience: Experience, slots: Slots) -> tuple[Experience, Observed]:

@@ -25,6 +25,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from detector.core import window
 from detector.core.series import Float32, Windows
+from detector.cores import cores
 from detector.errors import ArtifactError, ModelError
 from detector.models import calendar
 from detector.models.artifact import NetworkSpec
@@ -129,11 +130,6 @@ def network_input(spec: NetworkSpec, windows: Windows) -> Float32:
         windows.slots, spec.timesteps - 1, step=spec.step, time_zone=spec.time_zone, channels=spec.calendar
     )
     return window.network_input(windows.values, read)
-
-
-def cores() -> int:
-    """Cores this process may run on, which in a container or under systemd may be fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 # --- the graph --------------------------------------------------------------------------------------------------------

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from detector.core import window
 from detector.core.series import Int64, Windows
+from detector.cores import cores
 from detector.errors import ModelError
 from detector.models.artifact import NetworkSpec
-from detector.models.inference import cores, network_input
+from detector.models.inference import network_input
 from detector.progress import Progress
 
 # Both are read when Keras and TensorFlow are imported, so they must stand before.

@@ -31,13 +31,14 @@ from detector.core.scaling import Scaling
 from detector.core.series import Float32, Samples, Windows
 from detector.core.shape import CENTRES, STATISTICS, Shapes
 from detector.core.threshold import Calibration
+from detector.cores import cores
 from detector.detect import tick
 from detector.detect.horizon import Horizon
 from detector.detect.recall import recall, stored_state
 from detector.models import artifact as artifacts
 from detector.models import fitting, versions
 from detector.models.artifact import BaselineSpec, NetworkSpec
-from detector.models.inference import Autoencoder, cores, weight_shapes
+from detector.models.inference import Autoencoder, weight_shapes
 from detector.ports import Artifact, ModelVersion, Source
 from detector.progress import Progress
 from detector.sources.sql import SqlSource, TableSpec

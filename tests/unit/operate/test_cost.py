@@ -7,8 +7,8 @@ from datetime import timedelta
 import pytest
 
 from detector.config.sections import EmbeddedSource, ModelSection, MonitorSection
+from detector.cores import cores
 from detector.models.artifact import NetworkSpec
-from detector.models.inference import cores
 from detector.operate import cost as capacity
 from detector.operate.cost import TickCost
 
