@@ -62,8 +62,8 @@ _FEWEST_LATELY = 6  # slots of that half-life
 _MOST_IN_MEAN = 100.0  # deviations of one metric in a mean over all: one slot of one metric must not carry it
 _LONG, _MOST_LONG = 10 * MINUTE_MS, 30  # that the worst metric lasts; slots at most
 _FENCE = 0.12  # of the logarithm of a deviation, for one nat
-_FLOOR = {"far1": 3.0, "far3": 3.0, "one3": 6.0, "one10": 6.0}  # deviations that are no reason, however rare
-_FLOOR |= {"missed": 0.4}  # and of a daily job: the share that it lacks
+# no reason, however rare: so many deviations; of `missed` the share that a job lacks
+_FLOOR = {"far1": 3.0, "far3": 3.0, "one3": 6.0, "one10": 6.0, "missed": 0.4}
 _GROSS = 7.0  # mean deviation over all metrics
 _TOLD = 2.0  # times a week that something gross of one size is told
 _BROAD, _BROAD_DEVIATIONS, _BROAD_SLOTS, _BROAD_COUNT = 3, 6.0, 2, 0.05  # metrics from which on it hardly counts
@@ -228,7 +228,6 @@ def observe(
     known = ~np.isnan(deep).all(axis=2)
     far = _mean_of_metrics(deep[:, -slots - RECENT + 1 :])
     is_known = known[:, -slots:]
-
     metric = np.full((*is_known.shape, len(STREAMS)), ANY, dtype=np.int16)
 
     def worst(name: str, length: int) -> Float32:

@@ -20,10 +20,8 @@ from detector.core.peaks import PEAKS
 from detector.core.rules import MetricRules
 from detector.core.series import Bool, Float32, Float64, Int64
 
-_NEAREST, _FURTHEST = (
-    -10.0,
-    60.0,
-)  # log2 of distances in spreads; what a metric always had may be 1e-9 of what it once had
+# log2 of distances in spreads; what a metric always had may be 1e-9 of what it once had
+_NEAREST, _FURTHEST = -10.0, 60.0
 _HALVINGS = 17  # to a thousandth of the distance: 70 / 2¹⁷ of its log2
 _CELLS = 20_000  # numbers of remembered peaks, or of values, at a time: what is made of them fits into a cache
 

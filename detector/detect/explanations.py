@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from detector.core import frozen, rhythm, score, shape
-from detector.core.news import MECHANISMS, RECENT, tolerated
+from detector.core.news import MECHANISMS, RECENT, long_slots, tolerated
 from detector.core.rules import MetricRules
 from detector.core.series import Bool, Float32, Float64, Int64, Reason
 from detector.detect import news, residuals
@@ -26,7 +26,7 @@ _TOP_METRICS = 5  # named in an explanation
 _LEAST_SHARE = 0.005  # of the score, for a metric to be named
 _WHOLE_WINDOWS = 500  # explanations with a window at a time; of more at once the others hold one slot
 
-_KINDS = {
+_KINDS: dict[str, tuple[str, int | None]] = {
     "net1": ("network", 1),
     "net3": ("network", 3),
     "net10": ("network", 10),
@@ -35,12 +35,12 @@ _KINDS = {
     "far3": ("far", 3),
     "gross": ("far", 3),
     "one3": ("metric", 3),
-    "one10": ("metric", 10),
+    "one10": ("metric", None),
     "record": ("record", RECENT),
-    "pool": ("pool", 10),
+    "pool": ("pool", None),
     "missed": ("missed", rhythm.LASTS),
 }
-"""Kind and slots that a mechanism is explained by."""
+"""Kind and slots that a mechanism is explained by; None: `long_slots`, which depend on the step."""
 
 _TOLERATED = {"far": tolerated("far3")} | dict.fromkeys(("metric", "record", "pool", "missed"), tolerated("one3"))
 """Deviations from the median that are expected by kind; of other kinds it is the model that expects something."""
@@ -279,7 +279,8 @@ def _fired(horizon: Horizon, view: _View, parts: Float32) -> tuple[dict[str, Any
     if view.is_frozen.any() and np.nanmax(parts) <= horizon.rules.score_at_once:
         return {"kind": "frozen", "slots": 1}, view.is_frozen / view.is_frozen.sum()
     name = MECHANISMS[int(np.nanargmax(parts))] if not np.isnan(parts).all() else MECHANISMS[0]
-    kind, slots = _KINDS[name]
+    kind, known = _KINDS[name]
+    slots = long_slots(horizon.step) if known is None else known
     shares = _shares(view, kind, slots)
     return {"kind": kind, "slots": slots} | (view.due.when(shares) if kind == "missed" else {}), shares
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from untrained import (
@@ -118,11 +120,23 @@ def test_what_is_large_enough_is_found_at_once_and_what_is_too_small_never() -> 
     assert all(np.isnan(small[kind]).all() for kind in SCALED)
 
 
-def test_a_level_shift_of_a_dozen_deviations_is_found_wherever_it_is_put() -> None:
-    # nothing of the pieces has been learned: what the worst metric then shows for three slots is news
-    found = _delays(12.0)[Fault.LEVEL_SHIFT]
+def test_faults_are_judged_by_nothing_that_was_learned_from_their_pieces() -> None:
+    data = divide(Plan.of(monitor_of()), noise_history(900))
+    fitted = FakeFit(baseline_model=IsDeaf()).baseline(data.history, np.zeros((2, 900), dtype=np.bool_))
+    model, half = calibrated(data, fitted), 629 + (900 - 629) // 2  # fewer than 70 % train
+    values = data.history.values.copy()
+    values[:, half + 10 : half + 60] += 200.0
+    shifted = replace(data, history=replace(data.history, values=values))
+    rows, before = np.array([1, 0, 1]), trial.look_back(data.plan.horizon)
 
-    assert (found <= 10).all()
+    known, same = (trial.shown(one, model, rows).columns() for one in (data, shifted))
+    pieces = trial.drawn(data, before=before, count=200, rng=np.random.default_rng(0))
+
+    for name, column in known.items():
+        np.testing.assert_array_equal(same[name], column, err_msg=name)
+    assert (trial.shown(data, model, rows).known == half).all()
+    assert pieces is not None
+    assert pieces.starts.min() + before >= half
 
 
 def test_a_fault_that_replaces_what_a_metric_does_has_no_size() -> None:
