@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 import subprocess
 import time
 from collections.abc import Callable
-from contextlib import closing
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -146,18 +143,6 @@ def test_it_is_explained_why_there_was_an_alert_and_why_there_was_none(run: Comm
     assert f"alert {alert['id']} was open" in there
     assert "% of the score" in there
     assert "is below the threshold" in before
-
-
-def test_a_score_is_explained_by_what_was_seen_before_it(config: Path, run: Command) -> None:
-    with closing(sqlite3.connect(config.with_name("detector.db"))) as connection:
-        rows = connection.execute(
-            "SELECT slot, score FROM detector_score WHERE entity = 'host' ORDER BY slot DESC LIMIT 40"
-        ).fetchall()
-
-    for slot, score in rows[::20]:
-        at = datetime.fromtimestamp(slot / 1000, UTC).isoformat()
-        explained = json.loads(run("explain", "demo", "host", "--at", at, "--json"))
-        assert explained["score"] == pytest.approx(score, abs=0.01)
 
 
 def test_it_is_told_what_it_would_take_to_open_an_alert(run: Command) -> None:
