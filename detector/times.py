@@ -17,6 +17,16 @@ def milliseconds(duration: timedelta) -> int:
     return duration // timedelta(milliseconds=1)
 
 
+def local_zone() -> str:
+    """Name of this machine's time zone, such as Europe/Berlin; UTC if the machine names none."""
+    import tzlocal
+
+    try:
+        return tzlocal.get_localzone_name() or "UTC"
+    except (KeyError, LookupError, ValueError, OSError):
+        return "UTC"
+
+
 def utc(at: int, precision: Literal["seconds", "milliseconds", "auto"] = "seconds") -> str:
     """A time in epoch milliseconds as ISO 8601 text, such as 2026-11-23T14:00:00Z."""
     return datetime.fromtimestamp(at / 1000, UTC).isoformat(timespec=precision).replace("+00:00", "Z")

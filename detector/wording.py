@@ -114,3 +114,9 @@ def finite(value: object) -> Any:
     if isinstance(value, list | tuple):
         return [finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def amount(count: int, noun: str) -> str:
+    """A number of things: 1 entity, 2 entities."""
+    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
+    return f"{count:,} {noun if count == 1 else plural}"

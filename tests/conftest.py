@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -22,6 +23,9 @@ from sqlalchemy import Engine, create_engine, make_url, text
 from sqlalchemy.exc import OperationalError
 
 from detector import database
+
+if TYPE_CHECKING:
+    from watched import Acting, Fleet, Site
 
 START_SECONDS = 60.0
 MEMORY, ROOM = Path("/dev/shm"), 4 << 30  # bytes, for several servers at a time
@@ -234,3 +238,27 @@ def _fresh_database(server_url: str, drop: str) -> Iterator[str]:
             connection.execute(text(drop.format(name)))
     finally:
         server.dispose()
+
+
+@pytest.fixture(scope="session")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Fleet:
+    """A small fleet that was watched for hours."""
+    import watched
+
+    return watched.fleet(tmp_path_factory.mktemp("fleet"))
+
+
+@pytest.fixture(scope="session")
+def site(fleet: Fleet) -> Iterator[Site]:
+    """Its endpoint, read-only."""
+    with fleet.endpoint() as found:
+        yield found
+
+
+@pytest.fixture
+def acting(fleet: Fleet, tmp_path: Path) -> Iterator[Acting]:
+    """An endpoint at which a user can act."""
+    import watched
+
+    with watched.acting(fleet, tmp_path) as found:
+        yield found

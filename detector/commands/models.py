@@ -11,7 +11,7 @@ from detector.commands.shared import ConfigOption, JsonOption, Moment, MonitorOp
 from detector.errors import ConfigError
 
 if TYPE_CHECKING:
-    from detector.wiring import Parts
+    pass
 
 
 def list_models(config: ConfigOption = None, monitor: MonitorOption = None, as_json: JsonOption = False) -> None:
@@ -41,6 +41,7 @@ def show_model(
 ) -> None:
     """Shows one model version: data, training, evaluation."""
     parts = assembled(config, None)
+    from detector import wiring
     from detector.store import models
 
     found = [row for row in models.listing(parts.engine) if row.version == version]
@@ -52,27 +53,5 @@ def show_model(
     times = {"created_at": Moment(row["created_at"])} | {
         name: Moment(header[name]) for name in ("trained_from", "trained_until") if name in header
     }
-    sight = _sight(parts, row["monitor"], version) if row["is_live"] else {}
+    sight = wiring.sight(parts, row["monitor"], version) if row["is_live"] else {}
     print_rows([row | header | times | sight], as_json=as_json, vertical=True)
-
-
-def _sight(parts: Parts, monitor: str, version: int) -> dict[str, float | None]:
-    """What it takes to open an alert under a version; nothing where nobody can know."""
-    from detector.detect import sensitivity
-    from detector.detect.horizon import Horizon
-    from detector.errors import ArtifactError
-
-    if monitor not in parts.versions:
-        return {}
-    try:
-        model = parts.versions[monitor].load(version)
-    except ArtifactError:
-        return {}
-    if not len(model.artifact.habits.usual.center):  # of a former version of this program: see its next training
-        return {}
-    horizon = Horizon.of(parts.config.monitor(monitor))
-    blind = sensitivity.blind_shares(horizon, model)
-    return {
-        "blind_ratio": float(blind.mean()) if blind.size else None,
-        "deviations_to_alert": sensitivity.median_deviation(horizon, model),
-    }

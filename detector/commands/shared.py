@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from detector.errors import ConfigError, DetectorError
-from detector.times import utc
+from detector.times import local_zone, utc
 from detector.wording import finite, printable
 
 if TYPE_CHECKING:
@@ -75,14 +75,7 @@ class Moment:
 
 def zone_name() -> str:
     """Name of the zone in which times are printed and taken, such as Europe/Berlin; UTC if the machine names none."""
-    if display.named:
-        return display.named
-    import tzlocal
-
-    try:
-        return tzlocal.get_localzone_name() or "UTC"
-    except (KeyError, LookupError, ValueError, OSError):
-        return "UTC"
+    return display.named or local_zone()
 
 
 def now_ms() -> int:

@@ -163,18 +163,34 @@ def secret(
     file = str(getattr(section, f"{key}_file"))
     if not file:
         return str(getattr(section, key))
-    environment = os.environ if environment is None else environment
-    folder = environment.get("CREDENTIALS_DIRECTORY", "")
-    for path in (Path(folder, file) if folder else None, Path(file)):
-        try:
-            if path is not None and os.path.isfile(path):
-                return path.read_text(encoding="utf-8").strip()
-        except (OSError, ValueError) as exc:
-            why = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8 text"
-            msg = f"{key}_file: {file!r} cannot be read: {why}"
-            raise ConfigError(msg) from None  # the cause may show what the file holds
+    try:
+        path = _credential(file, os.environ if environment is None else environment)
+        if path is not None:
+            return path.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as exc:
+        why = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8 text"
+        msg = f"{key}_file: {file!r} cannot be read: {why}"
+        raise ConfigError(msg) from None  # the cause may show what the file holds
     msg = f"{key}_file: no file {file!r} here or in $CREDENTIALS_DIRECTORY; create it or set `{key}`"
     raise ConfigError(msg)
+
+
+def _credential(file: str, environment: Mapping[str, str]) -> Path | None:
+    """Where a file with something secret is: in $CREDENTIALS_DIRECTORY or here."""
+    folder = environment.get("CREDENTIALS_DIRECTORY", "")
+    candidates = (Path(folder, file) if folder else None, Path(file))
+    return next((path for path in candidates if path is not None and os.path.isfile(path)), None)
+
+
+def web_config(section: ExportSection, environment: Mapping[str, str] | None = None) -> Path | None:
+    """The web configuration file, None if there is to be none. Raises: ConfigError if it is missing."""
+    if not section.web_config:
+        return None
+    path = _credential(section.web_config, os.environ if environment is None else environment)
+    if path is None:
+        msg = f"export.web_config: no file {section.web_config!r} here or in $CREDENTIALS_DIRECTORY"
+        raise ConfigError(msg)
+    return path.resolve()
 
 
 _PLACEHOLDER = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")

@@ -61,6 +61,7 @@ class ExportSection(Section):
 
     listen: str = "127.0.0.1:9788"
     max_entities: int = Field(default=10_000, ge=1)
+    web_config: str = ""
 
     @field_validator("listen")
     @classmethod

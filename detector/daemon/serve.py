@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from detector import database, wiring
+from detector import database, times, wiring
 from detector.config import loading
 from detector.config import sections as configuration
 from detector.config.sections import Config
@@ -16,6 +16,11 @@ from detector.daemon.worker import Worker
 from detector.detect.horizon import Horizon
 from detector.export.prometheus import Exporter
 from detector.store import alerts, judged, schema, scores
+from detector.web import app
+from detector.web.access import Access
+from detector.web.live import Daemon
+from detector.web.reader import Reader
+from detector.web.server import Endpoint
 from detector.wiring import Parts
 
 
@@ -32,6 +37,27 @@ def _prune(parts: Parts, monitor: str, before: int) -> int:
     """Removes some scores, and ranges of the record that nothing is compared with any more; how many."""
     look_back = Horizon.of(parts.config.monitor(monitor)).look_back
     return scores.prune(parts.engine, monitor, before) + judged.prune(parts.engine, monitor, before - look_back)
+
+
+def serving(parts: Parts, exporter: Exporter, daemon: Daemon, problem: Callable[[], str | None]) -> Endpoint:
+    """What serves pages, API and metrics of a daemon, bound but not answering yet.
+
+    problem: why the daemon does not do its work, None if it does
+
+    Raises: DetectorError if the address is taken; ConfigError if the web configuration is wrong.
+    """
+    config = parts.config
+    access = Access(loading.web_config(config.export))
+    reader = Reader(
+        config=config,
+        engine=database.connect(loading.secret(config.database)),
+        store=parts.store,
+        daemon=daemon,
+        problem=problem,
+        zone=config.display.timezone or times.local_zone(),
+        sight=lambda monitor, version: wiring.sight(parts, monitor, version),
+    )
+    return Endpoint(config.export.address, app.create(exporter.registry, reader, access), access)
 
 
 def worker(parts: Parts, config_path: Path, exporter: Exporter, *, clock: Callable[[], float] = time.time) -> Worker:
@@ -51,6 +77,7 @@ def worker(parts: Parts, config_path: Path, exporter: Exporter, *, clock: Callab
         alert_counts=lambda monitor, since: alerts.counts(engine, monitor, since),
         ping=lambda: database.ping(engine),
         config_path=config_path,
+        endpoint=lambda daemon, problem: serving(parts, exporter, daemon, problem),
         senders=wiring.senders(parts.config, engine),
     )
     return Worker(parts.config, services, exporter, clock=clock)

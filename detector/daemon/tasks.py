@@ -28,6 +28,8 @@ from detector.notify.sender import Sender
 from detector.ports import AlertCounts, ModelVersion, Source, Store, Versions
 from detector.times import WEEK_MS, milliseconds
 from detector.train.division import Plan
+from detector.web.live import Daemon
+from detector.web.server import Endpoint
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +59,7 @@ class Services:
     alert_counts: Callable[[str, int], AlertCounts]  # of a monitor; `recent` counts from a time on
     ping: Callable[[], None]  # raises if the database does not answer
     config_path: Path  # for training processes
+    endpoint: Callable[[Daemon, Callable[[], str | None]], Endpoint]  # serves a daemon, with its problem if it has one
     senders: Sequence[Sender] = ()
 
 
@@ -77,6 +80,10 @@ class MonitorRun:
     blind: tuple[int, Float64] | None = None  # a version, and shares of its entities' metrics that no alert comes from
     rejected: RejectedRows | None = None  # None before the first tick
     failures: int = 0  # failed ticks in a row
+    failure: str | None = None  # why the newest tick failed
+    waits: tuple[int, int] = (0, 0)  # slots of history that the source has, and that the next training needs
+    training: tuple[float, str] | None = None  # share that is done of the training that runs, and what it does
+    missed_training: str | None = None  # why the newest training failed
     train_not_before: float = 0.0  # of the monotonic clock
     finished: float = field(default_factory=time.monotonic)  # when the last tick ended, failed or not
     succeeded: float | None = None  # when the last good tick ended, of the monotonic clock
@@ -127,7 +134,7 @@ class Tasks:
         if task == "tick":
             run.finished = time.monotonic()
             if outcome == "success":
-                run.failures, run.succeeded = 0, run.finished
+                run.failures, run.failure, run.succeeded = 0, None, run.finished
         self._exporter.job_runs.labels(task, monitor, outcome).inc()
         self._exporter.job_duration.labels(task, monitor).observe(time.monotonic() - began)
 
@@ -136,22 +143,26 @@ class Tasks:
         try:
             self._work[task](run)
         except TrainingTimeout as exc:
+            run.missed_training = str(exc)
             logger.error("event=%s_timeout monitor=%s reason=%r", task, monitor, str(exc))
             return "timeout"
         except TrainingStopped as exc:
             logger.warning("event=%s_stopped monitor=%s reason=%r", task, monitor, str(exc))
             return "skipped"
         except TrainingKilled as exc:
+            run.missed_training = str(exc)
             logger.error("event=%s_killed monitor=%s signal=%d reason=%r", task, monitor, exc.signal, str(exc))
             return "error"
         except DetectorError as exc:
             if task == "tick":
                 self._note_failed_tick(run, exc)
             else:
+                run.missed_training = str(exc) if task == "retrain" else run.missed_training
                 logger.error("event=%s_failed monitor=%s reason=%r", task, monitor, str(exc))
             return "error"
-        except Exception:
+        except Exception as exc:
             run.memory = None
+            run.failure = f"unexpected {type(exc).__name__}; see the log" if task == "tick" else run.failure
             logger.exception("event=%s_failed monitor=%s", task, monitor)
             return "error"
         return "success"
@@ -160,6 +171,7 @@ class Tasks:
         """Drops the memory, which may be ahead of the store; logs the first failure and every tenth after it."""
         run.memory = None
         run.failures += 1
+        run.failure = str(exc)
         if isinstance(exc, StaleState):
             logger.warning("event=cursor_moved_elsewhere monitor=%s", run.section.name)
         elif run.failures == 1 or run.failures % _LOGGED_FAILURES == 0:
@@ -244,6 +256,7 @@ class Tasks:
         plan, step = run.plan, run.plan.horizon.step
         if run.section.retrain == "off" or time.monotonic() < run.train_not_before:
             return
+        run.waits = (0, 0)
         needed = plan.needed_slots
         if run.memory is not None and run.memory.model.kind == "baseline":
             had = (run.memory.model.trained_until - run.memory.model.trained_from) // step
@@ -253,6 +266,7 @@ class Tasks:
         extent = run.monitor.source.extent(now)
         have = 0 if extent is None else (min(extent[1], now) - extent[0]) // step + 1
         if have < needed:
+            run.waits = (have, needed)
             logger.info("event=warming_up monitor=%s slots=%d needed=%d", plan.horizon.monitor, have, needed)
             return
         run.train_not_before = time.monotonic() + _RETRY_TRAINING.total_seconds()
@@ -318,7 +332,16 @@ class Tasks:
         """
         monitor = run.section
         logger.info("event=retrain_started monitor=%s", monitor.name)
-        self.children.run(monitor.name, timeout=monitor.training.timeout.total_seconds())
+        run.training, run.waits = (0.0, ""), (0, 0)
+
+        def progress(done: float, doing: str) -> None:
+            run.training = done, doing
+
+        try:
+            self.children.run(monitor.name, timeout=monitor.training.timeout.total_seconds(), progress=progress)
+        finally:
+            run.training = None
+        run.missed_training = None
         logger.info("event=retrain_done monitor=%s", monitor.name)
 
 

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
 import threading
+from collections import deque
 from pathlib import Path
+from typing import IO
 
 from detector.errors import DetectorError
+from detector.progress import Progress, silent
+
+_LISTEN_SECONDS = 5.0  # after a child's end, for its last words
+_PROGRESS = re.compile(r"event=progress .*percent=(?P<percent>\d+) .*doing=['\"](?P<doing>.*)['\"]$")
+"""A line of `progress.shown`."""
 
 
 class TrainingTimeout(Exception):
@@ -44,7 +52,7 @@ class TrainingChildren:
         self._lock = threading.Lock()
         self._stop = stop
 
-    def run(self, monitor: str, *, timeout: float) -> None:
+    def run(self, monitor: str, *, timeout: float, progress: Progress = silent) -> None:
         """Trains a monitor and waits for the end, at most `timeout` seconds.
 
         Raises: TrainingTimeout, TrainingStopped, TrainingKilled; DetectorError with the child's last line on stderr.
@@ -52,14 +60,18 @@ class TrainingChildren:
         command = [sys.executable, "-m", "detector", "retrain", monitor, "--config", str(self._config_path)]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as child:  # noqa: S603 - own command
             self._add(child)
+            lines: deque[str] = deque(maxlen=1)
+            listener = threading.Thread(target=_listen, args=(child.stderr, lines, progress), daemon=True)
+            listener.start()
             try:
-                _, errors = child.communicate(timeout=timeout)
+                child.wait(timeout)
             except subprocess.TimeoutExpired:
                 child.kill()
                 msg = f"training ended after training.timeout = {timeout:g} s; raise it or lower training.max_windows"
                 raise TrainingTimeout(msg) from None
             finally:
                 self._remove(child)
+                listener.join(_LISTEN_SECONDS)
         if child.returncode == 0:
             return
         if self._stop.is_set():
@@ -71,7 +83,6 @@ class TrainingChildren:
             raise TrainingStopped(msg)
         if number > 0:
             raise TrainingKilled(number)
-        lines = errors.decode(errors="replace").strip().splitlines()
         raise DetectorError(lines[-1] if lines else f"the training process ended with status {child.returncode}")
 
     def terminate(self) -> None:
@@ -89,3 +100,14 @@ class TrainingChildren:
     def _remove(self, child: subprocess.Popen[bytes]) -> None:
         with self._lock:
             self._running.discard(child)
+
+
+def _listen(errors: IO[bytes], lines: deque[str], progress: Progress) -> None:
+    """Keeps the last line that a child says on stderr, and passes on how far it is."""
+    for said in errors:
+        line = said.decode(errors="replace").strip()
+        told = _PROGRESS.search(line)
+        if told:
+            progress(int(told["percent"]) / 100, told["doing"])
+        if line:
+            lines.append(line)

@@ -8,8 +8,9 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from apscheduler.events import EVENT_JOB_MAX_INSTANCES, JobExecutionEvent
 from apscheduler.executors.pool import ThreadPoolExecutor
@@ -23,10 +24,12 @@ from detector.daemon import health
 from detector.daemon.messengers import Messenger
 from detector.daemon.systemd import notify_systemd
 from detector.daemon.tasks import MonitorRun, Services, Task, Tasks
+from detector.detect import explain_slot, promise
 from detector.detect.tick import Monitor
-from detector.export.http import Endpoint
 from detector.export.prometheus import Exporter, MonitorView
 from detector.train.division import Plan
+from detector.web.live import Status
+from detector.web.server import Endpoint
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +108,7 @@ class Worker:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             # only noted: an event's lock may be held by the very thread that the handler interrupts
             signal.signal(number, lambda received, _frame: self._signals.append(received))
-        endpoint = Endpoint(self._config.export.address, self._exporter.registry, self.problem)
+        endpoint = self._services.endpoint(self, self.problem)
         scheduler = self._scheduler = self._make_scheduler()
         endpoint.start()  # first: a port that is taken ends the start
         scheduler.start()
@@ -128,6 +131,44 @@ class Worker:
     def problem(self) -> str | None:
         """Why this daemon does not do its work, None if it does."""
         return self._ping.problem() or health.problem(self._runs.values(), time.monotonic())
+
+    # -- what pages and API ask ---------------------------------------------------------------------------------------
+
+    def now(self) -> int:
+        """The time, epoch milliseconds."""
+        return round(self._clock() * 1000)
+
+    def views(self) -> Mapping[str, MonitorView]:
+        """The newest state of every monitor, by its name."""
+        return self._exporter.views()
+
+    def status(self, monitor: str) -> Status:
+        """How a monitor's work goes."""
+        run = self._runs[monitor]
+        return Status(
+            has_ticked=run.succeeded is not None,
+            failure=run.failure,
+            slots=run.waits[0],
+            needed=run.waits[1],
+            training=None if run.training is None else run.training[1],
+            trained=0.0 if run.training is None else run.training[0],
+            next_tick=self._next(f"tick:{monitor}"),
+            next_training=self._next(f"retrain:{monitor}"),
+            promise=None if run.good is None else promise.shortfall(run.good),
+            missed_training=run.missed_training,
+        )
+
+    def _next(self, job: str) -> int | None:
+        """When a job runs next, epoch milliseconds."""
+        found = None if self._scheduler is None else self._scheduler.get_job(job)
+        return None if found is None or found.next_run_time is None else round(found.next_run_time.timestamp() * 1000)
+
+    def explained(self, monitor: str, entity: str) -> Mapping[str, Any] | None:
+        """The newest slot of an entity, explained as alerts are; None if there is nothing to explain."""
+        run = self._runs[monitor]
+        return None if run.memory is None else explain_slot.newest(run.plan.horizon, run.memory, entity)
+
+    # -- life, within -------------------------------------------------------------------------------------------------
 
     def _wait(self) -> None:
         """Sleeps until the stop; looks after signals and the clock, and feeds systemd's watchdog."""

@@ -28,10 +28,10 @@ from detector.core import grid
 from detector.daemon import serve
 from detector.daemon.worker import Worker
 from detector.errors import ConfigError, ModelError, SourceError
-from detector.export.http import Endpoint
 from detector.export.prometheus import Exporter
 from detector.store import alerts
 from detector.times import HOUR_MS, utc
+from detector.web.server import Endpoint
 
 _MARK = "# Written by `detector demo`"
 _CONFIG = (
@@ -108,9 +108,10 @@ def run(folder: Path, *, listen: str, once: bool, as_json: bool) -> None:
     config = loading.load(path)
     monitor = config.monitors[0]
     exporter = Exporter(config.export.max_entities)
+    parts, clock = wiring.assemble(config, upgrade=True), Clock()
+    worker = serve.worker(parts, path, exporter, clock=clock)
     # before the work, so that a taken port is reported at once
-    endpoint = None if once else Endpoint(config.export.address, exporter.registry, lambda: None)
-    parts = wiring.assemble(config, upgrade=True)
+    endpoint = None if once else serve.serving(parts, exporter, worker, lambda: None)
     with resources.as_file(recording / _RECORDING) as file:
         imported = importing.load(file, monitor.metrics, wiring.embedded(monitor, parts.engine))
     if imported.first is None or imported.last is None:
@@ -127,8 +128,6 @@ def run(folder: Path, *, listen: str, once: bool, as_json: bool) -> None:
     say(f"trained   on its quiet first hour, in {time.monotonic() - trained:.0f} s")
 
     replayed = time.monotonic()
-    clock = Clock()
-    worker = serve.worker(parts, path, exporter, clock=clock)
     moments = range(normal_until + monitor.step_ms, imported.last + monitor.step_ms + 1, monitor.step_ms)
     _replay(worker, clock, monitor=monitor.name, moments=moments)
     say(f"replayed  the rest, {len(moments)} ticks of the daemon, in {time.monotonic() - replayed:.0f} s\n")
@@ -143,7 +142,7 @@ def run(folder: Path, *, listen: str, once: bool, as_json: bool) -> None:
         _show(result, found, false)
         _say_next(folder, path, normal_until, first_alert=next((f.alerts[0].id for f in found if f.alerts), None))
     if endpoint is not None:
-        _serve(endpoint, config.export.listen.rpartition(":")[0], say)
+        _serve(endpoint, say)
 
 
 def _prepare(folder: Path, listen: str) -> Path:
@@ -280,13 +279,13 @@ def _say_next(folder: Path, path: Path, start: int, *, first_alert: int | None) 
     print("Watch your own database: README.md, “From your own PostgreSQL table to the first alert”.")
 
 
-def _serve(endpoint: Endpoint, host: str, say: Callable[[str], None]) -> None:
-    """Serves /metrics as after the last tick, until a signal."""
+def _serve(endpoint: Endpoint, say: Callable[[str], None]) -> None:
+    """Serves the page as after the last tick, until a signal."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     endpoint.start()
-    say(f"\nServing http://{host}:{endpoint.port}/metrics until Ctrl-C (not wanted: --once).")
+    say(f"\nSee it in a browser: {endpoint.url} (until Ctrl-C; not wanted: --once)")
     stop.wait()
     endpoint.stop()
 

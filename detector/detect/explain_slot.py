@@ -15,6 +15,7 @@ from detector.core.rejects import Reject
 from detector.core.series import Reason, Samples
 from detector.detect import checkpoints, exclusions, explanations, recall, scores
 from detector.detect.horizon import Horizon
+from detector.detect.memory import Memory
 from detector.detect.recall import Stored
 from detector.errors import ModelError
 from detector.ports import Exclusion, ModelVersion, Source, StoredExperience
@@ -111,6 +112,21 @@ def explain_slot(
     if exclusions.mutes(excluded, entity, share=share, at=slot):
         why.append("an exclusion mutes it; see: detector exclude list")
     return replace(answer, why=why)
+
+
+def newest(horizon: Horizon, memory: Memory, entity: str) -> dict[str, Any] | None:
+    """The explanation of an entity's newest slot in memory, as stored with alerts; None if nothing of it is known."""
+    history = memory.history
+    if entity not in memory.entities or not history.values.shape[1]:
+        return None
+    row = memory.entities.index(entity)
+    if np.isnan(history.values[row, -1]).all():
+        return None
+    parts = scores.scores_by_mechanism(horizon, memory, 1, only=np.array([row]))[0]
+    slot = int(history.slots[-1])
+    explained = explanations.explain(horizon, memory, [(row, slot)], parts=lambda _row, _slot: parts[-1])
+    found: dict[str, Any] = json.loads(explained[row, slot])
+    return found
 
 
 def _of_alerts(past: Sequence[PastAlert], slot: int) -> Iterator[str]:

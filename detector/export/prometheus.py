@@ -146,6 +146,10 @@ class Exporter(Collector):
         """Changes fields of a monitor's view."""
         self.show(replace(self._views[monitor], **changes))  # type: ignore[arg-type]
 
+    def views(self) -> Mapping[str, MonitorView]:
+        """The newest view of every monitor, by its name."""
+        return self._views
+
     def task(self, task: str, monitor: str) -> None:
         """Announces a task, so that its counters start at 0 instead of appearing with the first run."""
         self.job_duration.labels(task, monitor)

@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
-import numpy as np
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -18,7 +17,7 @@ from detector import database
 from detector.config import loading, values
 from detector.config.sections import AlertmanagerNotifier, Config, MonitorSection, WebhookNotifier
 from detector.core import grid
-from detector.detect import pace
+from detector.detect import pace, promise
 from detector.detect.horizon import Horizon
 from detector.detect.tally import Tally
 from detector.errors import ConfigError, DetectorError
@@ -31,7 +30,6 @@ from detector.train.division import Plan
 _NAMED = 8  # metrics listed by name
 _WIDER = 4  # windows in which the usual distance of rows is looked for
 _STALE_STEPS = 5  # steps after which, beyond `delay`, a newest sample counts as old
-_PROMISING_DAYS = 1.0  # of history behind the training part, without which a budget is not kept
 
 
 @dataclass(frozen=True)
@@ -127,16 +125,13 @@ def _opened(monitor: MonitorSection) -> dict[str, Any]:
 
 def _promise(monitor: MonitorSection, live: ModelVersion) -> dict[str, Any]:
     """What the live version cannot promise, if anything."""
-    if not len(live.artifact.habits.usual.center):
+    if promise.is_of_an_earlier_program(live):
         told = (
             f"of an earlier version: alerts by its errors alone; for all of them run: detector retrain {monitor.name}"
         )
         return {"model": told}
-    weeks = live.artifact.experience.peaks.weeks
-    days = 7.0 * float(np.median(weeks[:, 0])) if len(weeks) else 0.0
-    if days >= _PROMISING_DAYS:
-        return {}
-    return {"budget": f"may be overdrawn: {days:.1f} days of history behind the training part say little of a week"}
+    short = promise.shortfall(live)
+    return {} if short is None else {"budget": short}
 
 
 def _on_record(monitor: MonitorSection, parts: Parts, now: int) -> dict[str, Any]:

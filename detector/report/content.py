@@ -64,7 +64,7 @@ def build(rows: Sequence[Rows], *, now: int, zone: str = "UTC", is_whole: bool =
     now: epoch milliseconds
     zone: of all its times and days
     """
-    clock = _Clock(zone, has_seconds=any(of.monitor.step_ms % 60_000 for of in rows))
+    clock = Clock(zone, has_seconds=any(of.monitor.step_ms % 60_000 for of in rows))
     newest = sorted(
         (alert for of in rows for alert in of.alerts),
         key=lambda alert: (alert.episode.opened_slot, alert.id),
@@ -86,17 +86,20 @@ def build(rows: Sequence[Rows], *, now: int, zone: str = "UTC", is_whole: bool =
     }
 
 
-class _Clock:
+class Clock:
     """Times as a zone's clocks show them."""
 
     def __init__(self, zone: str, *, has_seconds: bool) -> None:
+        """has_seconds: whether times are shown to the second"""
         self._zone = ZoneInfo(zone)
         self._format = "%Y-%m-%d %H:%M:%S" if has_seconds else "%Y-%m-%d %H:%M"
 
     def local(self, milliseconds: int) -> datetime:
+        """The time on the zone's clocks."""
         return datetime.fromtimestamp(milliseconds / 1000, UTC).astimezone(self._zone)
 
     def time(self, milliseconds: int) -> str:
+        """The same in words."""
         return self.local(milliseconds).strftime(self._format)
 
     def span(self, start: int, end: int) -> str:
@@ -112,7 +115,7 @@ def _counts(alert: AlertRow) -> bool:
     return not alert.is_muted and alert.state != "withdrawn"
 
 
-def _overview(rows: Sequence[Rows], alerts: Sequence[AlertRow], clock: _Clock) -> dict[str, Any]:
+def _overview(rows: Sequence[Rows], alerts: Sequence[AlertRow], clock: Clock) -> dict[str, Any]:
     first, until = min(of.first for of in rows), max(of.until for of in rows)
     within = [alert for alert in alerts if alert.episode.opened_slot >= first]
     return {
@@ -147,7 +150,7 @@ def _budget(of: Rows) -> dict[str, Any]:
     }
 
 
-def _days(alerts: Sequence[AlertRow], clock: _Clock, *, first: int, until: int) -> dict[str, Any]:
+def _days(alerts: Sequence[AlertRow], clock: Clock, *, first: int, until: int) -> dict[str, Any]:
     """Alerts on every day of the period: `total`, and `critical` among them."""
     begin, end = clock.local(first).date(), clock.local(max(until - 1, first)).date()
     days = [str(begin + timedelta(days=n)) for n in range((end - begin).days + 1)]
@@ -180,7 +183,7 @@ def _ranking(alerts: Sequence[AlertRow]) -> dict[str, Any]:
 # -- one alert --------------------------------------------------------------------------------------------------------
 
 
-def _alert(of: Rows, alert: AlertRow, clock: _Clock, *, incidents: Mapping[int, list[int]]) -> dict[str, Any]:
+def _alert(of: Rows, alert: AlertRow, clock: Clock, *, incidents: Mapping[int, list[int]]) -> dict[str, Any]:
     """One alert as the page shows it. incidents: alerts by incident"""
     metrics = alert.explanation.get("metrics", [])
     slots = plotted(of.monitor, alert, of.until)
@@ -206,12 +209,12 @@ def _alert(of: Rows, alert: AlertRow, clock: _Clock, *, incidents: Mapping[int, 
         "sentence": _sentence(alert, clock),
         "facts": list(_facts(of, alert, clock)) + [_excluded(*which, clock=clock) for which in excluded],
         "peers": peers,
-        "metrics": [_metric(metric) for metric in metrics],
+        "metrics": [metric_words(metric) for metric in metrics],
         "plots": _plots(of, alert, slots=slots, excluded=excluded),
     }
 
 
-def _sentence(alert: AlertRow, clock: _Clock) -> str:
+def _sentence(alert: AlertRow, clock: Clock) -> str:
     """The alert in a sentence: kind and metrics, time, peak."""
     kind = str(alert.explanation.get("part", {}).get("kind", "unusual behaviour"))
     what = words.sentence(alert.explanation) or f"{kind.replace('_', ' ').capitalize()}."
@@ -241,7 +244,7 @@ def _share(share: float) -> str:
     return f"{share:.0%}" if share >= _TOP_SHARE else "<1%"
 
 
-def _facts(of: Rows, alert: AlertRow, clock: _Clock) -> Iterable[tuple[str, str]]:
+def _facts(of: Rows, alert: AlertRow, clock: Clock) -> Iterable[tuple[str, str]]:
     flapping = alert.episode.reopenings >= of.monitor.decision.flapping_reopenings
     yield "Monitor", alert.monitor
     yield "Detected", clock.time(alert.detected_at)
@@ -273,7 +276,7 @@ _WHY_CLOSED: dict[str, str] = {
 }
 
 
-def _excluded(exclusion: Exclusion, start: int, end: int, *, clock: _Clock) -> tuple[str, str]:
+def _excluded(exclusion: Exclusion, start: int, end: int, *, clock: Clock) -> tuple[str, str]:
     until = f"since {clock.time(start)}" if exclusion.end is None else clock.span(start, end)
     about = f" ({exclusion.metric})" if exclusion.metric else ""
     return (
@@ -282,7 +285,8 @@ def _excluded(exclusion: Exclusion, start: int, end: int, *, clock: _Clock) -> t
     )
 
 
-def _metric(metric: Mapping[str, Any]) -> dict[str, str]:
+def metric_words(metric: Mapping[str, Any]) -> dict[str, str]:
+    """A metric of an explanation as tables show it."""
     name = metric["metric"]
 
     def text(*values: float | None) -> str:
@@ -304,24 +308,30 @@ def _plots(
     """Lines to draw, None if nothing is stored; missing values are None."""
     window = alert.explanation.get("window")
     score = of.scores.get(alert.id, np.full(len(slots), np.nan))
-    metrics = [] if window is None else _metric_lines(window)
+    metrics = [] if window is None else metric_lines(window)
     if window is not None:
         score = _filled(slots, score, window)
     if not metrics and np.isnan(score).all():
         return None
     return {
-        "alert": [alert.episode.opened_slot, _end(alert, of.until)],
+        "alerts": [[alert.episode.opened_slot, _end(alert, of.until)]],
         "excluded": [[start, end] for _, start, end in excluded],
         "score": {
             "start": slots.start,
             "step": slots.step * math.ceil(len(slots) / _POINTS),
-            "values": _values(_thinned(score)),
+            "values": plain(thinned(score, math.ceil(len(slots) / _POINTS))),
         },
         "metrics": metrics,
     }
 
 
-def _metric_lines(window: Mapping[str, Any]) -> list[dict[str, Any]]:
+def newest_slot(window: Mapping[str, Any]) -> int:
+    """The last slot of a stored window, epoch milliseconds."""
+    slots = len(unpack(window["values"], len(window["metrics"])))
+    return int(window["start"] + window["step"] * (slots - 1))
+
+
+def metric_lines(window: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Observed and expected values, and the band around them, of the metrics named in a stored window."""
     observed = unpack(window["values"], len(window["metrics"]))
     expected, band = (unpack(window[name], len(window["named"])) for name in ("expected", "band"))
@@ -330,10 +340,10 @@ def _metric_lines(window: Mapping[str, Any]) -> list[dict[str, Any]]:
             "metric": name,
             "start": window["start"],
             "step": window["step"],
-            "observed": _values(observed[:, window["metrics"].index(name)]),
-            "expected": _values(expected[:, k]),
-            "low": _values(expected[:, k] - band[:, k]),
-            "high": _values(expected[:, k] + band[:, k]),
+            "observed": plain(observed[:, window["metrics"].index(name)]),
+            "expected": plain(expected[:, k]),
+            "low": plain(expected[:, k] - band[:, k]),
+            "high": plain(expected[:, k] + band[:, k]),
         }
         for k, name in enumerate(window["named"])
     ]
@@ -348,15 +358,15 @@ def _filled(slots: range, score: Float64, window: Mapping[str, Any]) -> Float64:
     return np.where(np.isnan(score), own, score)
 
 
-def _thinned(score: Float64) -> Float64:
-    """At most `_POINTS` scores, each the highest of equally many slots."""
-    size = math.ceil(len(score) / _POINTS)
+def thinned(score: Float64, size: int) -> Float64:
+    """The highest of every `size` scores."""
     padded = np.pad(score, (0, -len(score) % size), constant_values=np.nan).reshape(-1, size)
     highest: Float64 = np.fmax.reduce(padded, axis=1)
     return highest
 
 
-def _values(values: Iterable[float]) -> list[float | None]:
+def plain(values: Iterable[float]) -> list[float | None]:
+    """Numbers fit for JSON, short; None for those that are not finite."""
     return [float(f"{value:.6g}") if math.isfinite(value) else None for value in values]
 
 

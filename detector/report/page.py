@@ -20,7 +20,7 @@ def render(report: dict[str, Any]) -> str:
     The template engine escapes names, comments and the like. The page's Content-Security-Policy lets only its own
     script and style run, and lets nothing reach out.
     """
-    scripts = [_text("vendor/uPlot.iife.min.js"), _text("page.js")]
+    scripts = [_text("vendor/uPlot.iife.min.js"), _text("plots.js")]
     styles = [_text("vendor/uPlot.min.css"), _text("page.css")]
     # only this package's own files are not escaped; the template marks them
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)

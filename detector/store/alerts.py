@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, and_, func, select, update
+from sqlalchemy import Column, ColumnElement, Connection, Engine, and_, case, func, select, update
 
 from detector.core.decide import Change, Episode
 from detector.errors import StaleState
@@ -50,6 +50,44 @@ WAITING = tuple(state for state in AlertState if state.waits)
 """States of alerts that wait for somebody."""
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """Which alerts; opened from `since` to before `until`, slots in epoch milliseconds. None: any."""
+
+    monitor: str | None = None
+    entity: str | None = None  # a glob
+    is_glob: bool = True  # or the very name
+    state: str | None = None
+    severity: str | None = None
+    only_open: bool = False
+    since: int | None = None
+    until: int | None = None
+    incident: int | None = None
+
+    @property
+    def conditions(self) -> list[ColumnElement[bool]]:
+        """What a row must fulfil."""
+        found = [column == value for column, value in self._equal() if value is not None]
+        if self.entity is not None and self.is_glob:
+            found.append(alert.c.entity.like(_like(self.entity), escape="/"))
+        if self.only_open:
+            found.append(alert.c.state.in_(WAITING))
+        if self.since is not None:
+            found.append(alert.c.opened_slot >= self.since)
+        if self.until is not None:
+            found.append(alert.c.opened_slot < self.until)
+        return found
+
+    def _equal(self) -> list[tuple[Column[Any], str | int | None]]:
+        return [
+            (alert.c.monitor, self.monitor),
+            (alert.c.state, self.state),
+            (alert.c.severity, self.severity),
+            (alert.c.incident, self.incident),
+            (alert.c.entity, None if self.is_glob else self.entity),
+        ]
+
+
 def listing(
     engine: Engine,
     *,
@@ -66,24 +104,90 @@ def listing(
 
     entity: a glob
     """
-    query = select(*_COLUMNS).order_by(alert.c.opened_slot.desc(), alert.c.id.desc()).limit(most)
-    if monitor is not None:
-        query = query.where(alert.c.monitor == monitor)
-    for column, wanted in ((alert.c.state, state), (alert.c.severity, severity)):
-        if wanted is not None:
-            query = query.where(column == wanted)
-    if entity is not None:
-        query = query.where(alert.c.entity.like(_like(entity), escape="/"))
-    if only_open:
-        query = query.where(alert.c.state.in_(WAITING))
-    if since is not None:
-        query = query.where(alert.c.opened_slot >= since)
-    if until is not None:
-        query = query.where(alert.c.opened_slot < until)
+    wanted = Wanted(
+        monitor=monitor,
+        entity=entity,
+        state=state,
+        severity=severity,
+        only_open=only_open,
+        since=since,
+        until=until,
+    )
+    return page(engine, wanted, most=most)
+
+
+def page(engine: Engine, wanted: Wanted, *, most: int, skip: int = 0) -> list[AlertRow]:
+    """At most so many of the wanted alerts, newest first, after those that are skipped."""
+    query = select(*_COLUMNS).where(*wanted.conditions).order_by(alert.c.opened_slot.desc(), alert.c.id.desc())
     with translated(engine), engine.connect() as connection:
-        rows = [dict(row) for row in connection.execute(query).mappings()]
+        rows = [dict(row) for row in connection.execute(query.limit(most).offset(skip)).mappings()]
         sizes = _sizes(connection, {row["incident"] for row in rows})
     return [_row(row, sizes) for row in rows]
+
+
+def count(engine: Engine, wanted: Wanted) -> int:
+    """Number of the wanted alerts."""
+    query = select(func.count()).select_from(alert).where(*wanted.conditions)
+    with translated(engine), engine.connect() as connection:
+        return connection.scalar(query) or 0
+
+
+@dataclass(frozen=True)
+class IncidentRow:
+    """Alerts that opened together. Times in epoch milliseconds."""
+
+    id: int
+    monitor: str
+    opened: int
+    closed: int | None  # None while one of them is open
+    alerts: Sequence[AlertRow]  # at most `_MOST_TOLD`, oldest first
+    size: int
+
+
+_MOST_TOLD = 1000  # alerts of incidents that are read at once
+
+
+def incidents(
+    engine: Engine, *, monitor: str | None, only_open: bool, most: int, skip: int = 0
+) -> tuple[list[IncidentRow], int]:
+    """At most so many incidents, newest first, after those that are skipped; and how many there are."""
+    is_open = func.sum(case((alert.c.state.in_(WAITING), 1), else_=0))
+    mine = [alert.c.incident.is_not(None), alert.c.state != AlertState.WITHDRAWN]
+    mine += [] if monitor is None else [alert.c.monitor == monitor]
+    columns = (alert.c.incident, func.min(alert.c.opened_slot).label("opened"), func.count().label("size"))
+    grouped = select(*columns, is_open.label("waiting")).where(*mine).group_by(alert.c.incident)
+    if only_open:
+        grouped = grouped.having(is_open > 0)
+    newest = grouped.order_by(func.min(alert.c.opened_slot).desc(), alert.c.incident.desc())
+    with translated(engine), engine.connect() as connection:
+        total = connection.scalar(select(func.count()).select_from(grouped.subquery())) or 0
+        found = connection.execute(newest.limit(most).offset(skip)).all()
+        told = (
+            select(*_COLUMNS)
+            .where(alert.c.incident.in_([row.incident for row in found]), *mine)
+            .order_by(alert.c.opened_slot, alert.c.id)
+            .limit(_MOST_TOLD)
+        )
+        members: dict[int, list[AlertRow]] = {}
+        for row in connection.execute(told).mappings():
+            members.setdefault(row["incident"], []).append(_row(dict(row), {}))
+    return [
+        IncidentRow(
+            id=row.incident,
+            monitor=members[row.incident][0].monitor,
+            opened=row.opened,
+            closed=None if row.waiting else max(_closed_at(one) for one in members[row.incident]),
+            alerts=members[row.incident],
+            size=row.size,
+        )
+        for row in found
+        if row.incident in members
+    ], total
+
+
+def _closed_at(row: AlertRow) -> int:
+    """When an alert that is closed was closed, by a person or by itself."""
+    return row.closed_at or row.episode.closed_slot or row.episode.peak_slot
 
 
 def real(engine: Engine, monitor: str) -> dict[str, list[tuple[int, int]]]:

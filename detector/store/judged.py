@@ -36,6 +36,16 @@ def since(connection: Connection, monitor: str, slot: int) -> JudgedRanges:
     return JudgedRanges(entity, start, reason)
 
 
+def of_entity(engine: Engine, *, monitor: str, entity: str, start: int, end: int) -> list[tuple[int, str]]:
+    """Starts and reasons of an entity's ranges that reach into [start, end), epoch milliseconds, oldest first."""
+    mine = and_(judged.c.monitor == monitor, judged.c.entity == entity)
+    reaching = select(func.max(judged.c.start)).where(mine, judged.c.start <= start).scalar_subquery()
+    wanted = and_(mine, judged.c.start < end, judged.c.start >= func.coalesce(reaching, start))
+    query = select(judged.c.start, judged.c.reason).where(wanted).order_by(judged.c.start)
+    with translated(engine), engine.connect() as connection:
+        return [(row.start, row.reason) for row in connection.execute(query)]
+
+
 def store(connection: Connection, commit: Commit) -> None:
     """Stores the ranges that begin with a commit, in place of those it judges again or forgets."""
     mine = judged.c.monitor == commit.monitor

@@ -41,7 +41,7 @@ def test_wheel_ships_migrations_recording_page_and_licences(wheel: Path) -> None
     assert [name.rpartition("/")[2] for name in names if name.startswith("detector/migrations/versions/")] == migrations
     assert {"detector/migrations/env.py", "detector/demo/recording/host.csv.gz"} <= set(names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
-    assert {f"detector/report/{name}" for name in ("page.html", "page.css", "page.js")} <= set(names)
+    assert {f"detector/report/{name}" for name in ("page.html", "page.css", "plots.js")} <= set(names)
     vendored = {path.name for path in (CHECKOUT / "detector/report/vendor").iterdir()}
     assert vendored == {"uPlot.iife.min.js", "uPlot.min.css", "LICENSE"}
     assert {f"detector/report/vendor/{name}" for name in vendored} <= set(names)

@@ -58,6 +58,17 @@ def test_a_child_that_says_nothing_is_reported_with_its_status(children: Trainin
         children.run("web", timeout=LONG)
 
 
+def test_a_child_says_how_far_it_is(children: TrainingChildren, tmp_path: Path) -> None:
+    line = "2026-01-01 INFO detector.progress event=progress task='retrain web' percent=%d left_seconds=3 doing='%s'"
+    said = [line % (10, "reading history, 2 entities"), "something else", line % (60, "epoch 3 of 15")]
+    _program(tmp_path, "".join(f'echo "{one}" >&2; ' for one in said))
+    told: list[tuple[float, str]] = []
+
+    children.run("web", timeout=LONG, progress=lambda done, doing: told.append((done, doing)))
+
+    assert told == [(0.1, "reading history, 2 entities"), (0.6, "epoch 3 of 15")]
+
+
 def test_a_child_that_takes_too_long_is_killed(children: TrainingChildren, tmp_path: Path) -> None:
     _program(tmp_path, f"exec sleep {2 * LONG}")
 

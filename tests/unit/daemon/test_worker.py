@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from starlette.applications import Starlette
 
 from detector.config.sections import Config, DatabaseSection, EmbeddedSource, MonitorSection
 from detector.daemon.tasks import Services
@@ -19,6 +20,8 @@ from detector.daemon.worker import CronTrigger, Worker
 from detector.export.prometheus import Exporter
 from detector.sources.memory import MemorySource
 from detector.store.memory import MemoryStore
+from detector.web.access import Access
+from detector.web.server import Endpoint
 
 
 class SetClock:
@@ -49,6 +52,7 @@ def worker(clock: SetClock) -> Iterator[Worker]:
         alert_counts=unused,
         ping=lambda: None,
         config_path=Path("config.toml"),
+        endpoint=lambda _daemon, _problem: Endpoint(("127.0.0.1", 0), Starlette(), Access()),
     )
     found = Worker(
         Config(database=DatabaseSection(url="sqlite://"), monitors=(section,)), services, Exporter(10), clock=clock

@@ -1,6 +1,8 @@
 "use strict";
-(() => {
-  const { zone, days, alerts } = JSON.parse(document.getElementById("drawn").textContent);
+/** The plots of a page: each `.plot` and `#days`, from the JSON in `#drawn`. `Plots.show()` draws them anew. */
+const Plots = (() => {
+  let zone, days, alerts;
+  let elements = [];
   const HEIGHT = 200;
   const PRINTED = { score: 680, metric: 330, height: 150 };
   const plots = new Map(); // element -> uPlot
@@ -104,8 +106,9 @@
         series: [when, line("score", "score"), line("threshold", "threshold", { width: 1, dash: [6, 4], points: { show: false } })],
         hooks: {
           drawClear: [
+            (plot) => shade(plot, alert.unknown ?? [], "unknown"),
             (plot) => shade(plot, alert.excluded, "excluded"),
-            (plot) => shade(plot, [alert.alert], "alert"),
+            (plot) => shade(plot, alert.alerts, "alert"),
           ],
         },
       }),
@@ -131,8 +134,9 @@
         bands: [{ series: [3, 4], fill: stroke("band") }],
         hooks: {
           drawClear: [
+            (plot) => shade(plot, alert.unknown ?? [], "unknown"),
             (plot) => shade(plot, alert.excluded, "excluded"),
-            (plot) => shade(plot, [alert.alert], "alert"),
+            (plot) => shade(plot, alert.alerts, "alert"),
           ],
         },
       }),
@@ -179,7 +183,6 @@
     plots.set(element, which === "score" ? drawScore(element, alert) : drawMetric(element, alert, alert.metrics[which]));
   }
 
-  const elements = [...document.querySelectorAll("#days, .plot")];
   const seen = new IntersectionObserver(
     (entries) => entries.filter((entry) => entry.isIntersecting).forEach((entry) => draw(entry.target)),
     { rootMargin: "600px" },
@@ -191,12 +194,6 @@
       if (plot && target.clientWidth && plot.width !== target.clientWidth) plot.setSize({ width: target.clientWidth, height: HEIGHT });
     }
   });
-  for (const element of elements) {
-    if (element.getBoundingClientRect().top < innerHeight) draw(element);
-    seen.observe(element);
-    sized.observe(element);
-  }
-
   const redraw = () => plots.forEach((plot) => plot.redraw(false, true));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
   // paper is white and has a width of its own
@@ -216,4 +213,21 @@
     plots.forEach((plot, element) => plot.setSize({ width: element.clientWidth, height: HEIGHT }));
     redraw();
   });
+
+  function show() {
+    ({ zone, days, alerts } = JSON.parse(document.getElementById("drawn").textContent));
+    seen.disconnect();
+    sized.disconnect();
+    plots.forEach((plot) => plot.destroy());
+    plots.clear();
+    elements = [...document.querySelectorAll("#days, .plot")];
+    for (const element of elements) {
+      if (element.getBoundingClientRect().top < innerHeight) draw(element);
+      seen.observe(element);
+      sized.observe(element);
+    }
+  }
+
+  show();
+  return { show };
 })();

@@ -1,0 +1,357 @@
+"""Who may use the endpoint: TLS, client certificates and users, by exporter-toolkit's web configuration file.
+
+The file is that of Prometheus' own exporters, unchanged:
+https://github.com/prometheus/exporter-toolkit/blob/master/docs/web-configuration.md
+It is read again when it changes; one that is wrong then is logged, and the last good one stays in force.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import logging
+import os
+import ssl
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import bcrypt
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from detector.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+_REMEMBERED = 100  # passwords whose check, which is slow on purpose, is not repeated
+_NOBODY = b"$2b$10$SJLdKBqsJRxGOoT0nkLB8O0AWNuSWVCdmkQnDrMFsYSSeOJKjcRUm"
+"""A hash that is compared with if there is no such user: so it takes as long as for one there is."""
+
+_TLS = {
+    "TLS10": ssl.TLSVersion.TLSv1,
+    "TLS11": ssl.TLSVersion.TLSv1_1,
+    "TLS12": ssl.TLSVersion.TLSv1_2,
+    "TLS13": ssl.TLSVersion.TLSv1_3,
+}
+_CLIENTS = {
+    "NoClientCert": ssl.CERT_NONE,
+    "VerifyClientCertIfGiven": ssl.CERT_OPTIONAL,
+    "RequireAndVerifyClientCert": ssl.CERT_REQUIRED,
+}
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Tls(_Table):
+    """`tls_server_config`."""
+
+    cert: str = ""
+    key: str = ""
+    cert_file: str = ""
+    key_file: str = ""
+    client_ca: str = ""
+    client_ca_file: str = ""
+    client_auth_type: Literal["", "NoClientCert", "VerifyClientCertIfGiven", "RequireAndVerifyClientCert"] = ""
+    client_allowed_sans: tuple[str, ...] = ()
+    min_version: Literal["TLS10", "TLS11", "TLS12", "TLS13"] = "TLS12"
+    max_version: Literal["TLS10", "TLS11", "TLS12", "TLS13"] = "TLS13"
+    cipher_suites: tuple[str, ...] = ()
+    curve_preferences: tuple[str, ...] = ()
+    prefer_server_cipher_suites: bool = True
+
+    @field_validator("client_auth_type", mode="before")
+    @classmethod
+    def _can_be_verified(cls, value: object) -> object:
+        if value in {"RequestClientCert", "RequireAnyClientCert"}:
+            msg = "takes client certificates without verifying them, which OpenSSL's Python binding cannot;"
+            raise ValueError(f"{msg} write VerifyClientCertIfGiven or RequireAndVerifyClientCert")
+        return value
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> Tls:
+        for name in ("cert", "key"):
+            if bool(getattr(self, name)) == bool(getattr(self, f"{name}_file")):
+                msg = f"needs exactly one of `{name}_file` and `{name}`"
+                raise ValueError(msg)
+        if (self.cert and self.key_file) or (self.key and self.cert_file):
+            msg = "needs certificate and key in the same way, both as files or both in place"
+            raise ValueError(msg)
+        has_ca = bool(self.client_ca or self.client_ca_file)
+        if has_ca != (_CLIENTS.get(self.client_auth_type, ssl.CERT_NONE) is not ssl.CERT_NONE):
+            msg = "needs `client_ca_file` and a `client_auth_type` that verifies, or neither"
+            raise ValueError(msg)
+        return self
+
+
+_HEADERS = (
+    "Content-Security-Policy",
+    "Strict-Transport-Security",
+    "X-Content-Type-Options",
+    "X-Frame-Options",
+    "X-XSS-Protection",
+)
+
+
+class Http(_Table):
+    """`http_server_config`. HTTP/2 is not spoken, whatever `http2` says: clients then use HTTP/1.1."""
+
+    http2: bool = True
+    headers: dict[str, str] = Field(default_factory=dict)
+
+    @field_validator("headers")
+    @classmethod
+    def _is_known(cls, value: dict[str, str]) -> dict[str, str]:
+        for name in value:
+            if name not in _HEADERS:
+                msg = f"may set {', '.join(_HEADERS)}; received {name!r}"
+                raise ValueError(msg)
+        return value
+
+
+class Rules(_Table):
+    """A web configuration file."""
+
+    tls_server_config: Tls | None = None
+    http_server_config: Http = Http()
+    basic_auth_users: Annotated[dict[str, str], Field(default_factory=dict)]
+    auth_excluded_paths: tuple[str, ...] = ()
+
+    @field_validator("basic_auth_users")
+    @classmethod
+    def _is_bcrypt(cls, value: dict[str, str]) -> dict[str, str]:
+        for user, hashed in value.items():
+            if not hashed.startswith(("$2a$", "$2b$", "$2y$")):
+                msg = f"must hold a bcrypt hash for every user, as `htpasswd -nBC 10 NAME` prints it; {user!r} has none"
+                raise ValueError(msg)
+        return value
+
+
+@dataclass
+class Access:
+    """The web configuration in force; without a file anybody may read, nobody may act."""
+
+    path: Path | None = None
+    _seen: object = None
+    _rules: Rules = field(default_factory=lambda: Rules(basic_auth_users={}))
+    _context: ssl.SSLContext | None = None
+    _known: OrderedDict[bytes, bool] = field(default_factory=OrderedDict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        if self.path is not None:
+            self._read()
+
+    @property
+    def rules(self) -> Rules:
+        """The rules in force: those of the file, as it is now, if that is right."""
+        self._follow()
+        return self._rules
+
+    @property
+    def is_tls(self) -> bool:
+        """Whether the endpoint speaks TLS; that does not change while it runs."""
+        return self._context is not None
+
+    def context(self) -> ssl.SSLContext:
+        """What TLS connections are made with: it asks for the certificates as they are at that moment."""
+        return _Current(self._in_force)
+
+    def _in_force(self) -> ssl.SSLContext | None:
+        self._follow()
+        return self._context
+
+    def admits(self, path: str, authorization: str) -> tuple[bool, str]:
+        """Whether a request may be answered, and the user that it comes from: "" for one that said nothing.
+
+        authorization: the header's value
+        """
+        rules = self.rules
+        if not rules.basic_auth_users:
+            return True, ""
+        user, password = _credentials(authorization)
+        if user and self._is_right(user, rules.basic_auth_users.get(user), password):
+            return True, user
+        return path in rules.auth_excluded_paths, ""
+
+    def _is_right(self, user: str, hashed: str | None, password: bytes) -> bool:
+        parts = (user.encode(), (hashed or "").encode(), password)
+        key = hashlib.sha256(b"".join(len(part).to_bytes(4) + part for part in parts)).digest()
+        with self._lock:
+            if key in self._known:
+                self._known.move_to_end(key)
+                return self._known[key]
+        is_right = _matches(password, hashed.encode() if hashed else _NOBODY) and hashed is not None
+        with self._lock:
+            self._known[key] = is_right
+            while len(self._known) > _REMEMBERED:
+                self._known.popitem(last=False)
+        return is_right
+
+    def _follow(self) -> None:
+        """Reads the file again if it, or a file it names, is another one than before."""
+        if self.path is None or self._stamp() == self._seen:
+            return
+        with self._lock:
+            if self._stamp() == self._seen:
+                return
+            try:
+                self._read()
+            except ConfigError as exc:
+                self._seen = self._stamp()
+                logger.error("event=web_config_refused reason=%r; the last good one stays in force", str(exc))
+            else:
+                logger.info("event=web_config_read")
+
+    def _stamp(self) -> object:
+        tls = self._rules.tls_server_config
+        names = () if tls is None else (tls.cert_file, tls.key_file, tls.client_ca_file)
+        return [_identity(path) for path in (self.path, *map(self._beside, filter(None, names))) if path]
+
+    def _beside(self, name: str) -> Path:
+        assert self.path is not None
+        return self.path.parent / name
+
+    def _read(self) -> None:
+        assert self.path is not None
+        rules = _parsed(self.path)
+        context = None if rules.tls_server_config is None else self._made(rules.tls_server_config)
+        if self._seen is not None and (context is None) != (self._context is None):
+            msg = f"{self.path}: TLS is switched on or off by a restart of the daemon only"
+            raise ConfigError(msg)
+        self._rules, self._context = rules, context
+        self._seen = self._stamp()
+
+    def _made(self, tls: Tls) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        try:
+            context.minimum_version, context.maximum_version = _TLS[tls.min_version], _TLS[tls.max_version]
+            if tls.cipher_suites:
+                context.set_ciphers(":".join(filter(None, map(_openssl_name, tls.cipher_suites))))
+            if tls.cert_file:
+                context.load_cert_chain(self._beside(tls.cert_file), self._beside(tls.key_file), password=_no_password)
+            else:
+                _load_in_place(context, tls)
+            context.verify_mode = _CLIENTS.get(tls.client_auth_type, ssl.CERT_NONE)
+            if tls.client_ca_file:
+                context.load_verify_locations(self._beside(tls.client_ca_file))
+            elif tls.client_ca:
+                context.load_verify_locations(cadata=tls.client_ca)
+        except (OSError, ValueError) as exc:  # ssl.SSLError is an OSError
+            where = ", ".join(filter(None, (tls.cert_file, tls.key_file, tls.client_ca_file))) or "certificate in place"
+            msg = f"{self.path}: tls_server_config: {where}: {getattr(exc, 'strerror', None) or exc}"
+            raise ConfigError(msg) from None
+        return context
+
+    def allows(self, certificate: Mapping[str, Any] | None) -> bool:
+        """Whether a client with this certificate, as `SSLObject.getpeercert` gives it, may connect."""
+        tls = self._rules.tls_server_config
+        if tls is None or not tls.client_allowed_sans:
+            return True
+        names = [value for _, value in (certificate or {}).get("subjectAltName", ())]
+        return any(name in tls.client_allowed_sans for name in names)
+
+
+class _Current(ssl.SSLContext):
+    """A context whose connections are made by the one in force at that moment."""
+
+    _of: Callable[[], ssl.SSLContext | None]
+
+    def __new__(cls, of: Callable[[], ssl.SSLContext | None]) -> _Current:
+        made = super().__new__(cls, ssl.PROTOCOL_TLS_SERVER)
+        made._of = of
+        return made
+
+    def wrap_bio(self, *args: Any, **kwargs: Any) -> ssl.SSLObject:
+        """A connection; asyncio calls this for every one."""
+        current = self._of()
+        assert current is not None
+        return current.wrap_bio(*args, **kwargs)
+
+
+def _parsed(path: Path) -> Rules:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise ConfigError(f"export.web_config: {path} cannot be read: {exc.strerror}") from exc
+    except (UnicodeDecodeError, yaml.YAMLError) as exc:
+        raise ConfigError(f"{path}: is not YAML: {' '.join(str(exc).split())}") from exc
+    try:
+        return Rules.model_validate({"basic_auth_users": {}} | (content or {}))
+    except (ValidationError, TypeError) as exc:
+        raise ConfigError(f"{path}: {_first(exc)}") from None
+
+
+def _first(exc: ValidationError | TypeError) -> str:
+    """The first error in a line, without what was received: it may be a hash."""
+    if isinstance(exc, TypeError):
+        return "must be a table of tls_server_config, http_server_config and basic_auth_users"
+    error = exc.errors()[0]
+    where = ".".join(str(part) for part in error["loc"])
+    words = error["msg"].removeprefix("Value error, ")
+    return f"{where}: {'unknown key' if error['type'] == 'extra_forbidden' else words}"
+
+
+def _identity(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _credentials(authorization: str) -> tuple[str, bytes]:
+    """User and password of an Authorization header, "" if there are none."""
+    scheme, _, encoded = authorization.partition(" ")
+    if scheme.lower() != "basic":
+        return "", b""
+    try:
+        user, _, password = base64.b64decode(encoded.strip(), validate=True).partition(b":")
+        return user.decode(), password
+    except (binascii.Error, ValueError):
+        return "", b""
+
+
+def _matches(password: bytes, hashed: bytes) -> bool:
+    try:
+        return bcrypt.checkpw(password, hashed)
+    except ValueError:  # more than 72 bytes, or a damaged hash
+        return False
+
+
+def _no_password() -> str:
+    """Nobody is there to be asked for the password of a key."""
+    msg = "the key is encrypted; give one without a password"
+    raise ValueError(msg)
+
+
+def _load_in_place(context: ssl.SSLContext, tls: Tls) -> None:
+    """A certificate and a key that the file itself holds: OpenSSL reads them only from a file."""
+    import tempfile
+
+    with tempfile.NamedTemporaryFile("w", suffix=".pem") as file:  # readable by this user only
+        file.write(f"{tls.cert}\n{tls.key}\n")
+        file.flush()
+        context.load_cert_chain(file.name, password=_no_password)
+
+
+def _openssl_name(suite: str) -> str:
+    """OpenSSL's name of a cipher suite, from the name that Go and the RFCs use; "" for those of TLS 1.3.
+
+    Those of TLS 1.3 are not chosen one by one in Go either.
+    """
+    key, _, cipher = suite.removeprefix("TLS_").partition("_WITH_")
+    if not cipher:
+        return ""
+    name = cipher.replace("AES_128", "AES128").replace("AES_256", "AES256").replace("_CBC", "")
+    name = name.replace("CHACHA20_POLY1305_SHA256", "CHACHA20-POLY1305").replace(
+        "CHACHA20_POLY1305", "CHACHA20-POLY1305"
+    )
+    exchange = "" if key == "RSA" else key.replace("_", "-") + "-"
+    return exchange + name.replace("_", "-")
