@@ -6,7 +6,7 @@ set -eu
 
 packages="postgresql mariadb-server prometheus prometheus-alertmanager systemd-container strace"
 # Ubuntu has Chromium as a snap only
-[ "$(. /etc/os-release 2>/dev/null && echo "$ID")" != debian ] || packages="$packages chromium"
+[ "$(. /etc/os-release 2>/dev/null && echo "$ID")" != debian ] || packages="$packages chromium chromium-driver"
 
 command -v dpkg-query >/dev/null || { echo "tests/services.sh: needs Debian or Ubuntu; install: $packages"; exit 0; }
 
