@@ -100,7 +100,8 @@ def _add_files(app: FastAPI) -> None:
     def static(name: str) -> Response:
         if name not in stored:
             return Response(status_code=404)
-        return Response(stored[name], media_type=_TYPES[name.rpartition(".")[2]])
+        kept = {"Cache-Control": "private, max-age=31536000, immutable"}  # links name the version
+        return Response(stored[name], media_type=_TYPES[name.rpartition(".")[2]], headers=kept)
 
     @app.get("/favicon.ico", include_in_schema=False)
     def icon() -> Response:
