@@ -22,7 +22,7 @@ def local_zone() -> str:
     import tzlocal
 
     try:
-        return tzlocal.get_localzone_name() or "UTC"
+        return (tzlocal.get_localzone_name() or "UTC").removeprefix("Etc/")
     except (KeyError, LookupError, ValueError, OSError):
         return "UTC"
 

@@ -151,6 +151,21 @@ def fleet(folder: Path) -> Fleet:
     return Fleet(parts, worker, exporter, clock, path)
 
 
+def young(folder: Path, slots: int) -> Fleet:
+    """A fleet with so many slots of history, too few to train on, after its first tick."""
+    path = configure(folder, {"name": "web", "metrics": METRICS, "delay": "0s", "lateness": "0s"})
+    config = loading.load(path)
+    parts = wiring.assemble(config, upgrade=True)
+    rows = [row for row in _samples() if row[2] < T0 + slots * STEP]
+    if rows:
+        entities, metrics, times, values = zip(*rows, strict=True)
+        wiring.embedded(config.monitors[0], parts.engine).write(entities, metrics, time=times, value=values)
+    exporter, clock = Exporter(config.export.max_entities), Clock((T0 + slots * STEP) / 1000)
+    worker = serve.worker(parts, path, exporter, clock=clock)
+    worker.run_task("tick", "web")
+    return Fleet(parts, worker, exporter, clock, path)
+
+
 @contextmanager
 def acting(fleet: Fleet, folder: Path) -> Iterator[Acting]:
     """The same fleet, not ticked yet, in another folder and with a user: ana."""

@@ -166,7 +166,9 @@ class Worker:
     def explained(self, monitor: str, entity: str) -> Mapping[str, Any] | None:
         """The newest slot of an entity, explained as alerts are; None if there is nothing to explain."""
         run = self._runs[monitor]
-        return None if run.memory is None else explain_slot.newest(run.plan.horizon, run.memory, entity)
+        if run.memory is None:
+            return explain_slot.observed(run.plan.horizon, run.monitor.source, entity, self.now())
+        return explain_slot.newest(run.plan.horizon, run.memory, entity)
 
     # -- life, within -------------------------------------------------------------------------------------------------
 

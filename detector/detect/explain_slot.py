@@ -14,6 +14,7 @@ from detector.core.decide import THRESHOLD
 from detector.core.rejects import Reject
 from detector.core.series import Reason, Samples
 from detector.detect import checkpoints, exclusions, explanations, recall, scores
+from detector.detect.history import gridded
 from detector.detect.horizon import Horizon
 from detector.detect.memory import Memory
 from detector.detect.recall import Stored
@@ -127,6 +128,29 @@ def newest(horizon: Horizon, memory: Memory, entity: str) -> dict[str, Any] | No
     explained = explanations.explain(horizon, memory, [(row, slot)], parts=lambda _row, _slot: parts[-1])
     found: dict[str, Any] = json.loads(explained[row, slot])
     return found
+
+
+def observed(horizon: Horizon, source: Source, entity: str, now: int) -> dict[str, Any] | None:
+    """The newest window of an entity as explanations give it, without a model: nothing is expected, no share known.
+
+    None if the source has nothing of it; now: epoch milliseconds. Raises: SourceError.
+    """
+    end = grid.complete_until(now, horizon.step, horizon.delay)
+    start = end - horizon.timesteps * horizon.step
+    samples = OnlyEntity(source, entity).read(start, end)
+    if not samples.entities:
+        return None
+    values = gridded(horizon, samples, (entity,), start=start, slots=horizon.timesteps)[0]
+    metrics = list(horizon.metrics)
+    unknown = explanations.pack(np.full_like(values, np.nan))
+    window = {"start": start, "step": horizon.step, "metrics": metrics, "values": explanations.pack(values)}
+    return {
+        "metrics": [
+            {"metric": name, "share": None, "observed": None if np.isnan(value) else float(value)}
+            for name, value in zip(metrics, values[-1], strict=True)
+        ],
+        "window": window | {"named": metrics, "expected": unknown, "band": unknown},
+    }
 
 
 def _of_alerts(past: Sequence[PastAlert], slot: int) -> Iterator[str]:

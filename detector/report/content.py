@@ -295,7 +295,7 @@ def metric_words(metric: Mapping[str, Any]) -> dict[str, str]:
 
     return {
         "metric": name,
-        "share": _share(metric["share"]),
+        "share": "–" if metric["share"] is None else _share(metric["share"]),
         "observed": text(metric.get("observed")),
         "expected": text(metric.get("expected")),
         "usual": text(metric.get("low"), metric.get("high")),

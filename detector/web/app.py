@@ -89,6 +89,11 @@ def _answer_errors(app: FastAPI, reader: Reader, access: Access) -> None:
     add(ConfigError, 422)
     add(DetectorError, 503)
 
+    @app.exception_handler(Exception)
+    async def _(request: Request, exc: Exception) -> Response:
+        line = f"unexpected {type(exc).__name__}; the log says where"
+        return await anyio.to_thread.run_sync(told, request, 500, line)
+
     @app.exception_handler(HTTPException)
     async def _(request: Request, exc: HTTPException) -> Response:
         line = "there is no such page; begin at /" if exc.status_code == 404 else str(exc.detail)

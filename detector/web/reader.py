@@ -189,10 +189,10 @@ class Reader:
 
     def _unknown(self, monitor: str, entity: str, start: int, end: int) -> list[answers.Span]:
         found = judged.of_entity(self.engine, monitor=monitor, entity=entity, start=start, end=end)
-        ends = [begin for begin, _ in found[1:]] + [end]
+        ends = [*(begin for begin, _ in found[1:]), end]
         return [
             answers.Span(start=max(begin, start), end=stop, what=reason)
-            for (begin, reason), stop in zip(found, ends, strict=True)
+            for (begin, reason), stop in zip(found, ends, strict=False)  # before the first tick there is none
             if reason != _KNOWN and stop > start
         ]
 

@@ -83,7 +83,8 @@ def grow(fleet: Fleet, count: int) -> None:
 def painted(browser: webdriver.Chrome, site: Site, path: str) -> dict[str, float]:
     """First paint and bytes of a page, without and with its files in the browser's cache."""
     url = site.endpoint.url.rstrip("/") + path
-    cold, warm = [], []
+    cold: list[list[float]] = []
+    warm: list[list[float]] = []
     for _ in range(REPEATS):
         browser.execute_cdp_cmd("Network.clearBrowserCache", {})
         for into in (cold, warm):
@@ -103,7 +104,7 @@ def painted(browser: webdriver.Chrome, site: Site, path: str) -> dict[str, float
 def served(site: Site) -> dict[str, float]:
     """Time of the server alone, by path."""
     paths = ("/", "/monitor?name=web", "/monitor?name=web&text=999&order=entity", "/api/v1/entities?monitor=web")
-    return {path: timed(lambda path=path: site.ask(path)) for path in paths}  # type: ignore[misc]
+    return {path: timed(lambda path=path: site.ask(path)) for path in paths}
 
 
 def scraped(site: Site) -> dict[str, float]:

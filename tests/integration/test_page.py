@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import matplotlib.image as mpimg
@@ -59,7 +60,10 @@ class Chromium:
 
     def complaints(self) -> list[str]:
         """What the browser complains of: errors of scripts, and what the page's policy forbids."""
-        return [str(entry["message"]) for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
+        return [str(entry["message"]) for entry in self._log() if entry["level"] == "SEVERE"]
+
+    def _log(self) -> list[dict[str, Any]]:
+        return list(self.driver.get_log("browser"))  # type: ignore[no-untyped-call]
 
     def look(self, file: Path) -> np.ndarray:
         """A screenshot (H, W, 3), also kept in a file."""

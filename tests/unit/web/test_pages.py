@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 import pytest
@@ -110,6 +111,26 @@ def test_without_users_a_page_says_that_it_is_read_only(site: Site, acting: Acti
     assert "Acknowledge" not in _page(site, "/alerts/1").text
     assert "You are ana" in mine
     assert "Acknowledge" in mine
+
+
+def test_before_there_is_a_model_the_page_shows_what_is_seen_and_waited_for(tmp_path: Path) -> None:
+    with watched.young(tmp_path, slots=20).endpoint() as site:
+        fleet, entity = _page(site, "/"), _page(site, "/entity?monitor=web&entity=web-02")
+        values = site.json("/entity?monitor=web&entity=web-02")["window"][0]["observed"]
+
+    until = "has 20 of the 60 slots it needs (until about 11:00 UTC), then trains a model and scores."
+    assert f"Sees 5 entities; {until}" in fleet.text
+    assert "20 of 60 slots" in fleet.text
+    assert "unknown no model" in entity.text
+    assert "No score of this time is stored." in entity.text
+    assert "Metrics in the slot of 2026-01-01 10:19" in entity.text
+    assert len([value for value in values if value is not None]) == 20
+
+
+def test_without_any_sample_the_page_says_so(tmp_path: Path) -> None:
+    with watched.young(tmp_path, slots=0).endpoint() as site:
+        assert "Waits for the first samples: its source has none yet." in _page(site, "/").text
+        assert "No entity has been seen yet." in _page(site, "/monitor?name=web").text
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,7 @@ def _asked(endpoint: Endpoint, folder: Path, client: str = "") -> tuple[int, int
     try:
         connection.request("GET", "/")
         shown = connection.sock.getpeercert()
+        assert shown is not None
         return connection.getresponse().status, int(str(shown["serialNumber"]), 16)
     finally:
         connection.close()
