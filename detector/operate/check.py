@@ -89,7 +89,7 @@ def _monitor(
     monitor: MonitorSection, parts: Parts, now: int, *, has_schema: bool
 ) -> tuple[dict[str, Any], Load | None]:
     """The row of a monitor, and the load of its ticks if its source has samples."""
-    if not has_schema and monitor.source.type != "sql":
+    if not has_schema and monitor.source.type in {"host", "embedded"}:
         will = "record and " if monitor.source.type == "host" else "wait for `detector import` and "
         plan = {"daemon": f"would {will}train after {Plan.of(monitor).needed_slots} slots"}
         return _configured(monitor, now) | plan, None
