@@ -25,6 +25,9 @@ _MOST_SLOTS = 11_000  # of a series in one answer: Prometheus refuses more
 _MOST_VALUES = 200_000  # in one answer, all series together: some 5 MB
 _MOST_COUNTED = 5_000_000  # series × slots that the server goes through at a time to count: it holds 50 million
 _FIRST_SLOTS = 10  # while it is not known how many series there are
+_ADJUSTED = (
+    60_000  # milliseconds before now in which VictoriaMetrics may repeat values where steps are shorter than that
+)
 _SMALLER = 8  # times, after an answer that was too much
 _SEARCHED = 400 * DAY_MS  # for the oldest sample
 
@@ -100,6 +103,8 @@ class PrometheusSource:
             fits = _FIRST_SLOTS if known is None else max(1, most // max(1, known))
             fits = min(fits, self._fit.get((metric, counts), _MOST_SLOTS))
             slots = min(fits, (last - first) // apart + 1)
+            if self._is_adjusted(apart, first):
+                slots = max(1, min(slots, (last - first - _ADJUSTED) // apart + 1))
             try:
                 found = self._asked(metric, first, slots, apart, counts=counts)
             except TooMuch:
@@ -119,10 +124,9 @@ class PrometheusSource:
             span = (apart if counts else self._spec.step) - self._holds_its_begin(first)
             query = self._spec.queries[metric].within(span, aggregate)
             query = f"count({query})" if counts else query
-            end = first + (slots - 1) * apart
-            return self._api.series(
-                query, name=name, start=_moment(first), end=_moment(end), step=f"{apart / 1000:.3f}"
-            )
+            start, end = _moment(first), _moment(first + (slots - 1) * apart)
+            seconds = max(apart, _ADJUSTED if slots == 1 else 0) / 1000
+            return self._api.series(query, name=name, start=start, end=end, step=f"{seconds:.3f}")
         except SourceUnavailable:
             self._is_closed = None  # perhaps another version will be there next
             raise
@@ -138,6 +142,14 @@ class PrometheusSource:
             found = self._api.series(query, name="of its version", start=moment, end=moment, step="1")
             self._is_closed = _most_counted(found) > 1
         return self._is_closed
+
+    def _is_adjusted(self, apart: int, at: int) -> bool:
+        """Whether the newest slots must be asked for one by one.
+
+        Where steps are shorter than a minute, VictoriaMetrics puts the value before in place of those of its last 30
+        seconds (`-search.latencyOffset`, `-search.maxStepForPointsAdjustment`); one slot alone has no such step.
+        """
+        return apart < _ADJUSTED and not self._holds_its_begin(at)
 
     # -- answers ------------------------------------------------------------------------------------------------------
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -47,8 +49,13 @@ STORED = [
 
 
 @pytest.fixture(scope="module", params=sorted(SERVERS))
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with SERVERS[request.param](tmp_path_factory.mktemp("server"), STORED) as url:
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def server(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with SERVERS[kind](tmp_path_factory.mktemp("server"), STORED) as url:
         yield url
 
 
@@ -71,7 +78,7 @@ class Asked:
     def values(self, query: str, end: int = 10, **options: str) -> dict[int, float]:
         """The values of the first minutes, by minute."""
         samples = self.source(query, **options).read(T0, T0 + end * MINUTE)  # type: ignore[arg-type]
-        return {(time - T0) // MINUTE: value for _, _, time, value in _rows(samples)}
+        return {(at - T0) // MINUTE: value for _, _, at, value in _rows(samples)}
 
 
 @pytest.fixture
@@ -82,7 +89,7 @@ def asked(server: str) -> Asked:
 def _rows(samples: Samples) -> list[tuple[str, int, int, float]]:
     columns = (samples.entity, samples.metric, samples.time, samples.value)
     listed = zip(*(column.tolist() for column in columns), strict=True)
-    return sorted((samples.entities[entity], metric, time, value) for entity, metric, time, value in listed)
+    return sorted((samples.entities[entity], metric, at, value) for entity, metric, at, value in listed)
 
 
 @pytest.mark.parametrize("name", ["begins", "ends", "middle{instance='a'}"])
@@ -120,7 +127,7 @@ def test_a_slot_has_the_time_of_its_last_moment(asked: Asked) -> None:
 def test_a_read_holds_its_start_but_not_its_end(asked: Asked, start: float, end: float, expected: list[int]) -> None:
     samples = asked.source("begins").read(T0 + round(1000 * start), T0 + round(1000 * end))
 
-    assert [(time - T0) // MINUTE for time in samples.time.tolist()] == expected
+    assert [(at - T0) // MINUTE for at in samples.time.tolist()] == expected
 
 
 @pytest.mark.parametrize(
@@ -217,3 +224,15 @@ def test_a_bad_query_is_one_line(asked: Asked) -> None:
 
 def test_the_server_says_which_metrics_it_has(asked: Asked) -> None:
     assert {"begins", "ends", "load"} <= set(asked.source("begins").names())
+
+
+@pytest.mark.parametrize("step", [5000, 15_000])
+def test_short_slots_of_the_last_seconds_have_their_own_values(kind: str, step: int, tmp_path: Path) -> None:
+    now = int(time.time()) * 1000
+    samples = [(now - 300_000 + 5000 * n, float(n)) for n in range(54)]  # the last one half a minute ago
+    with SERVERS[kind](tmp_path, [Series("live", samples, {"instance": "a"})]) as url:
+        end = now // step * step
+        found = Asked(url).source("live", aggregate="last", step=step).read(end - 120_000, end)
+
+    expected = {at // step: value for at, value in samples if end - 120_000 <= at < end}
+    assert {at // step: value for _, _, at, value in _rows(found)} == expected
