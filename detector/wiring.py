@@ -17,6 +17,7 @@ from detector import __version__, database, times
 from detector.config import loading, values
 from detector.config import sections as configuration
 from detector.config.sections import Config, MonitorSection
+from detector.detect.rates import Rates
 from detector.errors import ArtifactError, ConfigError
 from detector.models.fitting import MonitorFit
 from detector.ports import ModelVersion, Source
@@ -69,7 +70,12 @@ def assemble(config: Config, *, upgrade: bool = False) -> Parts:
 
 
 def source(config: Config, monitor: MonitorSection, engine: Engine) -> Source:
-    """The source of a monitor."""
+    """The source of a monitor, whose counters are rates."""
+    found = _source(config, monitor, engine)
+    return Rates(found, monitor) if monitor.rates else found
+
+
+def _source(config: Config, monitor: MonitorSection, engine: Engine) -> Source:
     section = monitor.source
     if isinstance(section, configuration.SqlSource):
         from detector.sources.sql import SqlSource, TableSpec
@@ -108,7 +114,7 @@ def prometheus(monitor: MonitorSection, section: configuration.PrometheusSource)
     spec = QuerySpec(
         metrics=monitor.metrics,
         queries=tuple(section.expression(metric) for metric in monitor.metrics),
-        aggregates=tuple(monitor.aggregate for _ in monitor.metrics),
+        aggregates=tuple("last" if metric in monitor.rates else monitor.aggregate for metric in monitor.metrics),
         entity=section.entity,
         step=monitor.step_ms,
         only_entity=monitor.name,

@@ -284,6 +284,7 @@ class MonitorSection(Section):
     delay: Duration = timedelta(seconds=10)
     lateness: Duration = timedelta(minutes=5)
     aggregate: Literal["mean", "last", "min", "max", "sum", "count"] = "mean"
+    rates: tuple[str, ...] = ()
     fill: Literal["none", "last"] = "none"
     fill_limit: Duration | None = None
     forget_after: Duration | None = None
@@ -302,6 +303,11 @@ class MonitorSection(Section):
     decision: DecisionSection = DecisionSection()
     rules: tuple[RuleSection, ...] = ()
     time_zone: Zone = "UTC"
+
+    @field_validator("rates", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
 
     @field_validator("step", "score_every")
     @classmethod
@@ -364,6 +370,17 @@ class MonitorSection(Section):
             if unknown:
                 msg = f"`metrics` of a host source must be among {', '.join(HOST_METRICS)}; received {unknown[0]!r}"
                 raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _rates_make_sense(self) -> MonitorSection:
+        for metric in self.rates:
+            if metric not in self.metrics:
+                msg = f"`rates` must name metrics of the monitor; received {metric!r}"
+                raise ValueError(msg)
+        if self.rates and self.aggregate in {"count", "sum"}:
+            msg = f'`rates` is not for aggregate = "{self.aggregate}": a slot has one rate, however many rows it has'
+            raise ValueError(msg)
         return self
 
     @model_validator(mode="after")
@@ -443,6 +460,7 @@ class MonitorSection(Section):
         settings = self.model_dump(
             mode="json", include={"metrics", "step", "aggregate", "timesteps", "model", "time_zone"}
         )
+        settings |= {"rates": sorted(self.rates)} if self.rates else {}  # models from before there were any still fit
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 

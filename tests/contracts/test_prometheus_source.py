@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from query_servers import SERVERS, Series
 
-from detector.config import promql
+from detector import wiring
+from detector.config import loading, promql
+from detector.config.sections import Config
 from detector.core.rejects import Reject
 from detector.core.series import Samples
 from detector.errors import SourceError
@@ -236,3 +238,20 @@ def test_short_slots_of_the_last_seconds_have_their_own_values(kind: str, step: 
 
     expected = {at // step: value for at, value in samples if end - 120_000 <= at < end}
     assert {at // step: value for _, _, at, value in _rows(found)} == expected
+
+
+def test_a_counter_is_read_as_its_rate(asked: Asked) -> None:
+    monitor = loading.monitor(
+        {
+            "name": "web",
+            "metrics": ["total", "begins"],
+            "rates": ["total"],
+            "source": {"type": "prometheus", "url": asked.url, "entity": "instance"},
+        }
+    )
+    source = wiring.source(Config.model_construct(), monitor, engine=None)  # type: ignore[arg-type]
+
+    samples = source.read(T0, T0 + 4 * MINUTE)
+
+    values = [(metric, value) for _, metric, _, value in _rows(samples)]
+    assert repr(values) == repr([(0, math.nan), *[(0, 1.0)] * 3, *((1, 10.0 + m) for m in range(4))])

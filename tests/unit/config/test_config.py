@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -475,7 +477,37 @@ def test_the_fingerprint_changes_with_what_a_model_depends_on(tmp_path: Path) ->
     assert changed(timesteps=31) != monitor.fingerprint
     assert changed(metrics=("memory", "cpu")) != monitor.fingerprint
     assert changed(step=timedelta(seconds=30)) != monitor.fingerprint
+    assert changed(rates=("cpu",)) != monitor.fingerprint
+    assert changed(rates=("cpu", "memory")) == changed(rates=("memory", "cpu"))
     assert changed(retrain="off", delay=timedelta(0), max_missing=0.5) == monitor.fingerprint
+
+
+def test_models_from_before_there_were_rates_still_fit(tmp_path: Path) -> None:
+    settings = (
+        _load(tmp_path, SMALLEST)
+        .monitors[0]
+        .model_dump(mode="json", include={"metrics", "step", "aggregate", "timesteps", "model", "time_zone"})
+    )
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+    assert _load(tmp_path, SMALLEST).monitors[0].fingerprint == digest[:12]
+
+
+@pytest.mark.parametrize(
+    ("added", "said"),
+    [
+        ('rates = ["cpuu"]', "`rates` must name metrics of the monitor; received 'cpuu'"),
+        ('rates = "cpu"\naggregate = "sum"', '`rates` is not for aggregate = "sum"'),
+    ],
+)
+def test_rates_of_what_has_none_are_refused(tmp_path: Path, added: str, said: str) -> None:
+    (line,) = _refused(tmp_path, SMALLEST + added)
+
+    assert said in line
+
+
+def test_rates_may_be_one_or_many(tmp_path: Path) -> None:
+    assert _load(tmp_path, SMALLEST + 'rates = "cpu"').monitors[0].rates == ("cpu",)
 
 
 TABLE = {"name": "web", "metrics": ("cpu",), "source": {"type": "embedded"}, "training": {"epochs": 7}}
