@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +17,7 @@ from detector import __version__, database, times
 from detector.config import loading, values
 from detector.config import sections as configuration
 from detector.config.sections import Config, MonitorSection
+from detector.detect.rates import Rates
 from detector.errors import ArtifactError, ConfigError
 from detector.models.fitting import MonitorFit
 from detector.ports import ModelVersion, Source
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from detector.replay.recordings import Recording
     from detector.replay.results import Alert, Outcome
     from detector.sources.embedded import EmbeddedSource
+    from detector.sources.prometheus import PrometheusSource
     from detector.store.alerts import AlertRow
     from detector.train.versions import Inputs
 
@@ -67,7 +70,12 @@ def assemble(config: Config, *, upgrade: bool = False) -> Parts:
 
 
 def source(config: Config, monitor: MonitorSection, engine: Engine) -> Source:
-    """The source of a monitor."""
+    """The source of a monitor, whose counters are rates."""
+    found = _source(config, monitor, engine)
+    return Rates(found, monitor) if monitor.rates else found
+
+
+def _source(config: Config, monitor: MonitorSection, engine: Engine) -> Source:
     section = monitor.source
     if isinstance(section, configuration.SqlSource):
         from detector.sources.sql import SqlSource, TableSpec
@@ -77,7 +85,42 @@ def source(config: Config, monitor: MonitorSection, engine: Engine) -> Source:
         own = database.connect(url, timeout=section.timeout, reads_only=True)
         settings = section.model_dump(exclude={"type", "url", "url_file"})
         return SqlSource(own, TableSpec(metrics=monitor.metrics, only_entity=monitor.name, **settings))
+    if isinstance(section, configuration.PrometheusSource):
+        return prometheus(monitor, section)
     return embedded(monitor, engine)
+
+
+def prometheus(monitor: MonitorSection, section: configuration.PrometheusSource) -> PrometheusSource:
+    """The source of a monitor whose samples are in a Prometheus.
+
+    Raises: ConfigError if a file is missing or holds something else.
+    """
+    import ssl
+
+    from detector.sources.prometheus import PrometheusSource, QuerySpec
+    from detector.sources.prometheus_api import Api
+
+    url, trust = loading.secret(section), None
+    try:
+        values.server_url(url)
+        if section.ca_file:
+            trust = ssl.create_default_context(cafile=section.ca_file)
+    except ValueError as exc:
+        msg = f"monitor {monitor.name!r}: url_file {exc}"
+        raise ConfigError(msg) from None
+    except OSError as exc:
+        msg = f"monitor {monitor.name!r}: ca_file {section.ca_file!r} must hold certificates (PEM): {exc}"
+        raise ConfigError(msg) from None
+    spec = QuerySpec(
+        metrics=monitor.metrics,
+        queries=tuple(section.expression(metric) for metric in monitor.metrics),
+        aggregates=tuple("last" if metric in monitor.rates else monitor.aggregate for metric in monitor.metrics),
+        entity=section.entity,
+        step=monitor.step_ms,
+        only_entity=monitor.name,
+    )
+    token = partial(loading.secret, section, key="token")
+    return PrometheusSource(Api(url, section.timeout.total_seconds(), token, trust), spec)
 
 
 def embedded(monitor: MonitorSection, engine: Engine) -> EmbeddedSource:

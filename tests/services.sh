@@ -4,7 +4,7 @@
 # Does nothing where they are present; starts nothing. Without root it only says what is missing.
 set -eu
 
-packages="postgresql mariadb-server prometheus prometheus-alertmanager systemd-container strace"
+packages="postgresql mariadb-server prometheus prometheus-alertmanager victoria-metrics systemd-container strace"
 # Ubuntu has Chromium as a snap only
 [ "$(. /etc/os-release 2>/dev/null && echo "$ID")" != debian ] || packages="$packages chromium chromium-driver"
 

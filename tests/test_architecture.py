@@ -29,6 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "core": {"errors", "times"},
     "database": {"errors"},
     "csv_files": {"errors"},
+    "http_client": {"detector"},  # one request: for every adapter that speaks HTTP
     "ports": {*_LOW, "progress"},
     "config": {"errors", "times"},
     # use cases: ports, never adapters
@@ -36,10 +37,10 @@ ALLOWED: dict[str, set[str]] = {
     "train": {*_LOW, "progress", "ports", "config", "detect"},
     "replay": {*_LOW, "progress", "ports", "config", "detect", "train", "csv_files"},
     # adapters: never each other
-    "sources": {*_LOW, "ports", "config", "database", "tables"},
+    "sources": {*_LOW, "ports", "config", "database", "tables", "http_client"},
     "models": {*_LOW, "ports", "config", "progress", "cores"},
     "store": {*_LOW, "ports", "database", "tables", "detect"},
-    "notify": {*_LOW, "ports", "wording", "detector"},
+    "notify": {*_LOW, "ports", "wording", "detector", "http_client"},
     "export": {*_LOW, "ports", "detect", "detector"},
     "report": {*_LOW, "ports", "config", "detect", "wording"},
     # the daemon's face: what is exported and stored, told as reports tell it
@@ -87,6 +88,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "core": {"numpy"},
     "database": {"sqlalchemy"},
     "csv_files": set(),
+    "http_client": set(),
     "ports": {"numpy"},
     "config": {"pydantic", "cronsim"},
     "detect": {"numpy", "dateutil"},

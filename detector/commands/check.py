@@ -42,12 +42,14 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
 
 def _names(monitor: MonitorSection, engine: Engine) -> list[str]:
     """Metrics that a monitor's source has rows of, as far as it can be asked."""
-    from detector import database
+    from detector import database, wiring
     from detector.config import loading
-    from detector.config.sections import SqlSource
+    from detector.config.sections import PrometheusSource, SqlSource
     from detector.operate import newest
 
     source = monitor.source
+    if isinstance(source, PrometheusSource):
+        return [*source.queries, *wiring.prometheus(monitor, source).names()]
     url = loading.secret(source) if isinstance(source, SqlSource) else ""
     if not (url and isinstance(source, SqlSource)):
         return newest.metric_names(engine, monitor)

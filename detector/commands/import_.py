@@ -26,8 +26,8 @@ def import_(
     """Loads CSV files, long (timestamp,entity,metric,value) or wide, into the embedded sample store."""
     _, settings = load(config)
     section = settings.monitor(monitor)
-    if section.source.type == "sql":
-        msg = f'monitor {monitor!r} reads its own database; import needs a monitor with source.type = "embedded"'
+    if section.source.type in {"sql", "prometheus"}:
+        msg = f'monitor {monitor!r} reads its own source; import needs a monitor with source.type = "embedded"'
         raise ConfigError(msg)
     from detector import csv_files, wiring
     from detector.detect.horizon import Horizon

@@ -26,6 +26,7 @@ from detector.config.sections import (
     ModelSection,
     MonitorSection,
     NotifierSection,
+    PrometheusSource,
     RuleSection,
     Section,
     SqlSource,
@@ -151,7 +152,7 @@ def _toml_or_text(written: str) -> Any:
 
 
 def secret(
-    section: DatabaseSection | SqlSource | NotifierSection,
+    section: DatabaseSection | SqlSource | PrometheusSource | NotifierSection,
     environment: Mapping[str, str] | None = None,
     *,
     key: str = "url",
@@ -258,7 +259,7 @@ def _lines(exc: ValidationError) -> Iterator[str]:
 
 
 def _may_hold_password(location: list[str | int], value: object) -> bool:
-    return location[-1] in {"url", "secret"} or "://" in str(value)
+    return location[-1] in {"url", "secret", "token"} or "://" in str(value)
 
 
 def _without_tags(location: tuple[int | str, ...]) -> list[int | str]:
@@ -276,7 +277,7 @@ _SECTIONS: dict[str, tuple[type[Section], ...]] = {
     "export": (ExportSection,),
     "display": (DisplaySection,),
     "monitors": (MonitorSection,),
-    "source": (SqlSource, EmbeddedSource, HostSource),
+    "source": (SqlSource, PrometheusSource, EmbeddedSource, HostSource),
     "model": (ModelSection,),
     "training": (TrainingSection,),
     "threshold": (ThresholdSection,),

@@ -15,7 +15,9 @@ from pydantic import (
     model_validator,
 )
 
-from detector.config.values import CronLine, Duration, Zone, http_url, more_than_nothing
+from detector.config import promql
+from detector.config.promql import Expression
+from detector.config.values import CronLine, Duration, Zone, http_url, more_than_nothing, server_url
 from detector.errors import ConfigError
 from detector.times import milliseconds
 
@@ -141,6 +143,49 @@ class SqlSource(Section):
         return self
 
 
+class PrometheusSource(Section):
+    """Queries to a Prometheus, or what answers like one; a metric without a query is asked for by its name."""
+
+    type: Literal["prometheus"]
+    url: str = ""
+    url_file: str = ""
+    queries: dict[str, str] = {}
+    entity: tuple[str, ...] = ()
+    token: str = ""
+    token_file: str = ""
+    ca_file: str = ""
+    timeout: Duration = timedelta(seconds=30)
+
+    @field_validator("timeout")
+    @classmethod
+    def _is_positive(cls, value: timedelta) -> timedelta:
+        return more_than_nothing(value)
+
+    @field_validator("entity", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("url")
+    @classmethod
+    def _is_of_a_server(cls, value: str) -> str:
+        return server_url(value) if value else value
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> PrometheusSource:
+        if bool(self.url) == bool(self.url_file):
+            msg = "needs exactly one of `url` and `url_file`"
+            raise ValueError(msg)
+        if self.token and self.token_file:
+            msg = "takes `token` or `token_file`, not both"
+            raise ValueError(msg)
+        return self
+
+    def expression(self, metric: str) -> Expression:
+        """The query of a metric. Raises: ValueError if it is none, or its value would depend on the range."""
+        return promql.parsed(self.queries.get(metric, metric))
+
+
 class ModelSection(Section):
     """The kind of model, and the shape of the network."""
 
@@ -234,12 +279,13 @@ class MonitorSection(Section):
     """One group of entities with the same metrics, model and schedule."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)
-    source: Annotated[HostSource | EmbeddedSource | SqlSource, Field(discriminator="type")]
+    source: Annotated[HostSource | EmbeddedSource | SqlSource | PrometheusSource, Field(discriminator="type")]
     metrics: tuple[str, ...] = ()
     step: Duration = timedelta(seconds=60)
     delay: Duration = timedelta(seconds=10)
     lateness: Duration = timedelta(minutes=5)
     aggregate: Literal["mean", "last", "min", "max", "sum", "count"] = "mean"
+    rates: tuple[str, ...] = ()
     fill: Literal["none", "last"] = "none"
     fill_limit: Duration | None = None
     forget_after: Duration | None = None
@@ -258,6 +304,11 @@ class MonitorSection(Section):
     decision: DecisionSection = DecisionSection()
     rules: tuple[RuleSection, ...] = ()
     time_zone: Zone = "UTC"
+
+    @field_validator("rates", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
 
     @field_validator("step", "score_every")
     @classmethod
@@ -323,6 +374,39 @@ class MonitorSection(Section):
         return self
 
     @model_validator(mode="after")
+    def _rates_make_sense(self) -> MonitorSection:
+        for metric in self.rates:
+            if metric not in self.metrics:
+                msg = f"`rates` must name metrics of the monitor; received {metric!r}"
+                raise ValueError(msg)
+        if self.rates and self.aggregate in {"count", "sum"}:
+            msg = f'`rates` is not for aggregate = "{self.aggregate}": a slot has one rate, however many rows it has'
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _queries_fit_the_metrics(self) -> MonitorSection:
+        if not isinstance(self.source, PrometheusSource):
+            return self
+        for name in self.source.queries:
+            if name not in self.metrics:
+                msg = f"`source.queries` must be of metrics of the monitor; received {name!r}"
+                raise ValueError(msg)
+        for metric in self.metrics:
+            if metric not in self.source.queries and not promql.is_metric_name(metric):
+                msg = f"`source.queries` must have a query for {metric!r}, which Prometheus cannot have as a name"
+                raise ValueError(msg)
+            try:
+                expression = self.source.expression(metric)
+            except ValueError as exc:
+                msg = f"the query of {metric!r} {exc}"
+                raise ValueError(msg) from None
+            if self.aggregate == "count" and not expression.is_selector:
+                msg = f'aggregate = "count" needs series by name: the query of {metric!r} has one value in every slot'
+                raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
     def _rules_name_metrics_once(self) -> MonitorSection:
         named = [rule.metric for rule in self.rules]
         for metric in named:
@@ -377,6 +461,7 @@ class MonitorSection(Section):
         settings = self.model_dump(
             mode="json", include={"metrics", "step", "aggregate", "timesteps", "model", "time_zone"}
         )
+        settings |= {"rates": sorted(self.rates)} if self.rates else {}  # models from before there were any still fit
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -70,7 +70,7 @@ Duration = Annotated[timedelta, BeforeValidator(parse_duration), BeforeValidator
 
 
 def http_url(value: str) -> str:
-    """The URL of a notifier.
+    """The URL of a server or of one of its pages.
 
     Raises: ValueError if it is not a URL, without showing it.
     """
@@ -83,6 +83,17 @@ def http_url(value: str) -> str:
         msg = "must be a URL such as https://host:9093 (not shown: secrets)"
         raise ValueError(msg)
     return value
+
+
+def server_url(value: str) -> str:
+    """The URL of a server, to which paths are added.
+
+    Raises: ValueError if it is not one, without showing it.
+    """
+    if set(value) & set("?#"):
+        msg = "must be a URL without ? and #, such as https://host:9090 (not shown: secrets)"
+        raise ValueError(msg)
+    return http_url(value)
 
 
 def cron_line(value: str) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-REASONS = ("time", "future", "entity", "metric", "value")
-"""Why a row is rejected: its time, entity, metric or value cannot be read, or its time is still to come."""
+REASONS = ("time", "future", "entity", "metric", "value", "series")
+"""Why a row is rejected: its time, entity, metric or value cannot be read, its time is still to come, or several series
+are one entity's."""
 
 _LONGEST = 80  # characters of an example
 
@@ -61,8 +62,16 @@ def in_words(reject: Reject) -> str:
     >>> in_words(Reject("time", 1, "n/a"))
     "1 row left out: its time cannot be read, such as 'n/a'"
     """
+    if reject.reason == "series":
+        return (
+            f"{_rows(reject)} counted as missing: several series are of one entity and differ in labels, such as"
+            f" '{reject.example}'; add a label to `entity`, or aggregate in the query, as by sum by (…) (…)"
+        )
     what = {"future": "lies in the future", "metric": "is none of the monitor's"}.get(reject.reason, "cannot be read")
     name = "time" if reject.reason == "future" else reject.reason
-    rows = f"{reject.rows} row" if reject.rows == 1 else f"{reject.rows} rows"
     told = "counted as missing" if reject.reason == "value" else "left out"
-    return f"{rows} {told}: its {name} {what}, such as '{reject.example}'"
+    return f"{_rows(reject)} {told}: its {name} {what}, such as '{reject.example}'"
+
+
+def _rows(reject: Reject) -> str:
+    return f"{reject.rows} row" if reject.rows == 1 else f"{reject.rows} rows"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +17,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from detector import database
 from detector.config import loading, values
 from detector.config.sections import AlertmanagerNotifier, Config, MonitorSection, WebhookNotifier
-from detector.core import grid
+from detector.core import grid, rates
+from detector.core.series import Samples
 from detector.detect import pace, promise
 from detector.detect.horizon import Horizon
 from detector.detect.tally import Tally
@@ -26,6 +28,7 @@ from detector.ports import ModelVersion, Notifier, Source
 from detector.store import judged, schema
 from detector.times import DAY_MS, milliseconds
 from detector.train.division import Plan
+from detector.wording import printable
 
 _NAMED = 8  # metrics listed by name
 _WIDER = 4  # windows in which the usual distance of rows is looked for
@@ -87,7 +90,7 @@ def _monitor(
     monitor: MonitorSection, parts: Parts, now: int, *, has_schema: bool
 ) -> tuple[dict[str, Any], Load | None]:
     """The row of a monitor, and the load of its ticks if its source has samples."""
-    if not has_schema and monitor.source.type != "sql":
+    if not has_schema and monitor.source.type in {"host", "embedded"}:
         will = "record and " if monitor.source.type == "host" else "wait for `detector import` and "
         plan = {"daemon": f"would {will}train after {Plan.of(monitor).needed_slots} slots"}
         return _configured(monitor, now) | plan, None
@@ -184,18 +187,29 @@ def _measured(
         "oldest_sample": parts.show(oldest),
         "newest_window": f"{len(recent)} samples of {len(recent.entities)} entities",
     }
+    wider = recent if len(recent) == 0 else source.read(end - _WIDER * span, end)
     wrong = [
         newest.missing_metrics(monitor, recent, lambda: _names(monitor, parts)),
-        pace.too_fine_a_step(
-            Horizon.of(monitor), recent if len(recent) == 0 else source.read(end - _WIDER * span, end)
-        ),
+        pace.too_fine_a_step(Horizon.of(monitor), wider),
     ]
+    row |= _counters(monitor, wider)
     row |= {"problem": "; ".join(filter(None, wrong))} if any(wrong) else {}
     if not len(recent) or not recent.entities:
         return row, None
     load = _load(monitor, source, end=end, entities=len(recent.entities))
     row["capacity"] = f"a tick takes about {_seconds(load.seconds)} of {cost.interval(monitor):g} s on this machine"
     return row, load
+
+
+def _counters(monitor: MonitorSection, wider: Samples) -> dict[str, Any]:
+    """The metrics that look like counters and are read as they are, if there are any."""
+    found = [monitor.metrics[index] for index in rates.like_counters(wider, len(monitor.metrics))]
+    raw = [name for name in found if name not in monitor.rates]
+    if not raw or monitor.aggregate in {"count", "sum"}:
+        return {}
+    written = json.dumps([*monitor.rates, *raw], ensure_ascii=False)
+    which = "looks like a counter, which only grows" if len(raw) == 1 else "look like counters, which only grow"
+    return {"counters": printable(f"{', '.join(raw)} {which}; to watch rates per second write rates = {written}")}
 
 
 def _names(monitor: MonitorSection, parts: Parts) -> Sequence[str]:

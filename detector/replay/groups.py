@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from detector.config import loading
 from detector.config.sections import MonitorSection
 from detector.core import grid
+from detector.core.rates import per_second
 from detector.core.series import Bool, Float64, History, Int64
+from detector.detect import rates
 from detector.detect.history import read_history
 from detector.detect.horizon import Horizon
 from detector.errors import ConfigError, ModelError
@@ -93,6 +95,7 @@ def groups(recordings: Sequence[Recording], wanted: MonitorSection, *, name: str
         changes = {
             "name": _monitor_name(together[0].entity if per_entity else name, number if len(members) > 1 else None),
             "metrics": metrics,
+            "rates": tuple(metric for metric in wanted.rates if metric in metrics),
             "rules": tuple(rule for rule in wanted.rules if rule.metric in metrics),
             "step": wanted.step if has_step else timedelta(milliseconds=together[0].step_ms),
         }
@@ -137,13 +140,25 @@ def source_of(group: Group, chosen: Sequence[Bool], make: MakeSource) -> Recorde
     """A source of the chosen rows (N,) of each recording, without labels."""
     columns = [[one.metrics.index(metric) for metric in group.monitor.metrics] for one in group.recordings]
     parts = list(zip(group.recordings, chosen, columns, strict=True))
-    values = [recording.values[rows][:, order] for recording, rows, order in parts]
+    values = [_rated(group.monitor, recording)[rows][:, order] for recording, rows, order in parts]
     return make(
         [recording.entity for recording in group.recordings],
         np.repeat(np.arange(len(parts), dtype=np.int32), [len(part) for part in values]),
         np.concatenate([recording.time[rows] for recording, rows, _ in parts]),
         np.concatenate(values),
     )
+
+
+def _rated(monitor: MonitorSection, recording: Recording) -> Float64:
+    """Values of a recording, (N, F), whose counters are rates; those depend on earlier rows only."""
+    if not monitor.rates:
+        return recording.values
+    values = recording.values.copy()
+    rows = np.flatnonzero(recording.has_time)
+    alone, longest = np.zeros(len(rows), dtype=np.int64), rates.longest(monitor)
+    for column in (recording.metrics.index(metric) for metric in monitor.rates):
+        values[rows, column] = per_second(alone, recording.time[rows], values[rows, column], longest)
+    return values
 
 
 def training_history(horizon: Horizon, source: Recorded, progress: Progress) -> History:

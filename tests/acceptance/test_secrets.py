@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 CHARACTERS = "@ : / % # ? & = + '"
 SECRETS = {
     name: f"{name.title()}Aaa{mark}{name.title()}Bbb{mark}{name.title()}Ccc"
-    for name in ("database", "source", "file", "pager", "key")
+    for name in ("database", "source", "file", "pager", "key", "token")
     for mark in (CHARACTERS.replace(" ", ""),)
 }
 WORDS = sorted({word for secret in SECRETS.values() for word in (secret[:9], secret[-9:])} | {"FileBbb", "PagerBbb"})
@@ -39,6 +39,10 @@ source = {{ type = "sql", url = "postgresql://r:${{SOURCE}}@127.0.0.1:1/metrics"
 name = "db"
 metrics = ["load"]
 source = {{ type = "sql", url_file = "{folder}/source_url", table = "samples" }}
+[[monitors]]
+name = "prom"
+metrics = ["load"]
+source = {{ type = "prometheus", url = "http://user:${{SOURCE}}@127.0.0.1:1/${{SOURCE}}", token = "${{TOKEN}}" }}
 [[notifiers]]
 name = "pager"
 type = "webhook"

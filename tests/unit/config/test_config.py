@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -13,7 +15,7 @@ import pytest
 from detector import database
 from detector.config import loading, values
 from detector.config import sections as config
-from detector.config.sections import Config, DatabaseSection, EmbeddedSource, HostSource, SqlSource
+from detector.config.sections import Config, DatabaseSection, EmbeddedSource, HostSource, PrometheusSource, SqlSource
 from detector.errors import ConfigError
 from detector.times import utc
 
@@ -475,7 +477,37 @@ def test_the_fingerprint_changes_with_what_a_model_depends_on(tmp_path: Path) ->
     assert changed(timesteps=31) != monitor.fingerprint
     assert changed(metrics=("memory", "cpu")) != monitor.fingerprint
     assert changed(step=timedelta(seconds=30)) != monitor.fingerprint
+    assert changed(rates=("cpu",)) != monitor.fingerprint
+    assert changed(rates=("cpu", "memory")) == changed(rates=("memory", "cpu"))
     assert changed(retrain="off", delay=timedelta(0), max_missing=0.5) == monitor.fingerprint
+
+
+def test_models_from_before_there_were_rates_still_fit(tmp_path: Path) -> None:
+    settings = (
+        _load(tmp_path, SMALLEST)
+        .monitors[0]
+        .model_dump(mode="json", include={"metrics", "step", "aggregate", "timesteps", "model", "time_zone"})
+    )
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+    assert _load(tmp_path, SMALLEST).monitors[0].fingerprint == digest[:12]
+
+
+@pytest.mark.parametrize(
+    ("added", "said"),
+    [
+        ('rates = ["cpuu"]', "`rates` must name metrics of the monitor; received 'cpuu'"),
+        ('rates = "cpu"\naggregate = "sum"', '`rates` is not for aggregate = "sum"'),
+    ],
+)
+def test_rates_of_what_has_none_are_refused(tmp_path: Path, added: str, said: str) -> None:
+    (line,) = _refused(tmp_path, SMALLEST + added)
+
+    assert said in line
+
+
+def test_rates_may_be_one_or_many(tmp_path: Path) -> None:
+    assert _load(tmp_path, SMALLEST + 'rates = "cpu"').monitors[0].rates == ("cpu",)
 
 
 TABLE = {"name": "web", "metrics": ("cpu",), "source": {"type": "embedded"}, "training": {"epochs": 7}}
@@ -793,3 +825,71 @@ def test_a_time_that_makes_no_sense_is_refused(settings: str, why: str, tmp_path
     (line,) = _refused(tmp_path, text)
 
     assert why in line
+
+
+PROMETHEUS = """
+[database]
+url = "sqlite:///detector.db"
+
+[[monitors]]
+name = "web"
+metrics = ["cpu", "node_load1"]
+
+[monitors.source]
+type = "prometheus"
+url = "http://host:9090"
+"""
+
+
+def test_a_metric_of_prometheus_without_a_query_is_asked_for_by_its_name(tmp_path: Path) -> None:
+    source = _load(tmp_path, PROMETHEUS + 'queries = { cpu = "sum by (instance) (x)" }').monitors[0].source
+
+    assert isinstance(source, PrometheusSource)
+    assert source.expression("cpu").within(9, "mean") == "sum by (instance) (last_over_time(x[9ms]))"
+    assert source.expression("node_load1").within(9, "mean") == "avg_over_time(node_load1[9ms])"
+
+
+@pytest.mark.parametrize(
+    ("added", "said"),
+    [
+        ('queries = { cpuu = "x" }', "`source.queries` must be of metrics of the monitor; received 'cpuu'"),
+        ('queries = { cpu = "x @ end()" }', "the query of 'cpu' must not use @ start() or @ end()"),
+        ('queries = { cpu = "x{" }', "the query of 'cpu' has a { that is not closed"),
+        ('url_file = "x"', "needs exactly one of `url` and `url_file`"),
+        ('token = "a"\ntoken_file = "b"', "takes `token` or `token_file`, not both"),
+        ('timeout = "0s"', "must be more than 0s"),
+        ('quries = { cpu = "x" }', "unknown key; the nearest known one is `queries`"),
+    ],
+)
+def test_what_is_wrong_with_a_prometheus_source_is_said(tmp_path: Path, added: str, said: str) -> None:
+    (line,) = _refused(tmp_path, PROMETHEUS + added)
+
+    assert said in line
+
+
+def test_a_metric_that_prometheus_cannot_have_needs_a_query(tmp_path: Path) -> None:
+    (line,) = _refused(tmp_path, PROMETHEUS.replace("node_load1", "load %"))
+
+    assert "must have a query for 'load %'" in line
+
+
+def test_a_query_that_has_one_value_in_every_slot_is_not_counted(tmp_path: Path) -> None:
+    text = PROMETHEUS.replace("[monitors.source]", 'aggregate = "count"\n[monitors.source]')
+
+    _load(tmp_path, text)
+    (line,) = _refused(tmp_path, text + 'queries = { cpu = "sum(x)" }')
+    assert 'aggregate = "count" needs series by name' in line
+
+
+@pytest.mark.parametrize("url", ["http://user:hunter2@host:9090?x=1", "ftp://user:hunter2@host", "hunter2"])
+def test_a_url_of_a_prometheus_that_is_none_is_not_shown(tmp_path: Path, url: str) -> None:
+    (line,) = _refused(tmp_path, PROMETHEUS.replace("http://host:9090", url))
+
+    assert line.startswith("monitors[0].source.url: must be a URL")
+    assert "hunter2" not in line
+
+
+def test_the_token_of_a_prometheus_is_not_shown_when_it_is_wrong(tmp_path: Path) -> None:
+    (line,) = _refused(tmp_path, PROMETHEUS + "token = 4711")
+
+    assert "4711" not in line

@@ -1,0 +1,64 @@
+"""A counter as exporters give it: `detector check` notices it, and as a rate an ordinary day is quiet (case c14)."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import sqlite3
+import subprocess
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from running import DETECTOR, configure, detector
+
+pytestmark = pytest.mark.slow
+
+BEGIN = datetime(2026, 11, 20, tzinfo=UTC)
+ANEW = 2 * 1440 + 360  # the program restarts at 06:00 of the third day
+
+
+def _monitor(folder: Path, **settings: object) -> Path:
+    """A monitor of three ordinary days of a counter and a gauge."""
+    rng, total, rows = random.Random(14), 5e6, []
+    for minute in range(3 * 1440):
+        daily = math.sin(2 * math.pi * minute / 1440)
+        total = (0.0 if minute == ANEW else total) + max(0.0, rng.gauss(600 + 200 * daily, 30))
+        at = (BEGIN + timedelta(minutes=minute)).strftime("%Y-%m-%d %H:%M:%S")
+        rows.append((at, "web-1", total, 30 + 5 * daily + rng.gauss(0, 1)))
+    with closing(sqlite3.connect(folder / "app.db")) as connection:
+        connection.execute("CREATE TABLE usage (time TEXT, host TEXT, requests_total REAL, cpu REAL)")
+        connection.executemany("INSERT INTO usage VALUES (?, ?, ?, ?)", rows)
+        connection.commit()
+    source = {"type": "sql", "url": f"sqlite:///{folder}/app.db", "table": "usage", "entity": "host"}
+    monitor = {"name": "web", "metrics": ["requests_total", "cpu"], "source": source, "model": {"kind": "baseline"}}
+    return configure(folder, monitor | settings)
+
+
+def _check(config: Path) -> dict[str, object]:
+    command = [*DETECTOR, "check", "--json", "--config", str(config)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return next(row for row in json.loads(done.stdout) if "monitor" in row)
+
+
+def test_a_raw_counter_is_noticed_with_the_key_to_write(tmp_path: Path) -> None:
+    row = _check(_monitor(tmp_path))
+
+    assert row["counters"] == (
+        "requests_total looks like a counter, which only grows; to watch rates per second write"
+        ' rates = ["requests_total"]'
+    )
+    (tmp_path / "app.db").unlink()
+    assert "counters" not in _check(_monitor(tmp_path, rates=["requests_total"]))
+
+
+def test_an_ordinary_day_of_a_counter_that_begins_anew_is_quiet(tmp_path: Path) -> None:
+    config = _monitor(tmp_path, rates=["requests_total"])
+    detector("db", "upgrade", "--config", config)
+    detector("retrain", "--to", "2026-11-22T00:00Z", "--config", config)
+    for hour in (1, 6, 7, 12, 23):
+        detector("score", "web", "--at", f"2026-11-22T{hour:02d}:59Z", "--config", config)
+
+    assert json.loads(detector("alerts", "list", "--json", "--config", config).output) == []
