@@ -19,6 +19,7 @@ from detector.commands import (
     import_,
     incident,
     models,
+    replay,
     report,
     run,
     shared,
@@ -104,6 +105,7 @@ app.command()(run.demo)
 app.command()(train.retrain)
 app.command()(run.score)
 app.command()(backtest.backtest)
+app.command()(replay.replay)
 app.command()(check.check)
 app.command()(bench.bench)
 app.command("import")(import_.import_)
