@@ -19,6 +19,7 @@ from detector.commands import (
     import_,
     incident,
     models,
+    notify,
     replay,
     report,
     run,
@@ -112,6 +113,7 @@ app.command("import")(import_.import_)
 app.command()(report.report)
 app.command()(incident.incident)
 app.command()(explain.explain)
+app.command("test-notify")(notify.send_test)
 alerts_app.command("list")(alerts.list_alerts)
 alerts_app.command("show")(alerts.show_alert)
 alerts_app.command("ack")(alerts.acknowledge)

@@ -275,6 +275,9 @@ class Notifier(Protocol):
         Raises: NotifyUnavailable if it does not answer, NotifyError if it does not take the message.
         """
 
+    def test(self, monitor: str, now: int) -> str:
+        """Sends a message about a monitor that says it is a test; what was answered. Raises as `send`."""
+
     def check(self) -> str:
         """Its address without secrets, after seeing that it answers. Raises as `send`."""
 

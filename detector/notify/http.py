@@ -9,6 +9,7 @@ import socket
 import threading
 import urllib.request
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -28,8 +29,16 @@ def redacted(url: str) -> str:
     return f"{parts.scheme}://{host}{port}"
 
 
-def request(url: str, *, timeout: float, body: bytes | None = None, headers: Mapping[str, str] | None = None) -> bytes:
-    """Posts a body, or gets without one; the beginning of the answer.
+@dataclass(frozen=True)
+class Answer:
+    """A 2xx answer."""
+
+    status: str  # such as 200 OK
+    said: bytes  # its beginning; of a post it is not read
+
+
+def request(url: str, *, timeout: float, body: bytes | None = None, headers: Mapping[str, str] | None = None) -> Answer:
+    """Posts a body, or gets without one; the answer.
 
     timeout: seconds for the whole request, after each address of the host's name had as long to take the connection
 
@@ -41,7 +50,7 @@ def request(url: str, *, timeout: float, body: bytes | None = None, headers: Map
     with _deadline(timeout) as started:
         try:
             with _opener(started).open(asked, timeout=timeout) as answer:
-                status = answer.status
+                status, reason_phrase = answer.status, answer.reason
                 is_taken = 200 <= status < 300
                 # a message that was taken stays taken, even if the remainder of the answer does not come
                 said = b"" if is_taken and body is not None else answer.read(_ANSWER_BYTES)
@@ -52,7 +61,7 @@ def request(url: str, *, timeout: float, body: bytes | None = None, headers: Map
             msg = f"{redacted(url)} did not answer: {why}"
             raise NotifyUnavailable(msg) from None  # the cause may show the URL
     if is_taken:
-        return bytes(said)
+        return Answer(f"{status} {reason_phrase}".strip(), said)
     words = " ".join(said.decode(errors="replace").split())
     msg = f"{redacted(url)} must answer 2xx; received {status}{f' {words}' if words else ''}"
     raise (NotifyUnavailable if status >= 500 or status in _LATER else NotifyError)(msg)
