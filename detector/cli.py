@@ -16,6 +16,7 @@ from detector.commands import (
     database,
     exclude,
     explain,
+    export,
     import_,
     incident,
     models,
@@ -23,6 +24,7 @@ from detector.commands import (
     replay,
     report,
     run,
+    scores,
     shared,
     train,
 )
@@ -42,6 +44,8 @@ app.add_typer(alerts_app, name="alerts")
 app.add_typer(exclude_app, name="exclude")
 app.add_typer(models_app, name="models")
 app.add_typer(db_app, name="db")
+export_app = typer.Typer(help="Stored scores and alerts as CSV or Parquet files.", no_args_is_help=True)
+app.add_typer(export_app, name="export")
 
 
 _GLOBAL = ("--utc", "--traceback")
@@ -113,6 +117,9 @@ app.command("import")(import_.import_)
 app.command()(report.report)
 app.command()(incident.incident)
 app.command()(explain.explain)
+app.command()(scores.scores)
+export_app.command("scores")(export.export_scores)
+export_app.command("alerts")(export.export_alerts)
 app.command("test-notify")(notify.send_test)
 alerts_app.command("list")(alerts.list_alerts)
 alerts_app.command("show")(alerts.show_alert)

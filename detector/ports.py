@@ -140,6 +140,15 @@ NO_SCORES = ScoreRows()
 
 
 @dataclass(frozen=True)
+class ScoredSlot:
+    """A stored score."""
+
+    score: float
+    surprise: float | None  # None: not known
+    model_version: int
+
+
+@dataclass(frozen=True)
 class EntityScores:
     """Stored scores of one entity, by rising slots."""
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, and_, func, select, update
+from sqlalchemy import Connection, Engine, and_, func, or_, select, update
 
 from detector.core.decide import Change, Episode
 from detector.errors import StaleState
@@ -84,6 +84,23 @@ def listing(
         rows = [dict(row) for row in connection.execute(query).mappings()]
         sizes = _sizes(connection, {row["incident"] for row in rows})
     return [_row(row, sizes) for row in rows]
+
+
+def pages(engine: Engine, *, monitor: str, since: int, until: int, size: int = 500) -> Iterator[list[AlertRow]]:
+    """All alerts of a monitor that opened in [since, until), epoch milliseconds: the oldest first, some at a time."""
+    after = (since, -1)
+    while True:
+        slot, identity = after
+        is_later = or_(alert.c.opened_slot > slot, and_(alert.c.opened_slot == slot, alert.c.id > identity))
+        query = select(*_COLUMNS).where(alert.c.monitor == monitor, alert.c.opened_slot < until, is_later)
+        query = query.where(alert.c.opened_slot >= slot).order_by(alert.c.opened_slot, alert.c.id).limit(size)
+        with translated(engine), engine.connect() as connection:
+            rows = [dict(row) for row in connection.execute(query).mappings()]
+            sizes = _sizes(connection, {row["incident"] for row in rows})
+        if not rows:
+            return
+        yield [_row(row, sizes) for row in rows]
+        after = rows[-1]["opened_slot"], rows[-1]["id"]
 
 
 def real(engine: Engine, monitor: str) -> dict[str, list[tuple[int, int]]]:
