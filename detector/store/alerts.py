@@ -73,7 +73,7 @@ def listing(
         if wanted is not None:
             query = query.where(column == wanted)
     if entity is not None:
-        query = query.where(alert.c.entity.like(_like(entity), escape="/"))
+        query = query.where(alert.c.entity.like(like(entity), escape="/"))
     if only_open:
         query = query.where(alert.c.state.in_(WAITING))
     if since is not None:
@@ -223,7 +223,7 @@ def _answer(
         record(connection, row.monitor, [event], silent=[row.is_muted], notifiers=notifiers)
 
 
-def _like(glob: str) -> str:
+def like(glob: str) -> str:
     """An SQL pattern for a glob of * and ?."""
     escaped = glob.replace("/", "//").replace("%", "/%").replace("_", "/_")
     return escaped.replace("*", "%").replace("?", "_")
