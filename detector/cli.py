@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -16,19 +17,24 @@ from detector.commands import (
     database,
     exclude,
     explain,
+    export,
     import_,
     incident,
     models,
+    notify,
+    replay,
     report,
     run,
+    scores,
     shared,
     train,
+    watch,
 )
 from detector.errors import DetectorError
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -40,6 +46,8 @@ app.add_typer(alerts_app, name="alerts")
 app.add_typer(exclude_app, name="exclude")
 app.add_typer(models_app, name="models")
 app.add_typer(db_app, name="db")
+export_app = typer.Typer(help="Stored scores and alerts as CSV or Parquet files.", no_args_is_help=True)
+app.add_typer(export_app, name="export")
 
 
 _GLOBAL = ("--utc", "--traceback")
@@ -99,27 +107,38 @@ def _root(
     shared.display.is_utc, shared.display.zone = utc, ""
 
 
-app.command()(run.run)
-app.command()(run.demo)
-app.command()(train.retrain)
-app.command()(run.score)
-app.command()(backtest.backtest)
-app.command()(check.check)
-app.command()(bench.bench)
-app.command("import")(import_.import_)
-app.command()(report.report)
-app.command()(incident.incident)
-app.command()(explain.explain)
-alerts_app.command("list")(alerts.list_alerts)
-alerts_app.command("show")(alerts.show_alert)
-alerts_app.command("ack")(alerts.acknowledge)
-alerts_app.command("close")(alerts.close_alert)
-exclude_app.command("add")(exclude.add)
-exclude_app.command("list")(exclude.list_exclusions)
-exclude_app.command("remove")(exclude.remove)
-models_app.command("list")(models.list_models)
-models_app.command("show")(models.show_model)
-db_app.command("upgrade")(database.upgrade)
-db_app.command("check")(database.check_schema)
-db_app.command("prune")(database.prune)
-db_app.command("rewind")(database.rewind)
+def _add(to: typer.Typer, command: Callable[..., None], name: str | None = None) -> None:
+    """Adds a command. The first line of its help is given as its summary, or it would be cut off in a list."""
+    to.command(name, short_help=(command.__doc__ or "").partition("\n")[0])(command)
+
+
+_add(app, run.run)
+_add(app, run.demo)
+_add(app, train.retrain)
+_add(app, run.score)
+_add(app, backtest.backtest)
+_add(app, replay.replay)
+_add(app, check.check)
+_add(app, bench.bench)
+_add(app, import_.import_, "import")
+_add(app, report.report)
+_add(app, incident.incident)
+_add(app, explain.explain)
+_add(app, scores.scores)
+_add(export_app, export.export_scores, "scores")
+_add(export_app, export.export_alerts, "alerts")
+_add(app, notify.send_test, "test-notify")
+_add(alerts_app, alerts.list_alerts, "list")
+_add(alerts_app, alerts.show_alert, "show")
+_add(alerts_app, alerts.acknowledge, "ack")
+_add(alerts_app, alerts.close_alert, "close")
+_add(alerts_app, watch.watch)
+_add(exclude_app, exclude.add, "add")
+_add(exclude_app, exclude.list_exclusions, "list")
+_add(exclude_app, exclude.remove, "remove")
+_add(models_app, models.list_models, "list")
+_add(models_app, models.show_model, "show")
+_add(db_app, database.upgrade, "upgrade")
+_add(db_app, database.check_schema, "check")
+_add(db_app, database.prune, "prune")
+_add(db_app, database.rewind, "rewind")

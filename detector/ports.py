@@ -140,6 +140,15 @@ NO_SCORES = ScoreRows()
 
 
 @dataclass(frozen=True)
+class ScoredSlot:
+    """A stored score."""
+
+    score: float
+    surprise: float | None  # None: not known
+    model_version: int
+
+
+@dataclass(frozen=True)
 class EntityScores:
     """Stored scores of one entity, by rising slots."""
 
@@ -274,6 +283,9 @@ class Notifier(Protocol):
 
         Raises: NotifyUnavailable if it does not answer, NotifyError if it does not take the message.
         """
+
+    def test(self, monitor: str, now: int) -> str:
+        """Sends a message about a monitor that says it is a test; what was answered. Raises as `send`."""
 
     def check(self) -> str:
         """Its address without secrets, after seeing that it answers. Raises as `send`."""

@@ -30,11 +30,13 @@ if TYPE_CHECKING:
     from detector.notify.sender import Sender
     from detector.ports import Notifier
     from detector.progress import Progress
+    from detector.replay.live import Judged
     from detector.replay.recordings import Recording
     from detector.replay.results import Alert, Outcome
     from detector.sources.embedded import EmbeddedSource
     from detector.sources.prometheus import PrometheusSource
     from detector.store.alerts import AlertRow
+    from detector.store.replayed import ReplayedHistory
     from detector.train.versions import Inputs
 
 logger = logging.getLogger(__name__)
@@ -263,6 +265,22 @@ def backtest(
             return replay.run(recordings, settings, workspace, name=name, per_entity=per_entity, progress=progress)
         finally:
             engine.dispose()
+
+
+def replayed(
+    parts: Parts, section: MonitorSection, model: ModelVersion, *, start: int, end: int, progress: Progress
+) -> tuple[ReplayedHistory, Judged]:
+    """What a model would have found in the stored history of a monitor's source; nothing is stored.
+
+    start, end: slots, epoch milliseconds
+    """
+    from detector.detect.horizon import Horizon
+    from detector.replay import live
+    from detector.store.replayed import ReplayedHistory, ReplayStore
+
+    store, source = ReplayStore(parts.store.exclusions(section.name)), parts.sources[section.name]
+    judged = live.run(Horizon.of(section), source, store, model, start=start, end=end, progress=progress)
+    return ReplayedHistory(store, start), judged
 
 
 def _alert(row: AlertRow) -> Alert:

@@ -6,6 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+TEST = "TEST of detector: notifications arrive here. Nothing is wrong."
+"""The text of a message that is sent to see whether it arrives."""
+
 _MOST = 3  # metrics a sentence names
 _KINDS = {
     "network": "Unexpected over {slots} slots",

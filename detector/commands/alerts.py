@@ -77,7 +77,7 @@ def list_alerts(
         most=min(most, 1 << 31),  # no table is longer, and no database takes a number of more than 64 bits
     )
     notified = outbox.summary(parts.engine, [row.id for row in found])
-    rows = [_alert_row(row) | {"notified": notified[row.id]} for row in found]
+    rows = [alert_row(row) | {"notified": notified[row.id]} for row in found]
     print_rows(rows, as_json=as_json, empty="no alerts")
     if only_open and found:
         raise typer.Exit(OPEN_ALERTS)
@@ -92,7 +92,7 @@ def show_alert(identity: AlertId, config: ConfigOption = None, as_json: JsonOpti
     row, events = find_alert(parts, identity)
     from detector.store import outbox
 
-    shown = _alert_row(row) | {
+    shown = alert_row(row) | {
         "notified": outbox.summary(parts.engine, [row.id])[row.id],
         "peak": Moment(row.episode.peak_slot),
         "model_version": row.model_version,
@@ -166,7 +166,8 @@ def find_alert(parts: Parts, identity: int) -> tuple[AlertRow, list[dict[str, An
     return found
 
 
-def _alert_row(row: AlertRow) -> dict[str, Any]:
+def alert_row(row: AlertRow) -> dict[str, Any]:
+    """An alert as the line of a table."""
     metrics = row.explanation.get("metrics", [])
     return {
         "id": row.id,

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from detector.commands.alerts import find_alert
-from detector.commands.shared import ConfigOption, assembled, moment_of, now_ms, say, zone_name
+from detector.commands.shared import (
+    ConfigOption,
+    assembled,
+    moment_of,
+    now_ms,
+    refuse_unless_file,
+    say,
+    write_file,
+    zone_name,
+)
 from detector.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -32,9 +41,7 @@ def report(
     if alert is not None and (monitor or since):
         msg = "--alert selects one alert; leave out MONITOR and --since"
         raise ConfigError(msg)
-    if out.exists() and not out.is_file():
-        msg = f"--out must be a file to write. Received: {str(out)!r}, which is something else"
-        raise ConfigError(msg)
+    refuse_unless_file("--out", out)
     parts, now = assembled(config, monitor), now_ms()
     from detector.report import content, page
 
@@ -44,11 +51,7 @@ def report(
         rows = _rows_of_alert(parts, alert, now=now)
     built = content.build(rows, now=now, zone=zone_name(), is_whole=alert is None)
     written = page.render(built).encode()
-    try:
-        out.write_bytes(written)
-    except OSError as exc:
-        msg = f"--out {out} cannot be written: {exc.strerror}"
-        raise ConfigError(msg) from exc
+    write_file("--out", out, written)
     count = len(built["alerts"]) + built["untold"]
     of = f"{len(rows)} monitor{'s' if len(rows) != 1 else ''}"
     say(f"{out}: {count} alert{'s' if count != 1 else ''} of {of}, {-(-len(written) // 1000)} kB")

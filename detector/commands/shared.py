@@ -195,6 +195,22 @@ def if_given(read: Callable[[str, str], int], option: str, written: str | None) 
     return None if written is None else read(option, written)
 
 
+def refuse_unless_file(option: str, path: Path) -> None:
+    """Refuses a path to write to that is no file."""
+    if path.exists() and not path.is_file():
+        msg = f"{option} must be a file to write. Received: {str(path)!r}, which is something else"
+        raise ConfigError(msg)
+
+
+def write_file(option: str, path: Path, content: bytes) -> None:
+    """Writes a file that an option names."""
+    try:
+        path.write_bytes(content)
+    except OSError as exc:
+        msg = f"{option} {path} cannot be written: {exc.strerror}"
+        raise ConfigError(msg) from exc
+
+
 def say(text: str = "", *, to_stderr: bool = False) -> None:
     """Prints text; control characters in it, but for ends of lines, are escaped."""
     print(printable(text, keep="\n"), file=sys.stderr if to_stderr else sys.stdout)

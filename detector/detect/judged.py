@@ -20,8 +20,11 @@ from detector.times import utc
 logger = logging.getLogger(__name__)
 
 _SKIPPED, _NO_ROWS, _GONE = 100, 101, 102
+NO_ROWS, GONE = "no_rows", "gone"
+"""On record: known though without rows for long, as slots without a row are 0; and no entity of the fleet any more."""
+
 _LABELS = {int(reason): reason.label for reason in Reason}
-_LABELS |= {_SKIPPED: "skipped", _NO_ROWS: "no_rows", _GONE: "gone"}
+_LABELS |= {_SKIPPED: "skipped", _NO_ROWS: NO_ROWS, _GONE: GONE}
 _CODES = {label: code for code, label in _LABELS.items()}
 
 _SAME_SCORE = 1e-3

@@ -18,6 +18,7 @@ REPEAT_MS = 60_000
 _FORGOTTEN_MS = 5 * REPEAT_MS  # Alertmanager ends an alert that is not sent again for this long
 _OPEN = ("open", "acknowledged")
 _TOP = 5  # entities a summary names
+_TEST = {"summary": words.TEST, "description": "It resolves by itself after five minutes."}
 
 Labels = dict[str, str]
 
@@ -37,18 +38,24 @@ class Alertmanager:
         notified = self._notified.get(message.monitor, {})
         alerts, open_labels = payload(message, notified, now)
         if alerts:
-            body, headers = (
-                json.dumps(words.finite(alerts), allow_nan=False).encode(),
-                {"Content-Type": "application/json"},
-            )
-            http.request(f"{self._url}/api/v2/alerts", body=body, headers=headers, timeout=self._timeout)
+            self._post(alerts)
         self._notified[message.monitor] = open_labels
+
+    def test(self, monitor: str, now: int) -> str:
+        """Posts the alert DetectorTest, which ends by itself after five minutes; what was answered."""
+        labels = {"alertname": "DetectorTest", "monitor": monitor, "severity": "warning"}
+        return self._post([_post(labels, dict(_TEST), begins=now, ends=now + _FORGOTTEN_MS)]).status
+
+    def _post(self, alerts: list[dict[str, Any]]) -> http.Answer:
+        body = json.dumps(words.finite(alerts), allow_nan=False).encode()
+        headers = {"Content-Type": "application/json"}
+        return http.request(f"{self._url}/api/v2/alerts", body=body, headers=headers, timeout=self._timeout)
 
     def check(self) -> str:
         """Its address without secrets, after it answered with its version."""
         url = f"{self._url}/api/v2/status"
         answer = http.request(url, timeout=self._timeout)
-        if not answer.lstrip().startswith(b"{"):
+        if not answer.said.lstrip().startswith(b"{"):
             msg = f"{http.redacted(self._url)} must be an Alertmanager; it answers /api/v2/status, but not with JSON"
             raise NotifyError(msg)
         return http.redacted(self._url)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import urllib.request
 from collections.abc import Mapping
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from detector import http_client
@@ -17,8 +18,16 @@ _LATER = {408, 425, 429}  # the target means: not now
 _ANSWER_BYTES = 300
 
 
-def request(url: str, *, timeout: float, body: bytes | None = None, headers: Mapping[str, str] | None = None) -> bytes:
-    """Posts a body, or gets without one; the beginning of the answer.
+@dataclass(frozen=True)
+class Answer:
+    """A 2xx answer."""
+
+    status: str  # such as 200 OK
+    said: bytes  # its beginning; of a post it is not read
+
+
+def request(url: str, *, timeout: float, body: bytes | None = None, headers: Mapping[str, str] | None = None) -> Answer:
+    """Posts a body, or gets without one; the answer.
 
     timeout: seconds for the whole request, after each address of the host's name had as long to take the connection
 
@@ -26,14 +35,14 @@ def request(url: str, *, timeout: float, body: bytes | None = None, headers: Map
     """
     try:
         with http_client.answer(url, timeout=timeout, body=body, headers=headers) as answer:
-            status = answer.status
+            status, reason_phrase = answer.status, answer.reason
             is_taken = 200 <= status < 300
             # a message that was taken stays taken, even if the remainder of the answer does not come
             said = b"" if is_taken and body is not None else answer.read(_ANSWER_BYTES)
     except NoAnswer as exc:
         raise NotifyUnavailable(str(exc)) from None  # the cause may show the URL
     if is_taken:
-        return bytes(said)
+        return Answer(f"{status} {reason_phrase}".strip(), said)
     words = " ".join(said.decode(errors="replace").split())
     msg = f"{redacted(url)} must answer 2xx; received {status}{f' {words}' if words else ''}"
     raise (NotifyUnavailable if status >= 500 or status in _LATER else NotifyError)(msg)

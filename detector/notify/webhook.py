@@ -28,12 +28,19 @@ class Webhook:
 
     def send(self, message: Message, now: int) -> None:
         """Posts a message; only a 2xx answer means that it has arrived. now: epoch milliseconds."""
-        posted = body(message)
-        headers = {"Content-Type": "application/json", KEY: key(self._name, message)}
+        self._post(body(message), key(self._name, message), now)
+
+    def test(self, monitor: str, now: int) -> str:
+        """Posts a message of the kind `test`; what was answered. now: epoch milliseconds."""
+        found = {"kind": "test", "monitor": monitor, "text": words.TEST, "at": utc(now, "milliseconds")}
+        return self._post(_json(found), f"test-{now}", now).status
+
+    def _post(self, posted: bytes, idempotency_key: str, now: int) -> http.Answer:
+        headers = {"Content-Type": "application/json", KEY: idempotency_key}
         if self._secret:
             stamp = str(now // 1000)
             headers |= {TIMESTAMP: stamp, SIGNATURE: f"sha256={signature(self._secret, stamp, posted)}"}
-        http.request(self._url, body=posted, headers=headers, timeout=self._timeout)
+        return http.request(self._url, body=posted, headers=headers, timeout=self._timeout)
 
     def check(self) -> str:
         """Its address without secrets. Only connects: a message would cause alarm."""
@@ -55,7 +62,11 @@ def key(notifier: str, message: Message) -> str:
 def body(message: Message) -> bytes:
     """A message as JSON."""
     found = _summary(message) if message.is_summary else _event(message.notices[0], message.alerts[0])
-    return json.dumps(words.finite(found), ensure_ascii=False, allow_nan=False).encode(errors="replace")
+    return _json(found)
+
+
+def _json(value: dict[str, Any]) -> bytes:
+    return json.dumps(words.finite(value), ensure_ascii=False, allow_nan=False).encode(errors="replace")
 
 
 def _event(notice: Notice, alert: NotifiedAlert) -> dict[str, Any]:

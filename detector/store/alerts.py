@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Connection, Engine, and_, case, func, select, update
+from sqlalchemy import Column, ColumnElement, Connection, Engine, and_, case, func, or_, select, update
 
 from detector.core.decide import Change, Episode
 from detector.errors import StaleState
@@ -69,7 +69,7 @@ class Wanted:
         """What a row must fulfil."""
         found = [column == value for column, value in self._equal() if value is not None]
         if self.entity is not None and self.is_glob:
-            found.append(alert.c.entity.like(_like(self.entity), escape="/"))
+            found.append(alert.c.entity.like(like(self.entity), escape="/"))
         if self.only_open:
             found.append(alert.c.state.in_(WAITING))
         if self.since is not None:
@@ -188,6 +188,23 @@ def incidents(
 def _closed_at(row: AlertRow) -> int:
     """When an alert that is closed was closed, by a person or by itself."""
     return row.closed_at or row.episode.closed_slot or row.episode.peak_slot
+
+
+def pages(engine: Engine, *, monitor: str, since: int, until: int, size: int = 500) -> Iterator[list[AlertRow]]:
+    """All alerts of a monitor that opened in [since, until), epoch milliseconds: the oldest first, some at a time."""
+    after = (since, -1)
+    while True:
+        slot, identity = after
+        is_later = or_(alert.c.opened_slot > slot, and_(alert.c.opened_slot == slot, alert.c.id > identity))
+        query = select(*_COLUMNS).where(alert.c.monitor == monitor, alert.c.opened_slot < until, is_later)
+        query = query.where(alert.c.opened_slot >= slot).order_by(alert.c.opened_slot, alert.c.id).limit(size)
+        with translated(engine), engine.connect() as connection:
+            rows = [dict(row) for row in connection.execute(query).mappings()]
+            sizes = _sizes(connection, {row["incident"] for row in rows})
+        if not rows:
+            return
+        yield [_row(row, sizes) for row in rows]
+        after = rows[-1]["opened_slot"], rows[-1]["id"]
 
 
 def real(engine: Engine, monitor: str) -> dict[str, list[tuple[int, int]]]:
@@ -310,7 +327,7 @@ def _answer(
         record(connection, row.monitor, [event], silent=[row.is_muted], notifiers=notifiers)
 
 
-def _like(glob: str) -> str:
+def like(glob: str) -> str:
     """An SQL pattern for a glob of * and ?."""
     escaped = glob.replace("/", "//").replace("%", "/%").replace("_", "/_")
     return escaped.replace("*", "%").replace("?", "_")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Connection, Engine, and_, bindparam, delete, exists, func, or_, select, union_all
+from sqlalchemy import Connection, Engine, Row, Select, and_, bindparam, delete, exists, func, or_, select, union_all
 
 from detector.database import insert_rows
 from detector.ports import Commit, JudgedRanges
@@ -18,32 +20,61 @@ _ROW_BYTES = 40
 """Bytes of a row beside its text, keys and index included: at most, on SQLite, PostgreSQL and MariaDB."""
 
 
+_RANGE = (judged.c.entity, judged.c.start, judged.c.reason)
+
+
 def since(connection: Connection, monitor: str, slot: int) -> JudgedRanges:
     """Ranges of a monitor that reach to a slot (epoch milliseconds) or begin later; of each entity the oldest first."""
-    mine = judged.c.monitor == monitor
+    later = select(*_RANGE).where(judged.c.monitor == monitor, judged.c.start >= slot)
+    found = union_all(_reaching(monitor, slot), later).subquery()
+    return _ranges(connection.execute(select(found).order_by(found.c.start)))
+
+
+def _reaching(monitor: str, slot: int, entity: str | None = None) -> Select[Any]:
+    """The last range of each entity that begins before a slot."""
+    mine = [judged.c.monitor == monitor, *([] if entity is None else [judged.c.entity == entity])]
     before = (
         select(judged.c.entity, func.max(judged.c.start).label("start"))
-        .where(mine, judged.c.start < slot)
+        .where(*mine, judged.c.start < slot)
         .group_by(judged.c.entity)
         .subquery()
     )
-    columns = (judged.c.entity, judged.c.start, judged.c.reason)
     is_last = and_(judged.c.entity == before.c.entity, judged.c.start == before.c.start)
-    reaching = select(*columns).join(before, is_last).where(mine)
-    found = union_all(reaching, select(*columns).where(mine, judged.c.start >= slot)).subquery()
-    rows = connection.execute(select(found).order_by(found.c.start)).all()
-    entity, start, reason = zip(*rows, strict=True) if rows else ((), (), ())
+    return select(*_RANGE).join(before, is_last).where(*mine)
+
+
+def _ranges(rows: Iterable[Row[Any]]) -> JudgedRanges:
+    entity, start, reason = zip(*found, strict=True) if (found := list(rows)) else ((), (), ())
     return JudgedRanges(entity, start, reason)
 
 
-def of_entity(engine: Engine, *, monitor: str, entity: str, start: int, end: int) -> list[tuple[int, str]]:
-    """Starts and reasons of an entity's ranges that reach into [start, end), epoch milliseconds, oldest first."""
-    mine = and_(judged.c.monitor == monitor, judged.c.entity == entity)
-    reaching = select(func.max(judged.c.start)).where(mine, judged.c.start <= start).scalar_subquery()
-    wanted = and_(mine, judged.c.start < end, judged.c.start >= func.coalesce(reaching, start))
-    query = select(judged.c.start, judged.c.reason).where(wanted).order_by(judged.c.start)
+def reasons_before(engine: Engine, monitor: str, slot: int, *, entity: str | None = None) -> dict[str, str]:
+    """What was known of each entity, or of one, just before a slot, epoch milliseconds."""
     with translated(engine), engine.connect() as connection:
-        return [(row.start, row.reason) for row in connection.execute(query)]
+        return {row.entity: row.reason for row in connection.execute(_reaching(monitor, slot, entity))}
+
+
+def between(engine: Engine, monitor: str, start: int, end: int, *, entity: str | None = None) -> JudgedRanges:
+    """Ranges of a monitor, or of one entity, that begin in [start, end), epoch milliseconds; the oldest first."""
+    query = select(*_RANGE).where(judged.c.monitor == monitor, judged.c.start >= start, judged.c.start < end)
+    if entity is not None:
+        query = query.where(judged.c.entity == entity)
+    with translated(engine), engine.connect() as connection:
+        return _ranges(connection.execute(query.order_by(judged.c.start, judged.c.entity)))
+
+
+def first(engine: Engine, monitor: str) -> int | None:
+    """Start of the oldest range of a monitor, epoch milliseconds; None if there is none."""
+    with translated(engine), engine.connect() as connection:
+        oldest: int | None = connection.scalar(select(func.min(judged.c.start)).where(judged.c.monitor == monitor))
+        return oldest
+
+
+def entities(engine: Engine, monitor: str) -> list[str]:
+    """All entities on record of a monitor, in order."""
+    query = select(judged.c.entity).where(judged.c.monitor == monitor).distinct().order_by(judged.c.entity)
+    with translated(engine), engine.connect() as connection:
+        return list(connection.scalars(query))
 
 
 def store(connection: Connection, commit: Commit) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from sqlalchemy import Engine, and_, delete, func, or_, select
 
 from detector.core.series import Float64
-from detector.ports import EntityScores
+from detector.ports import EntityScores, ScoredSlot
 from detector.store.errors import translated
 from detector.tables import score
 
@@ -37,7 +37,14 @@ def by_entity(engine: Engine, monitor: str) -> dict[str, EntityScores]:
 
 def of_entity(engine: Engine, *, monitor: str, entity: str, slots: Sequence[int]) -> Float64:
     """An entity's scores (K,) at K slots, epoch milliseconds; NaN where none is stored."""
-    found: dict[int, float] = {}
+    found = at_slots(engine, monitor, entity, slots)
+    return np.array([found[slot].score if slot in found else np.nan for slot in slots], dtype=np.float64)
+
+
+def at_slots(engine: Engine, monitor: str, entity: str, slots: Sequence[int]) -> dict[int, ScoredSlot]:
+    """An entity's stored scores at some slots, epoch milliseconds."""
+    columns = (score.c.slot, score.c.score, score.c.surprise, score.c.model_version)
+    found: dict[int, ScoredSlot] = {}
     with translated(engine), engine.connect() as connection:
         for begin in range(0, len(slots), _SLOTS_AT_ONCE):
             # slots one by one, not a range: so the primary key finds each row, however large the fleet
@@ -46,9 +53,20 @@ def of_entity(engine: Engine, *, monitor: str, entity: str, slots: Sequence[int]
                 score.c.slot.in_(slots[begin : begin + _SLOTS_AT_ONCE]),
                 score.c.entity == entity,
             )
-            for slot, value in connection.execute(select(score.c.slot, score.c.score).where(is_wanted)):
-                found[slot] = value
-    return np.array([found.get(slot, np.nan) for slot in slots], dtype=np.float64)
+            for slot, *values in connection.execute(select(*columns).where(is_wanted)):
+                found[slot] = ScoredSlot(*values)
+    return found
+
+
+def between(engine: Engine, monitor: str, start: int, end: int) -> dict[int, dict[str, ScoredSlot]]:
+    """All stored scores of a monitor of slots in [start, end), epoch milliseconds; by slot and entity."""
+    columns = (score.c.slot, score.c.entity, score.c.score, score.c.surprise, score.c.model_version)
+    query = select(*columns).where(score.c.monitor == monitor, score.c.slot >= start, score.c.slot < end)
+    found: dict[int, dict[str, ScoredSlot]] = {}
+    with translated(engine), engine.connect() as connection:
+        for slot, name, value, surprise, version in connection.execute(query):
+            found.setdefault(slot, {})[name] = ScoredSlot(value, surprise, version)
+    return found
 
 
 def first_slot(engine: Engine, monitor: str) -> int | None:

@@ -188,11 +188,13 @@ class Reader:
         )
 
     def _unknown(self, monitor: str, entity: str, start: int, end: int) -> list[answers.Span]:
-        found = judged.of_entity(self.engine, monitor=monitor, entity=entity, start=start, end=end)
-        ends = [*(begin for begin, _ in found[1:]), end]
+        before = judged.reasons_before(self.engine, monitor, start, entity=entity).get(entity)
+        later = judged.between(self.engine, monitor, start, end, entity=entity)
+        found = [(start, before or _KNOWN), *zip(later.start, later.reason, strict=True)]
+        ends = [*later.start, end]
         return [
-            answers.Span(start=max(begin, start), end=stop, what=reason)
-            for (begin, reason), stop in zip(found, ends, strict=False)  # before the first tick there is none
+            answers.Span(start=begin, end=stop, what=reason)
+            for (begin, reason), stop in zip(found, ends, strict=True)
             if reason != _KNOWN and stop > start
         ]
 

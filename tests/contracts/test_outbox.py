@@ -53,6 +53,9 @@ class Target:
             raise NotifyError(msg)
         self.taken.append(message)
 
+    def test(self, monitor: str, now: int) -> str:
+        return "200 OK"
+
     def check(self) -> str:
         return "chat"
 

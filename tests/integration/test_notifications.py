@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -367,6 +368,49 @@ def test_a_check_says_whether_a_notifier_is_there(
         assert re.search(problem, row["problem"])
 
 
+# a test message
+
+
+def _test_notify(config: Path, name: str, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [*DETECTOR, "test-notify", name, "--config", config, *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def _stored_rows(folder: Path) -> list[int]:
+    """Rows in the tables of alerts, events and deliveries."""
+    with contextlib.closing(sqlite3.connect(folder / "detector.db")) as connection:
+        tables = ("detector_alert", "detector_alert_event", "detector_delivery")
+        return [connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables]
+
+
+def test_a_test_message_arrives_signed_and_marked_and_is_not_stored(tmp_path: Path, receiver: Receiver) -> None:
+    config = _configure(tmp_path, _webhook(receiver.url), {"a": 50.0})
+    subprocess.run([*DETECTOR, "db", "upgrade", "--config", config], check=True, capture_output=True)
+
+    done = _test_notify(config, "chat")
+
+    said = "notifier chat: the test message was taken (204 No Content); look whether it arrived\n"
+    assert (done.returncode, done.stdout, done.stderr) == (0, said, "")
+    ((headers, body),) = receiver.taken
+    message = json.loads(body)
+    assert (message["kind"], message["monitor"]) == ("test", "disks")
+    assert message["text"].startswith("TEST of detector: ")
+    signed = webhook.signature("hush", headers["X-Detector-Timestamp"], body)
+    assert headers["X-Detector-Signature"] == f"sha256={signed}"
+    assert headers["Idempotency-Key"].startswith("test-")
+    assert _stored_rows(tmp_path) == [0, 0, 0]
+
+
+def test_what_a_target_answers_to_a_test_is_told_in_a_line(tmp_path: Path, receiver: Receiver) -> None:
+    receiver.answer = _status(403)
+    config = _configure(tmp_path, _webhook(receiver.url), {"a": 50.0})
+
+    refused, unknown = _test_notify(config, "chat"), _test_notify(config, "chap")
+
+    assert (refused.returncode, refused.stderr) == (1, f"detector: {receiver.url} must answer 2xx; received 403\n")
+    assert (unknown.returncode, "there is: chat" in unknown.stderr) == (2, True)
+
+
 # Alertmanager
 
 
@@ -450,6 +494,24 @@ def test_alertmanager_has_what_is_open_though_it_was_away_when_it_opened(
     assert [message["status"] for message in receiver.messages] == ["firing", "resolved"]
     assert check.returncode == 1
     assert f"http://127.0.0.1:{port} did not answer" in check.stdout
+
+
+@pytest.mark.slow
+@needs_alertmanager
+def test_a_test_alert_goes_through_alertmanager_to_its_receiver(tmp_path: Path, receiver: Receiver, port: int) -> None:
+    config = _configure(tmp_path, _oncall(port), {"a": 50.0})
+
+    with _alertmanager(tmp_path, receiver, port) as firing:
+        done = _test_notify(config, "oncall", "--json")
+        (alert,) = firing()
+        until(lambda: receiver.taken, "the receiver to be told", PATIENCE)
+
+    assert json.loads(done.stdout) == {"notifier": "oncall", "type": "alertmanager", "answer": "200 OK"}
+    assert alert["labels"] == {"alertname": "DetectorTest", "monitor": "disks", "severity": "warning"}
+    assert alert["annotations"]["summary"].startswith("TEST of detector: ")
+    ends, starts = (datetime.fromisoformat(alert[name]) for name in ("endsAt", "startsAt"))
+    assert ends - starts == timedelta(minutes=5)
+    assert receiver.messages[0]["alerts"][0]["labels"]["alertname"] == "DetectorTest"
 
 
 @pytest.mark.slow

@@ -1,0 +1,45 @@
+"""Commands run inside the test's own process, on a SQLite database of their own."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from detector import cli, database
+from detector.store import schema
+
+
+class Ended:
+    """A command that has ended."""
+
+    def __init__(self, status: int, output: str, errors: str) -> None:
+        self.status, self.output, self.errors = status, output, errors
+
+
+class Commands:
+    """The program with a configuration and an empty database."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self.folder, self._monkeypatch, self._capsys = folder, monkeypatch, capsys
+        self.url = f"sqlite:///{folder}/detector.db"
+        self.config = folder / "config.toml"
+        self.config.write_text(
+            f'[database]\nurl = "{self.url}"\n'
+            '[[monitors]]\nname = "web"\nmetrics = ["cpu", "memory"]\nsource = { type = "embedded" }\n'
+            '[[monitors]]\nname = "db"\nmetrics = ["cpu"]\nsource = { type = "embedded" }\n'
+        )
+        self.engine = database.connect(self.url)
+        schema.upgrade(self.engine)
+
+    def __call__(self, *words: str | Path) -> Ended:
+        """Runs a command."""
+        self._monkeypatch.setattr(sys, "argv", ["detector", *map(str, words), "--config", str(self.config)])
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as exc:
+            status = int(exc.code or 0)
+        printed = self._capsys.readouterr()
+        return Ended(status, printed.out, printed.err)
