@@ -25,6 +25,7 @@ from sqlalchemy.exc import OperationalError
 from detector import database
 
 if TYPE_CHECKING:
+    from in_process import Commands
     from watched import Acting, Fleet, Site
 
 START_SECONDS = 60.0
@@ -262,3 +263,14 @@ def acting(fleet: Fleet, tmp_path: Path) -> Iterator[Acting]:
 
     with watched.acting(fleet, tmp_path) as found:
         yield found
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Commands]:
+    """Commands in this process, on a database of their own."""
+    from in_process import Commands
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    yield Commands(tmp_path, monkeypatch, capsys)
+    for number, handler in before.items():  # a training has changed them for its process, which is this one
+        signal.signal(number, handler)
