@@ -249,7 +249,7 @@ def test_a_counter_is_read_as_its_rate(asked: Asked) -> None:
             "source": {"type": "prometheus", "url": asked.url, "entity": "instance"},
         }
     )
-    source = wiring.source(Config.model_construct(), monitor, engine=None)  # type: ignore[arg-type]
+    source = wiring.source(Config.model_construct(), monitor, engine=None)  # type: ignore[arg-type, call-arg]
 
     samples = source.read(T0, T0 + 4 * MINUTE)
 

@@ -372,7 +372,7 @@ def test_a_check_says_whether_a_notifier_is_there(
 
 
 def _test_notify(config: Path, name: str, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [*DETECTOR, "test-notify", name, "--config", config, *words]
+    command = [*DETECTOR, "test-notify", name, "--config", str(config), *words]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
