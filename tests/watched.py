@@ -138,7 +138,7 @@ def fleet(folder: Path) -> Fleet:
     config = loading.load(path)
     parts = wiring.assemble(config, upgrade=True)
     section = config.monitors[0]
-    entities, metrics, times, values = zip(*_samples(), strict=True)
+    entities, metrics, times, values = zip(*samples(), strict=True)
     wiring.embedded(section, parts.engine).write(entities, metrics, time=times, value=values)
     trained = T0 + TRAINED * STEP
     made = wiring.training_inputs(parts, section)
@@ -156,7 +156,7 @@ def young(folder: Path, slots: int) -> Fleet:
     path = configure(folder, {"name": "web", "metrics": METRICS, "delay": "0s", "lateness": "0s"})
     config = loading.load(path)
     parts = wiring.assemble(config, upgrade=True)
-    rows = [row for row in _samples() if row[2] < T0 + slots * STEP]
+    rows = [row for row in samples() if row[2] < T0 + slots * STEP]
     if rows:
         entities, metrics, times, values = zip(*rows, strict=True)
         wiring.embedded(config.monitors[0], parts.engine).write(entities, metrics, time=times, value=values)
@@ -191,7 +191,8 @@ def _configured(folder: Path) -> Path:
     return configure(folder, {"name": "web", "metrics": METRICS, **quick})
 
 
-def _samples() -> list[tuple[str, str, int, float]]:
+def samples() -> list[tuple[str, str, int, float]]:
+    """Entity, metric, time and value of every sample."""
     rng = np.random.default_rng(7)
     found = []
     for entity in ENTITIES:

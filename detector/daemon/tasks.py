@@ -11,19 +11,21 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import numpy as np
+
 from detector.config.sections import MonitorSection
 from detector.core import grid
 from detector.core.series import Float64
 from detector.daemon.rejected_rows import RejectedRows
 from detector.daemon.systemd import notify_systemd
 from detector.daemon.training_child import TrainingChildren, TrainingKilled, TrainingStopped, TrainingTimeout
-from detector.detect import memory, sensitivity
+from detector.detect import explain_slot, memory, sensitivity
 from detector.detect import tick as ticks
 from detector.detect.memory import NO_MODEL, Memory
 from detector.detect.recall import recall, stored_state
 from detector.detect.rewind import rewound
 from detector.errors import DetectorError, StaleState
-from detector.export.prometheus import Exporter
+from detector.export.prometheus import Exporter, NamedMetric
 from detector.notify.sender import Sender
 from detector.ports import AlertCounts, ModelVersion, Source, Store, Versions
 from detector.times import WEEK_MS, milliseconds
@@ -35,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 _RETRY_TRAINING = timedelta(minutes=10)  # after a first training was started, whatever became of it
 _PRUNE_PAUSE = 0.05  # seconds between two deletions, in which others get at the database
+_EXPLAINED = 20  # open alerts whose metrics are exported
 _LOGGED_FAILURES = 10  # the first failed tick in a row is logged, and every tenth after it
 
 Task = Literal["tick", "collect", "retrain", "prune"]
@@ -278,7 +281,7 @@ class Tasks:
         changes: dict[str, Any] = {"alerts": counts, "entities": snapshot.entities}
         changes |= {"score": snapshot.score, "surprise": snapshot.surprise, "reason": snapshot.reason}
         changes |= {"states": snapshot.states, "is_silent": snapshot.is_silent, "share": snapshot.share}
-        changes |= {"missing": snapshot.missing, "blind": _blind_ratio(run)}
+        changes |= {"missing": snapshot.missing, "blind": _blind_ratio(run), "named": _named(run)}
         if report.newest_sample is not None:
             changes["newest_sample"] = report.newest_sample
         if report.cursor is not None:
@@ -343,6 +346,25 @@ class Tasks:
             run.training = None
         run.missed_training = None
         logger.info("event=retrain_done monitor=%s", monitor.name)
+
+
+def _named(run: MonitorRun) -> list[NamedMetric]:
+    """The metrics that explain the newest slot of entities with open alerts, the worst of these."""
+    if run.memory is None or run.memory.model.version == NO_MODEL:
+        return []
+    snapshot = run.memory.snapshot
+    is_open = np.flatnonzero(snapshot.states.is_open & ~snapshot.is_silent)
+    worst = is_open[np.argsort(-snapshot.states.peak_score[is_open], kind="stable")[:_EXPLAINED]]
+    rows = [run.memory.entities.index(snapshot.entities[row]) for row in worst.tolist()]
+    return [
+        NamedMetric(
+            run.memory.entities[row],
+            metric["metric"],
+            *(metric.get(key) for key in ("observed", "expected", "low", "high")),
+        )
+        for row, explained in explain_slot.newest_of(run.plan.horizon, run.memory, rows).items()
+        for metric in explained["metrics"]
+    ]
 
 
 def _blind_ratio(run: MonitorRun) -> float | None:

@@ -117,17 +117,21 @@ def explain_slot(
 
 def newest(horizon: Horizon, memory: Memory, entity: str) -> dict[str, Any] | None:
     """The explanation of an entity's newest slot in memory, as stored with alerts; None if nothing of it is known."""
+    if entity not in memory.entities:
+        return None
+    return next(iter(newest_of(horizon, memory, [memory.entities.index(entity)]).values()), None)
+
+
+def newest_of(horizon: Horizon, memory: Memory, rows: Sequence[int]) -> dict[int, dict[str, Any]]:
+    """The explanations of the newest slot of some entities' rows, by row; without those that nothing is known of."""
     history = memory.history
-    if entity not in memory.entities or not history.values.shape[1]:
-        return None
-    row = memory.entities.index(entity)
-    if np.isnan(history.values[row, -1]).all():
-        return None
-    parts = scores.scores_by_mechanism(horizon, memory, 1, only=np.array([row]))[0]
-    slot = int(history.slots[-1])
-    explained = explanations.explain(horizon, memory, [(row, slot)], parts=lambda _row, _slot: parts[-1])
-    found: dict[str, Any] = json.loads(explained[row, slot])
-    return found
+    known = [row for row in rows if history.values.shape[1] and not np.isnan(history.values[row, -1]).all()]
+    if not known:
+        return {}
+    parts = scores.scores_by_mechanism(horizon, memory, 1, only=np.array(known))[:, -1]  # (R, M)
+    of, slot = dict(zip(known, parts, strict=True)), int(history.slots[-1])
+    explained = explanations.explain(horizon, memory, [(row, slot) for row in known], parts=lambda row, _slot: of[row])
+    return {row: json.loads(explained[row, slot]) for row in known}
 
 
 def observed(horizon: Horizon, source: Source, entity: str, now: int) -> dict[str, Any] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -40,6 +40,10 @@ GAUGES = {
         "Share of all entities' metrics that no alert can come from, by their values alone",
         ("monitor",),
     ),
+    "detector_metric_observed": ("Newest value of a metric that an open alert names", ("monitor", "entity", "metric")),
+    "detector_metric_expected": ("Value that was expected of it", ("monitor", "entity", "metric")),
+    "detector_metric_lower": ("Lower end of what was expected of it", ("monitor", "entity", "metric")),
+    "detector_metric_upper": ("Upper end of what was expected of it", ("monitor", "entity", "metric")),
     "detector_residual_share": (
         "Share of a metric in the newest score, for open alerts",
         ("monitor", "entity", "metric"),
@@ -78,6 +82,18 @@ _BUCKETS = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0, 7200.0)
 
 
 @dataclass(frozen=True)
+class NamedMetric:
+    """A metric that an open alert names, in its entity's newest slot, own units; None: not known."""
+
+    entity: str
+    metric: str
+    observed: float | None
+    expected: float | None
+    lower: float | None
+    upper: float | None
+
+
+@dataclass(frozen=True)
 class MonitorView:
     """Exported state of one monitor; replaced as a whole, never changed in place. Times: epoch milliseconds."""
 
@@ -92,6 +108,7 @@ class MonitorView:
     states: AlertStates | None = None
     is_silent: Bool | None = None  # (E,) the open alert is muted, or a person closed it
     share: Float32 | None = None  # (E, F)
+    named: Sequence[NamedMetric] = ()  # of open alerts
     missing: Float32 | None = None  # (F,) share of entities with data that have lost a metric
     blind: float | None = None  # share of all metrics that no alert can come from
     cursor: int | None = None
@@ -223,6 +240,9 @@ def _add_monitor(families: Families, view: MonitorView) -> None:
     missing = [] if view.missing is None else view.missing.tolist()
     for metric, ratio in zip(view.metrics, missing, strict=False):
         add("detector_metric_missing_ratio", ratio, metric)
+    for one in view.named:
+        for end in ("observed", "expected", "lower", "upper"):
+            add(f"detector_metric_{end}", getattr(one, end), one.entity, one.metric)
     for severity in Severity:
         add("detector_alerts_total", view.alerts.by_severity.get(severity.value, 0), severity.value)
     for verdict in ("real", "false"):

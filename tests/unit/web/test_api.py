@@ -167,6 +167,19 @@ def test_a_database_that_does_not_answer_is_one_line(fleet: Fleet, monkeypatch: 
     assert "the database does not answer" in page.text
 
 
+def test_the_metrics_of_an_open_alert_are_exported_with_what_was_expected(site: Site) -> None:
+    lines = site.ask("/metrics").text.splitlines()
+
+    def of(end: str) -> float:
+        name = f'detector_metric_{end}{{entity="web-01",metric="latency_ms",monitor="web"}} '
+        return float(next(line for line in lines if line.startswith(name)).removeprefix(name))
+
+    (newest,) = (value for *key, value in watched.samples() if key == ["web-01", "latency_ms", END - STEP])
+    assert of("observed") == pytest.approx(newest, rel=1e-6)
+    assert 100 < of("lower") < of("expected") < of("upper") < 140  # normal values are 120 ± 6
+    assert not [line for line in lines if line.startswith("detector_metric_observed") and "web-02" in line]
+
+
 # -- acting -----------------------------------------------------------------------------------------------------------
 
 
