@@ -79,7 +79,7 @@ def test_demo_does_not_touch_a_folder_it_did_not_make(tmp_path: Path) -> None:
     )
 
 
-def test_demo_serves_metrics_until_it_is_stopped(tmp_path: Path) -> None:
+def test_demo_ends_with_a_page_of_its_alerts_until_it_is_stopped(tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-u",
@@ -96,13 +96,23 @@ def test_demo_serves_metrics_until_it_is_stopped(tmp_path: Path) -> None:
         said = ""
         for line in process.stdout:
             said += line
-            if found := re.search(r"http://127\.0\.0\.1:(\d+)/metrics", line):
+            if found := re.search(r"See it in a browser: (http://127\.0\.0\.1:\d+)/ ", line):
                 break
         else:
             pytest.fail(said)
-        with urllib.request.urlopen(f"http://127.0.0.1:{found[1]}/metrics", timeout=10) as answer:
-            body = answer.read().decode()
+        fleet, metrics, alert = (_got(found[1] + path) for path in ("/", "/metrics", "/alerts/1"))
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0
-    assert 'detector_alerts_total{monitor="demo"' in body
+    assert 'detector_alerts_total{monitor="demo"' in metrics
+    assert "Latest alerts" in fleet
+    assert 'href="/alerts/1"' in fleet
+    drawn = json.loads(re.findall(r'id="drawn">(.*?)</script>', alert, re.DOTALL)[0])["alerts"]["1"]
+    assert any(value and value >= 1 for value in drawn["score"]["values"])
+    assert drawn["metrics"]
     assert "faults found" in said
+
+
+def _got(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        text: str = answer.read().decode()
+        return text
