@@ -234,8 +234,12 @@ def _explanation(horizon: Horizon, view: _View, *, slot: int, scores: Float32, p
     metrics = horizon.metrics
     fired, share = _fired(horizon, view, parts)
     view = view.expecting(fired["kind"], horizon.metric_rules)
-    low, high = view.expected[-1] - view.band[-1], view.expected[-1] + view.band[-1]
-    observed, expected = view.observed[-1], view.expected[-1]
+    least = np.where(
+        view.lowest >= 0, np.float32(0.0), -np.inf
+    )  # of what never was negative nothing negative is expected
+    expected = np.maximum(view.expected[-1], least)
+    low, high = (np.maximum(view.expected[-1] + side * view.band[-1], least) for side in (-1, 1))
+    observed = view.observed[-1]
     if fired["kind"] == "record":
         low, high = view.lowest, view.highest
     if fired["kind"] == "missed":
@@ -263,6 +267,7 @@ def _explanation(horizon: Horizon, view: _View, *, slot: int, scores: Float32, p
             "named": [metrics[f] for f in order],
             "expected": pack(view.expected[:, order]),
             "band": pack(view.band[:, order]),
+            "least": [number(least[f]) for f in order],
             "scores": pack(scores),
         },
     }

@@ -335,15 +335,16 @@ def metric_lines(window: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Observed and expected values, and the band around them, of the metrics named in a stored window."""
     observed = unpack(window["values"], len(window["metrics"]))
     expected, band = (unpack(window[name], len(window["named"])) for name in ("expected", "band"))
+    least = [-math.inf if edge is None else edge for edge in window.get("least") or [None] * len(window["named"])]
     return [
         {
             "metric": name,
             "start": window["start"],
             "step": window["step"],
             "observed": plain(observed[:, window["metrics"].index(name)]),
-            "expected": plain(expected[:, k]),
-            "low": plain(expected[:, k] - band[:, k]),
-            "high": plain(expected[:, k] + band[:, k]),
+            "expected": plain(np.maximum(expected[:, k], least[k])),
+            "low": plain(np.maximum(expected[:, k] - band[:, k], least[k])),
+            "high": plain(np.maximum(expected[:, k] + band[:, k], least[k])),
         }
         for k, name in enumerate(window["named"])
     ]

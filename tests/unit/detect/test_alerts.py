@@ -211,7 +211,8 @@ def test_an_explanation_says_what_was_observed_and_expected(store: MemoryStore) 
 
     metric = alert.explanation["metrics"][0]
     assert (metric["metric"], metric["observed"], metric["expected"]) == ("cpu", 3000.0, 0.0)
-    assert (metric["low"], metric["high"]) == (-1.0, 1.0)
+    assert (metric["low"], metric["high"]) == (0.0, 1.0)  # 0 ± 1, but no value was ever negative
+    assert alert.explanation["window"]["least"] == [0.0]
     assert alert.explanation["part"]["kind"] == "network"
     assert alert.model_version == 1
 
