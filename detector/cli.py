@@ -18,6 +18,7 @@ from detector.commands import (
     explain,
     import_,
     incident,
+    init,
     models,
     report,
     run,
@@ -104,6 +105,7 @@ app.command()(run.demo)
 app.command()(train.retrain)
 app.command()(run.score)
 app.command()(backtest.backtest)
+app.command()(init.init)
 app.command()(check.check)
 app.command()(bench.bench)
 app.command("import")(import_.import_)
