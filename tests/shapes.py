@@ -134,7 +134,9 @@ def telegraf(engine: Engine, now: datetime, days: float = 1) -> None:
                 for interface in ("eth0", "eth1"):
                     yield at(minute, second), host, interface, received, received // 3, 0
 
-    _insert(engine, "cpu", ("time", "host", "cpu", *(f"usage_{n}" for n in ("user", "system", "iowait", "idle"))), cpu())
+    _insert(
+        engine, "cpu", ("time", "host", "cpu", *(f"usage_{n}" for n in ("user", "system", "iowait", "idle"))), cpu()
+    )
     _insert(engine, "mem", ("time", "host", "total", "used", "used_percent", "available_percent"), mem())
     _insert(engine, "net", ("time", "host", "interface", "bytes_recv", "bytes_sent", "err_in"), net())
 
@@ -155,7 +157,10 @@ def timescale(engine: Engine, now: datetime, days: float = 2) -> None:
             for index in range(5):
                 yield (
                     *(_at(now, minute), f"pi-{index}", "attic" if index < 3 else "cellar"),
-                    *(18 + 4 * _daily(minute, index) + rng.gauss(0, 0.2), 55 - 8 * _daily(minute, index) + rng.gauss(0, 1)),
+                    *(
+                        18 + 4 * _daily(minute, index) + rng.gauss(0, 0.2),
+                        55 - 8 * _daily(minute, index) + rng.gauss(0, 1),
+                    ),
                 )
 
     _insert(engine, "conditions", ("time", "device_id", "location", "temperature", "humidity"), rows())

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 import typer
@@ -27,8 +27,8 @@ _NAMED = 8
 _URL = "A database (postgresql://…, mysql://…, sqlite:///file.db), a file of SQLite, or a Prometheus (http://…)."
 
 _HEAD = """\
-# Proposed by `detector init`. Why a value was chosen stands beside it. All keys and their defaults are in the config.toml
-# that comes with the program. `detector check` says whether all is well.
+# Proposed by `detector init`. Why a value was chosen stands beside it. The config.toml that comes with the program has
+# all keys with their defaults. `detector check` says whether all is well.
 
 [database]                            # where alerts, scores and models are kept
 url = "sqlite:///${STATE_DIRECTORY:-.}/detector.db"
@@ -56,10 +56,8 @@ class _Wanted:
     step: str
 
     def of(self, found: Proposal) -> Proposal:
-        settings: dict[str, Any] = {"metrics": list(self.metrics)} if self.metrics else {}
-        settings |= {"step": self.step} if self.step else {}
-        source = {"entity": list(self.entity)} if self.entity else {}
-        return replace(found.changed(settings, source), name=self.name or found.name)
+        named = replace(found, name=self.name or found.name)
+        return named.changed(step=self.step) if self.step else named
 
 
 def init(
@@ -88,12 +86,14 @@ def init(
     _refuse_to_overwrite(out, add=add)
     wanted = _Wanted(table or (), name, entity or (), metric or (), step)
     asks = sys.stdin.isatty() and not yes
-    address = _address(url, name or "source")
+    address = _address(url, _variable(name or next(iter(table or ()), "source"), out))
     if address.url.startswith(("http://", "https://")):
         found = [_of_prometheus(address, wanted, token_file=token_file, ca_file=ca_file)]
     else:
         found = _of_database(address, wanted, asks=asks)
-    found = [wanted.of(one) for one in found] if len(found) == 1 else found
+    if len(found) > 1 and (wanted.name or wanted.metrics or wanted.entity):
+        raise ConfigError("--name, --metric and --entity are for one table; leave them out, or name one with --table")
+    found = [wanted.of(one) for one in found]
     found = [_asked(one) if asks else one for one in found]
     _write(out, found, address.secrets, add=add)
     _verdict(out, found, address)
@@ -102,10 +102,16 @@ def init(
 # -- the URL ----------------------------------------------------------------------------------------------------------
 
 
-def _address(url: str, name: str) -> _Address:
+def _variable(name: str, out: Path) -> str:
+    """The environment variable for a password, one that the file to add to does not use."""
+    plain = re.sub(r"\W", "_", f"{name}_PASSWORD", flags=re.ASCII).upper()
+    used = out.read_text(encoding="utf-8") if out.is_file() else ""
+    return next(one for one in (plain, *(f"{plain}_{n}" for n in range(2, 1000))) if one not in used)
+
+
+def _address(url: str, variable: str) -> _Address:
     from detector.config import loading
 
-    variable = re.sub(r"\W", "_", f"{name}_PASSWORD", flags=re.ASCII).upper()
     if "${" in url:
         return _Address(loading.filled(url), url, {})
     if url.startswith(("http://", "https://")):
@@ -124,7 +130,8 @@ def _address(url: str, name: str) -> _Address:
         whole = parsed.set(database=os.path.abspath(parsed.database)) if parsed.database else parsed
         return _Address(url, whole.render_as_string(hide_password=False), {})
     plain = database.without_secrets(parsed)
-    secrets, written = {}, plain.url
+    secrets = {}
+    written = url.partition("://")[0] + "://" + plain.url.partition("://")[2]  # without the driver that is filled in
     for key, value in plain.secrets.items():
         named = variable if key == "password" else f"{variable}_{key.upper()}"
         secrets[named] = value
@@ -185,7 +192,17 @@ def _of_database(address: _Address, wanted: _Wanted, *, asks: bool) -> list[Prop
         found = []
         for one in chosen:
             say(f"looking at {one.name}", to_stderr=True)
-            found.append(survey.proposal(one, columns, now=now_ms(), local=_local_zone(), connection=connection))
+            found.append(
+                survey.proposal(
+                    one,
+                    columns,
+                    now=now_ms(),
+                    local=_local_zone(),
+                    connection=connection,
+                    entity=wanted.entity,
+                    metrics=wanted.metrics,
+                )
+            )
         return found
     finally:
         engine.dispose()
@@ -225,14 +242,7 @@ def _chosen(
         raise ConfigError(printable(f"several tables may hold metrics: {names}{more}; name one with --table"))
     for number, one in enumerate(usable, 1):
         say(f"{number:3}  {one.name}: {', '.join(column.name for column in one.columns[:_NAMED])}")
-    while True:
-        answer = typer.prompt("Which of them (numbers, or all)", default="1")
-        picked = (
-            [str(number) for number in range(1, len(usable) + 1)] if answer == "all" else re.split(r"[ ,]+", answer)
-        )
-        if all(one.isdecimal() and 1 <= int(one) <= len(usable) for one in picked):
-            return [usable[int(one) - 1] for one in picked]
-        say(f"numbers from 1 to {len(usable)}, please")
+    return [usable[index] for index in _picked("Which of them", len(usable), default="1")]
 
 
 def _local_zone() -> tuple[str, int]:
@@ -250,19 +260,30 @@ def _asked(found: Proposal) -> Proposal:
     for note in found.notes:
         say(note)
     name = typer.prompt("Name of the monitor", default=found.name)
-    metrics = _list_asked("Metrics", found.settings["metrics"])
-    entity = _list_asked("Entity", found.source.get("entity", []))
+    metrics = _some_of("Metrics", found.settings["metrics"])
     step = typer.prompt("Step", default=found.settings["step"])
     settings = {"metrics": metrics} if metrics != found.settings["metrics"] else {}
     settings |= {"step": step} if step != found.settings["step"] else {}
-    source = {"entity": entity} if entity != found.source.get("entity", []) else {}
-    return replace(found.changed(settings, source), name=name)
+    return replace(found.changed(**settings), name=name)
 
 
-def _list_asked(what: str, proposed: Sequence[str]) -> list[str]:
-    shown = ", ".join(proposed)
-    answer = typer.prompt(what, default=shown)
-    return list(proposed) if answer == shown else [part.strip() for part in answer.split(",") if part.strip()]
+def _some_of(what: str, proposed: Sequence[str]) -> list[str]:
+    """Some of the names proposed, as somebody picks them by number."""
+    if len(proposed) == 1:
+        return list(proposed)
+    for number, name in enumerate(proposed, 1):
+        say(f"{number:3}  {name}")
+    return [proposed[index] for index in _picked(what, len(proposed), default="all")]
+
+
+def _picked(what: str, count: int, *, default: str) -> list[int]:
+    """Places, from 0 on, that somebody picks of so many."""
+    while True:
+        answer = typer.prompt(f"{what}: numbers, or all", default=default)
+        picked = [str(number + 1) for number in range(count)] if answer == "all" else re.split(r"[ ,]+", answer.strip())
+        if all(one.isdecimal() and 1 <= int(one) <= count for one in picked):
+            return [int(one) - 1 for one in dict.fromkeys(picked)]
+        say(f"numbers from 1 to {count}, please")
 
 
 def _refuse_to_overwrite(out: Path, *, add: bool) -> None:

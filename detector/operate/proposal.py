@@ -20,6 +20,7 @@ from detector.times import DAY_MS, utc
 from detector.wording import printable
 
 _COMMENT = 38  # column of comments
+_LONGEST_LINE = 80  # that has its comment beside it
 _USUAL_STEP = 60_000  # milliseconds; rows that come faster are averaged
 _FASTEST = 30_000  # distance of rows that makes a step of its own
 _DELAY, _LATENESS = 10_000, 300_000
@@ -51,14 +52,13 @@ class Proposal:
     why: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()  # sentences about all of it
 
-    def changed(self, settings: Mapping[str, Any], source: Mapping[str, Any]) -> Proposal:
-        """The same with some settings as somebody wants them."""
+    def changed(self, **settings: Any) -> Proposal:
+        """The same with some settings as somebody wants them; of metrics some of those proposed."""
         metrics = settings.get("metrics", self.settings["metrics"])
-        kept = [name for name in self.settings.get("rates", []) if name in metrics]
-        merged = {**self.settings, **settings, "rates": kept}
+        kept = [name for name in self.settings["rates"] if name in metrics]
         queries = {name: query for name, query in self.queries.items() if name in metrics}
-        why = {key: text for key, text in self.why.items() if key not in {*settings, *source}}
-        return replace(self, settings=merged, source={**self.source, **source}, queries=queries, why=why)
+        why = {key: text for key, text in self.why.items() if key not in settings}
+        return replace(self, settings={**self.settings, **settings, "rates": kept}, queries=queries, why=why)
 
 
 def monitor_name(wanted: str) -> str:
@@ -66,12 +66,16 @@ def monitor_name(wanted: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", wanted).strip("_.-")[:64] or "metrics"
 
 
-def proposed(name: str, found: Roles, seen: Seen, connection: Mapping[str, Any]) -> Proposal:
-    """The monitor of a table or a query; connection: how its source is reached.
+def proposed(
+    name: str, found: Roles, seen: Seen, connection: Mapping[str, Any], *, wanted: Sequence[str] = ()
+) -> Proposal:
+    """The monitor of a table or a query.
+
+    connection: how its source is reached; wanted: metrics that stay, whatever they are like
 
     Raises: ConfigError if none of its metrics changes.
     """
-    dull = _constant(found, seen.samples)
+    dull = [metric for metric in _constant(found, seen.samples) if metric not in wanted]
     metrics = tuple(metric for metric in found.metrics if metric not in dull)
     if not metrics:
         msg = f"{name}: none of its metrics changes in its newest rows ({', '.join(map(printable, found.metrics[:8]))})"
@@ -137,11 +141,8 @@ def _arrival(seen: Seen) -> tuple[str, str, str, str]:
     behind = -age - usual_step
     if _DELAY < behind < 10 * usual_step:
         delay = math.ceil(behind / 5000) * 5000
-        return pace.written(delay), "5m", f"the newest row was {-age / 1000:.0f} s old when looked at", _UNKNOWN
-    return pace.written(_DELAY), pace.written(_LATENESS), _UNKNOWN, _UNKNOWN
-
-
-_UNKNOWN = "the table does not say how late rows arrive: this is the default"
+        return pace.written(delay), "5m", f"the newest row was {-age / 1000:.0f} s old when looked at", ""
+    return pace.written(_DELAY), pace.written(_LATENESS), "how late rows arrive is not known: the defaults", ""
 
 
 def _zone(found: Roles, seen: Seen) -> tuple[str, str]:
@@ -203,16 +204,19 @@ def written(proposal: Proposal) -> str:
 
 def _line(key: str, value: Any, comment: str) -> str:
     text = f"{key} = {toml(value)}"
-    return f"{text:<{_COMMENT - 1}} # {printable(comment)}" if comment else text
+    if not comment:
+        return text
+    if len(text) > _LONGEST_LINE:
+        return f"# {printable(comment)}:\n{text}"
+    return f"{text:<{_COMMENT - 1}} # {printable(comment)}"
 
 
 def toml(value: Any) -> str:
-    """A value as TOML has it.
-
-    Raises: ConfigError if it is a name that a configuration cannot hold.
-    """
+    """A value as TOML has it: text between the quotes that need the fewest escapes."""
     if isinstance(value, list):
         return "[" + ", ".join(map(toml, value)) + "]"
+    if isinstance(value, str) and '"' in value and "'" not in value and value.isprintable():
+        return f"'{value}'"
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 

@@ -148,7 +148,7 @@ def roles(table: Table) -> Roles:
     why["entity"] = told
     left_out = {name: "it tells no more rows apart" for name in others if name not in entity}
     if metric:
-        metrics = _names(table, metric)
+        metrics = names_of(table, metric)
         why["metric"] = f"a long table: {_words(metric)} names what {_words(value)} is"
         left_out |= {name: f"the value is in {_words(value)}" for name in values if name != value}
     else:
@@ -248,7 +248,8 @@ def _entity(table: Table, others: Sequence[str], at: Int64, metric: str) -> tupl
     if not chosen:
         return (), "no column tells rows of the same time apart: the table is one entity"
     count = len(set(zip(*(table.of(name) for name in chosen), strict=True)))
-    return tuple(chosen), f"{' and '.join(map(_words, chosen))} tell rows of the same time apart; {count} so far"
+    tell = "tells" if len(chosen) == 1 else "tell"
+    return tuple(chosen), f"{' and '.join(map(_words, chosen))} {tell} rows of the same time apart; {count} so far"
 
 
 def _shared(key: Sequence[Sequence[Any]]) -> float:
@@ -264,7 +265,7 @@ def _is_free_text(table: Table, name: str) -> bool:
     return len(set(values)) > _FREE_TEXT * len(values)
 
 
-def _names(table: Table, metric: str) -> tuple[str, ...]:
+def names_of(table: Table, metric: str) -> tuple[str, ...]:
     """Names of metrics, those with the most rows first."""
     counts: dict[str, int] = {}
     for name in map(rows.to_text, table.of(metric)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -93,8 +93,10 @@ class Survey:
         now: int,
         local: tuple[str, int],
         connection: Mapping[str, Any],
+        entity: Sequence[str] = (),
+        metrics: Sequence[str] = (),
     ) -> Proposal:
-        """The monitor of a table.
+        """The monitor of a table; entity, metrics: as somebody wants them.
 
         columns: names of columns of all tables; local: this machine's zone, and the milliseconds its clocks are ahead
         connection: how its source is reached, as the configuration has it
@@ -103,14 +105,19 @@ class Survey:
         """
         with_rows = self.sampled(found, now)
         is_zabbix = found.name in presets.ZABBIX and presets.is_zabbix(columns)
-        roles = self._zabbix(columns) if is_zabbix else presets.telegraf(with_rows) or propose.roles(with_rows)
+        if is_zabbix:
+            roles = self._zabbix(columns)
+        elif entity or metrics:
+            roles = _wanted(with_rows, propose.roles(with_rows), entity, metrics)
+        else:
+            roles = presets.telegraf(with_rows) or propose.roles(with_rows)
         seen = self.seen(with_rows, roles, now=now, local=local)
         if is_zabbix:
             roles = zabbix_of(roles, seen.samples, columns)
             seen = self.seen(with_rows, roles, now=now, local=local)
         reached = {**connection, **({} if roles.query else {"table": found.name})}
         name = "zabbix" if is_zabbix else found.name.rpartition(".")[2]
-        return proposed(name, roles, seen, reached)
+        return proposed(name, roles, seen, reached, wanted=metrics)
 
     def seen(self, found: Table, roles: Roles, *, now: int, local: tuple[str, int]) -> Seen:
         """What the newest samples of a table are like; roles as they are for it."""
@@ -180,6 +187,19 @@ class Survey:
             raise SourceUnavailable(f"{where} does not answer: {database.reason(exc)}{hint}") from exc
         except SQLAlchemyError as exc:
             raise SourceError(f"{where} cannot show {what}: {' '.join(str(exc).split())[:200]}") from exc
+
+
+def _wanted(found: Table, roles: Roles, entity: Sequence[str], metrics: Sequence[str]) -> Roles:
+    """Roles with the entity and the metrics that somebody wants."""
+    columns = [one.name for one in found.columns]
+    known = propose.names_of(found, roles.metric) if roles.metric else columns
+    for option, names, there in (("--entity", entity, columns), ("--metric", metrics, known)):
+        for name in names:
+            if name not in there:
+                msg = f"{option} must be among {', '.join(there[:20])}. Received: {name!r}"
+                raise ConfigError(printable(msg))
+    why = {key: text for key, text in roles.why.items() if not (entity and key == "entity")}
+    return replace(roles, entity=tuple(entity) or roles.entity, metrics=tuple(metrics) or roles.metrics, why=why)
 
 
 def zabbix_of(found: Roles, samples: Samples, columns: Mapping[str, set[str]]) -> Roles:
