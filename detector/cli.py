@@ -20,6 +20,7 @@ from detector.commands import (
     export,
     import_,
     incident,
+    init,
     models,
     notify,
     replay,
@@ -118,6 +119,7 @@ _add(app, train.retrain)
 _add(app, run.score)
 _add(app, backtest.backtest)
 _add(app, replay.replay)
+_add(app, init.init)
 _add(app, check.check)
 _add(app, bench.bench)
 _add(app, import_.import_, "import")

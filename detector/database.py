@@ -8,6 +8,7 @@ import sqlite3
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
@@ -87,6 +88,30 @@ def redacted(url: str | URL) -> str:
     parsed = parse(url) if isinstance(url, str) else url
     hidden = [key for key in parsed.query if key not in _SHOWN]
     return parsed.difference_update_query(hidden).render_as_string(hide_password=True)
+
+
+@dataclass(frozen=True)
+class Plain:
+    """A URL with a mark in place of each secret, and the secrets by their names in it."""
+
+    url: str
+    secrets: dict[str, str]
+
+    @staticmethod
+    def mark(name: str) -> str:
+        """What stands in the URL for a secret."""
+        return f"zzSECRETzz{name}zz"
+
+
+def without_secrets(url: URL) -> Plain:
+    """A URL that can be written down: its password, and every parameter that may be one, is a mark."""
+    secrets = {"password": str(url.password)} if url.password is not None else {}
+    plain = url.set(password=Plain.mark("password")) if secrets else url
+    for key, value in url.query.items():
+        if key not in _SHOWN:
+            secrets[key] = value if isinstance(value, str) else value[0]
+            plain = plain.update_query_dict({key: Plain.mark(key)})
+    return Plain(plain.render_as_string(hide_password=False), secrets)
 
 
 def missing_file(url: URL) -> Path | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -11,12 +11,25 @@ from detector.commands.shared import ConfigOption, JsonOption, Moment, load, now
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from detector.config.sections import MonitorSection
+    from detector.config.sections import Config, MonitorSection
+    from detector.errors import ConfigError
 
 
 def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Dry run: validates, connects, counts, measures, and says what the daemon would do."""
     path, settings = load(config)
+    rows, too_much = checked(settings, as_json=as_json)
+    if not as_json:
+        print(f"{path}: valid, {len(settings.monitors)} monitors; /metrics on http://{settings.export.listen}/metrics")
+    print_rows(rows, as_json=as_json, vertical=True)
+    if too_much is not None:
+        raise too_much
+    if any(row.get("problem") for row in rows):
+        raise typer.Exit(1)
+
+
+def checked(settings: Config, *, as_json: bool = False) -> tuple[list[dict[str, Any]], ConfigError | None]:
+    """What a check finds: a row for each part, and the error of more than this machine can carry."""
     from detector import database, wiring
     from detector.config import loading
     from detector.operate import check as checking
@@ -30,14 +43,7 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
         names=lambda monitor: _names(monitor, engine),
         **({} if as_json else {"show": lambda at: str(Moment(at))}),
     )
-    rows, too_much = checking.check(settings, parts, now_ms())
-    if not as_json:
-        print(f"{path}: valid, {len(settings.monitors)} monitors; /metrics on http://{settings.export.listen}/metrics")
-    print_rows(rows, as_json=as_json, vertical=True)
-    if too_much is not None:
-        raise too_much
-    if any(row.get("problem") for row in rows):
-        raise typer.Exit(1)
+    return checking.check(settings, parts, now_ms())
 
 
 def _names(monitor: MonitorSection, engine: Engine) -> list[str]:

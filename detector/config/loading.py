@@ -222,6 +222,15 @@ def _expand(value: Any, environment: Mapping[str, str], missing: list[str], *, w
     return _PLACEHOLDER.sub(replace, value)
 
 
+def filled(url: str) -> str:
+    """A URL with the values of the environment in place of ${NAME}. Raises: ConfigError if one is not set."""
+    missing: list[str] = []
+    found = str(_expand(url, os.environ, missing, where="url"))
+    if missing:
+        raise ConfigError("\n".join(missing))
+    return found
+
+
 _GONE = {
     "monitors.recalibrate": "no longer needed, since alerts adapt to what was seen lately; leave it out",
     "monitors.decision.open_at_once": "write `score_at_once`, 2.0 unless you know better: scores have another scale",
