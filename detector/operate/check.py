@@ -22,6 +22,7 @@ from detector.detect import pace
 from detector.detect.horizon import Horizon
 from detector.detect.tally import Tally
 from detector.errors import ConfigError, DetectorError
+from detector.models.fitting import has_tensorflow
 from detector.operate import cost, newest
 from detector.ports import ModelVersion, Notifier, Source
 from detector.store import judged, schema
@@ -277,4 +278,8 @@ def _plan(monitor: MonitorSection, live: ModelVersion | None, extent: tuple[int,
     have, needed = (min(last, now) - oldest) // monitor.step_ms + 1, Plan.of(monitor).needed_slots
     if have < needed:
         return f"would warm up: {have} of {needed} slots of history so far"
-    return "would not train (retrain = off)" if monitor.retrain == "off" else "would train a model at once, then score"
+    if monitor.retrain == "off":
+        return "would not train (retrain = off)"
+    if monitor.model.kind != "baseline" and have >= monitor.minimum_slots and not has_tensorflow():
+        return "would wait for a model that is trained elsewhere: this installation has no TensorFlow"
+    return "would train a model at once, then score"
