@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from detector.commands.shared import ConfigOption, JsonOption, Moment, load, now_ms, print_rows
+from detector.wording import count
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -32,7 +33,8 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     )
     rows, too_much = checking.check(settings, parts, now_ms())
     if not as_json:
-        print(f"{path}: valid, {len(settings.monitors)} monitors; /metrics on http://{settings.export.listen}/metrics")
+        monitors = count(len(settings.monitors), "monitor")
+        print(f"{path}: valid, {monitors}; /metrics on http://{settings.export.listen}/metrics")
     print_rows(rows, as_json=as_json, vertical=True)
     if too_much is not None:
         raise too_much

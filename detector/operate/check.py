@@ -14,7 +14,7 @@ import numpy as np
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from detector import database
+from detector import database, wording
 from detector.config import loading, values
 from detector.config.sections import AlertmanagerNotifier, Config, MonitorSection, WebhookNotifier
 from detector.core import grid
@@ -146,7 +146,11 @@ def _on_record(monitor: MonitorSection, parts: Parts, now: int) -> dict[str, Any
     if not size.entities:
         return {}
     each = size.bytes // size.entities
-    return {"judged": f"{size.ranges} ranges of {size.entities} entities in a day, about {each} bytes an entity"}
+    return {"judged": f"{_of_entities(size.ranges, 'range', size.entities)} in a day, about {each} bytes an entity"}
+
+
+def _of_entities(number: int, what: str, entities: int) -> str:
+    return f"{wording.count(number, what)} of {wording.count(entities, 'entity', 'entities')}"
 
 
 def _rejects(lines: Sequence[str]) -> dict[str, Any]:
@@ -183,12 +187,12 @@ def _measured(
     end = grid.floor(last, monitor.step_ms) + monitor.step_ms
     span = monitor.timesteps * monitor.step_ms
     recent = source.read(end - span, end)
-    age = (now - last) / 1000
-    when = f"{age:.0f} s ago" if age >= 0 else f"{-age:.0f} s in the future: is `time_zone` right?"
+    age = wording.duration(abs(now - last))
+    when = f"{age} ago" if last <= now else f"{age} in the future: is `time_zone` right?"
     row: dict[str, Any] = {
         "newest_sample": f"{parts.show(last)}, {when}",
         "oldest_sample": parts.show(oldest),
-        "newest_window": f"{len(recent)} samples of {len(recent.entities)} entities",
+        "newest_window": _of_entities(len(recent), "sample", len(recent.entities)),
     }
     wrong = [
         newest.missing_metrics(monitor, recent, lambda: _names(monitor, parts)),
