@@ -11,6 +11,7 @@ import typer
 
 from detector.commands import (
     alerts,
+    answers,
     backtest,
     bench,
     check,
@@ -132,8 +133,10 @@ _add(export_app, export.export_alerts, "alerts")
 _add(app, notify.send_test, "test-notify")
 _add(alerts_app, alerts.list_alerts, "list")
 _add(alerts_app, alerts.show_alert, "show")
-_add(alerts_app, alerts.acknowledge, "ack")
-_add(alerts_app, alerts.close_alert, "close")
+_add(alerts_app, answers.acknowledge, "ack")
+_add(alerts_app, answers.unacknowledge, "unack")
+_add(alerts_app, answers.close_alert, "close")
+_add(alerts_app, answers.comment_on, "comment")
 _add(alerts_app, watch.watch)
 _add(exclude_app, exclude.add, "add")
 _add(exclude_app, exclude.list_exclusions, "list")

@@ -26,6 +26,7 @@ _KINDS = {
     "no_data": "No data for {slots} slots",
 }
 _BREAKS = "\t\n\v\f\r\x1c\x1d\x1e\x1f\x85\u2028\u2029"  # blanks that break a line or a column
+_UNITS = (("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1000))
 _PREFIXES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
@@ -90,6 +91,18 @@ def number(value: float) -> str:
         return f"{value:.2e}"
     digits = f"{value:.3g}"
     return f"{float(digits):,.0f}".replace(",", "\u202f") if size >= 999.5 else digits
+
+
+def duration(milliseconds: int) -> str:
+    """A duration in its two largest units."""
+    parts = []
+    for unit, size in _UNITS:
+        count, milliseconds = divmod(milliseconds, size)
+        if count:
+            parts.append(f"{count} {unit}")
+        elif parts:
+            break
+    return " ".join(parts[:2]) or "0 s"
 
 
 def printable(text: str, *, keep: str = "") -> str:

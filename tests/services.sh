@@ -1,10 +1,12 @@
 #!/bin/sh
-# Installs the servers, the browser and the tracer of system calls that the integration tests start for themselves
+# Installs the servers, the browser, the tracer of system calls and what builds and runs images, which the integration tests
+# start for themselves
 # (Debian, Ubuntu): sh tests/services.sh
 # Does nothing where they are present; starts nothing. Without root it only says what is missing.
 set -eu
 
 packages="postgresql mariadb-server prometheus prometheus-alertmanager victoria-metrics systemd-container strace"
+packages="$packages podman runc debootstrap"
 # Ubuntu has Chromium as a snap only
 [ "$(. /etc/os-release 2>/dev/null && echo "$ID")" != debian ] || packages="$packages chromium chromium-driver"
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from detector.commands.shared import (
-    By,
-    Comment,
     ConfigOption,
     EntityOption,
     JsonOption,
@@ -22,7 +22,6 @@ from detector.commands.shared import (
     print_json,
     print_rows,
     say,
-    user,
 )
 from detector.errors import ConfigError
 from detector.wording import printable
@@ -77,8 +76,13 @@ def list_alerts(
         most=min(most, 1 << 31),  # no table is longer, and no database takes a number of more than 64 bits
     )
     notified = outbox.summary(parts.engine, [row.id for row in found])
-    rows = [alert_row(row) | {"notified": notified[row.id]} for row in found]
-    print_rows(rows, as_json=as_json, empty="no alerts")
+    if sys.stdout.isatty() and not as_json:
+        one = monitor is not None or len(parts.config.monitors) == 1
+        shown = [_short(row, now_ms(), hides_monitor=one) for row in found]
+        print_rows(shown, empty="no alerts", width=shutil.get_terminal_size().columns)
+    else:
+        rows = [alert_row(row) | {"notified": notified[row.id]} for row in found]
+        print_rows(rows, as_json=as_json, empty="no alerts")
     if only_open and found:
         raise typer.Exit(OPEN_ALERTS)
 
@@ -125,35 +129,6 @@ def _print_alert(row: AlertRow, shown: dict[str, Any]) -> None:
     print_rows([{k: v for k, v in event.items() if k not in {"peak_score", "severity"}} for event in shown["events"]])
 
 
-def acknowledge(identity: AlertId, config: ConfigOption = None, by: By = None, comment: Comment = None) -> None:
-    """Records that somebody is looking at an alert; it stays open."""
-    parts = assembled(config, None)
-    row, _ = find_alert(parts, identity)
-    from detector.ports import AlertState
-    from detector.store import alerts
-
-    if row.state is not AlertState.OPEN:
-        msg = f"alert {identity} is {row.state}; only an open one can be acknowledged"
-        raise ConfigError(msg)
-    who, notifiers = by or user(), parts.config.notified(row.monitor)
-    alerts.acknowledge(parts.engine, row, by=who, comment=comment, now=now_ms(), notifiers=notifiers)
-    say(f"alert {identity} is acknowledged by {who}")
-
-
-def close_alert(identity: AlertId, config: ConfigOption = None, by: By = None, comment: Comment = None) -> None:
-    """Closes an alert; no other one opens while its entity stays anomalous."""
-    parts = assembled(config, None)
-    row, _ = find_alert(parts, identity)
-    from detector.store import alerts
-
-    if not row.state.waits:
-        msg = f"alert {identity} is {row.state} already"
-        raise ConfigError(msg)
-    who, notifiers = by or user(), parts.config.notified(row.monitor)
-    alerts.close(parts.engine, row, by=who, comment=comment, now=now_ms(), notifiers=notifiers)
-    say(f"alert {identity} is closed; a new one opens only after {printable(row.entity)} has been normal again")
-
-
 def find_alert(parts: Parts, identity: int) -> tuple[AlertRow, list[dict[str, Any]]]:
     """An alert and its events; refuses a number that no alert has."""
     from detector.store import alerts
@@ -184,6 +159,25 @@ def alert_row(row: AlertRow) -> dict[str, Any]:
         "muted": row.is_muted,
         "verdict": row.verdict,
         "top_metrics": [metric["metric"] for metric in metrics[:3]],
+    }
+
+
+def _short(row: AlertRow, now: int, *, hides_monitor: bool) -> dict[str, Any]:
+    """An alert as a line that fits a terminal: what it was, when and how long. now: epoch milliseconds"""
+    from detector import wording
+
+    closed = _closed(row)
+    flags = [row.state.value, *(["muted"] if row.is_muted else []), *([row.verdict] if row.verdict else [])]
+    name = row.entity if hides_monitor else f"{row.entity} ({row.monitor})"
+    return {
+        "id": row.id,
+        "state": ", ".join(flags),
+        "severity": row.episode.severity,
+        "opened": str(Moment(row.episode.opened_slot))[:16].replace("T", " "),
+        "lasted": wording.duration((now if closed is None else closed.at) - row.episode.opened_slot),
+        "entity": name,
+        "peak": f"{row.episode.peak_score:.2f}",
+        "metrics": [metric["metric"] for metric in row.explanation.get("metrics", [])[:3]],
     }
 
 

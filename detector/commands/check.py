@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from detector.commands.shared import ConfigOption, JsonOption, Moment, load, now_ms, print_rows
+from detector.wording import amount
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -20,7 +21,8 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     path, settings = load(config)
     rows, too_much = checked(settings, as_json=as_json)
     if not as_json:
-        print(f"{path}: valid, {len(settings.monitors)} monitors; /metrics on http://{settings.export.listen}/metrics")
+        monitors = amount(len(settings.monitors), "monitor")
+        print(f"{path}: valid, {monitors}; page and /metrics on {settings.export.listen}")
     print_rows(rows, as_json=as_json, vertical=True)
     if too_much is not None:
         raise too_much

@@ -141,7 +141,6 @@ def _tell_sensitivity(asked: _Asked, *, as_json: bool) -> None:
 def _sensitivity_row(metric: MetricSensitivity, seconds: list[float]) -> dict[str, str]:
     """A line of the table: values in the metric's unit, or why there is none."""
     from detector import wording
-    from detector.report.content import duration
 
     def text(value: float | None) -> str:
         return "-" if value is None else wording.quantity(metric.metric, value)
@@ -149,7 +148,7 @@ def _sensitivity_row(metric: MetricSensitivity, seconds: list[float]) -> dict[st
     row = {"metric": metric.metric, "usual": text(metric.usual)}
     for n, length in enumerate(seconds):
         for name, side in (("above", metric.above), ("below", metric.below)):
-            row[f"{name}, {duration(round(1000 * length))}"] = text(side.values[n])
+            row[f"{name}, {wording.duration(round(1000 * length))}"] = text(side.values[n])
     whys = {"above": metric.above.why_not, "below": metric.below.why_not}
     never = [f"never {name}: {why}" for name, why in whys.items() if why]
     if len(set(whys.values())) == 1 and never:

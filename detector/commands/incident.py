@@ -36,6 +36,7 @@ def incident(
     verdict: Annotated[
         bool | None, typer.Option("--real/--false", help="Whether something was wrong, or only the alert.")
     ] = None,
+    undo: Annotated[bool, typer.Option("--undo", help="Take the verdict on an alert back.")] = False,
     monitor: MonitorOption = None,
     entity: Annotated[str | None, typer.Option(help="With --from: only entities like this, with * and ?.")] = None,
     from_: Annotated[
@@ -47,31 +48,41 @@ def incident(
 ) -> None:
     """Records whether an alert was real, or when a real incident was; training learns from it."""
     has_range = from_ is not None and to is not None
-    if (identity is None and not has_range) or (identity is not None and verdict is None):
-        msg = "name an ALERT and --real or --false, or a time range with --monitor, --from and --to"
+    if (identity is None and not has_range) or (identity is not None and (verdict is None) != undo):
+        msg = "name an ALERT and --real, --false or --undo, or a time range with --monitor, --from and --to"
         raise ConfigError(msg)
     ignored = {"--from": from_, "--to": to, "--monitor": monitor, "--entity": entity}
     given = [option for option, value in ignored.items() if value is not None]
     if identity is not None and given:
         msg = f"an ALERT says when, where and of which monitor; leave out {', '.join(given)}"
         raise ConfigError(msg)
+    if identity is None and undo:
+        msg = "--undo is for an ALERT; a time range is an exclusion, see: detector exclude remove"
+        raise ConfigError(msg)
     if identity is None and verdict is False:
         msg = "a time range marks a real incident; mark false alerts one by one with --false"
         raise ConfigError(msg)
     parts, now, who = assembled(config, monitor), now_ms(), by or user()
     if identity is not None:
-        _judge(parts, identity, is_real=bool(verdict), by=who, comment=comment, now=now)
+        _judge(parts, identity, is_real=verdict, by=who, comment=comment, now=now)
     else:
         section = _monitor(parts, monitor)
         start, end = time_of("--from", from_ or ""), time_of("--to", to or "")
         _mark(parts, section, _masked(section, entity, start=start, end=end, by=who, comment=comment, now=now))
 
 
-def _judge(parts: Parts, identity: int, *, is_real: bool, by: str, comment: str | None, now: int) -> None:
-    """Marks one alert."""
+def _judge(parts: Parts, identity: int, *, is_real: bool | None, by: str, comment: str | None, now: int) -> None:
+    """Marks one alert; None takes its mark away."""
     from detector.store import alerts
 
     row, _ = find_alert(parts, identity)
+    if is_real is None:
+        if row.verdict is None:
+            msg = f"alert {identity} has no verdict to take back"
+            raise ConfigError(msg)
+        alerts.judge(parts.engine, row, verdict=None, by=by, comment=comment, now=now)
+        say(f"the verdict {row.verdict!r} on alert {identity} is taken back")
+        return
     verdict = "real" if is_real else "false"
     alerts.judge(parts.engine, row, verdict=verdict, by=by, comment=comment, now=now)
     what = "its time is kept out of training" if is_real else "its scores count as normal"

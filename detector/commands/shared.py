@@ -266,9 +266,17 @@ def _utc_of(value: object) -> str:
 
 
 def print_rows(
-    rows: Sequence[dict[str, Any]], *, as_json: bool = False, empty: str = "", vertical: bool = False
+    rows: Sequence[dict[str, Any]],
+    *,
+    as_json: bool = False,
+    empty: str = "",
+    vertical: bool = False,
+    width: int | None = None,
 ) -> None:
-    """Prints rows as a table, one below the other with `vertical`, or as JSON; `empty` if there are none."""
+    """Prints rows as a table, one below the other with `vertical`, or as JSON; `empty` if there are none.
+
+    width: characters after which the lines of a table are cut [they are not]
+    """
     if as_json:
         print_json(rows)
     elif not rows:
@@ -281,7 +289,8 @@ def print_rows(
         cells = [[_cell(row[name]) for name in names] for row in rows]
         widths = [max(len(name), *(len(line[i]) for line in cells)) for i, name in enumerate(names)]
         for line in [names, *cells]:
-            print("  ".join(_padded(zip(line, widths, strict=True))).rstrip())
+            whole = "  ".join(_padded(zip(line, widths, strict=True))).rstrip()
+            print(whole if width is None or len(whole) <= width else f"{whole[: width - 1]}…")
 
 
 def _padded(cells: Iterable[tuple[str, int]]) -> list[str]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import TYPE_CHECKING
 
 from detector.config.sections import MonitorSection
+from detector.errors import ModelError
 
 if TYPE_CHECKING:
     from detector.core.series import Bool, History, Windows
@@ -28,6 +30,20 @@ def network_spec(monitor: MonitorSection, days: float) -> NetworkSpec:
     )
 
 
+def has_tensorflow() -> bool:
+    """Whether networks can be trained here; nothing is imported."""
+    return all(importlib.util.find_spec(name) is not None for name in ("tensorflow", "keras"))
+
+
+def _require_tensorflow(monitor: str) -> None:
+    if not has_tensorflow():
+        msg = (
+            f"monitor {monitor!r} cannot be trained here: this installation has no TensorFlow; run `detector retrain` "
+            'on one that has, with the same [database], or set model.kind = "baseline"'
+        )
+        raise ModelError(msg)
+
+
 class MonitorFit:
     """The port `Fit`; imports TensorFlow for a network, so use it only in a training process."""
 
@@ -35,7 +51,11 @@ class MonitorFit:
         self._monitor = monitor
 
     def network(self, windows: Windows, validation: Windows, *, days: float, seed: int, progress: Progress) -> Fitted:
-        """A network trained with Keras on scaled windows (N, T, F) from so many days."""
+        """A network trained with Keras on scaled windows (N, T, F) from so many days.
+
+        Raises: ModelError if TensorFlow is not installed, as on a machine that only scores.
+        """
+        _require_tensorflow(self._monitor.name)
         from detector.models import network
         from detector.models.inference import Autoencoder
         from detector.ports import Fitted

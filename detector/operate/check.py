@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from detector import database
+from detector import database, wording
 from detector.config import loading, values
 from detector.config.sections import AlertmanagerNotifier, Config, MonitorSection, WebhookNotifier
 from detector.core import grid, rates
@@ -23,6 +23,7 @@ from detector.detect import pace, promise
 from detector.detect.horizon import Horizon
 from detector.detect.tally import Tally
 from detector.errors import ConfigError, DetectorError
+from detector.models.fitting import has_tensorflow
 from detector.operate import cost, newest
 from detector.ports import ModelVersion, Notifier, Source
 from detector.store import judged, schema
@@ -143,7 +144,11 @@ def _on_record(monitor: MonitorSection, parts: Parts, now: int) -> dict[str, Any
     if not size.entities:
         return {}
     each = size.bytes // size.entities
-    return {"judged": f"{size.ranges} ranges of {size.entities} entities in a day, about {each} bytes an entity"}
+    return {"judged": f"{_of_entities(size.ranges, 'range', size.entities)} in a day, about {each} bytes an entity"}
+
+
+def _of_entities(number: int, what: str, entities: int) -> str:
+    return f"{wording.amount(number, what)} of {wording.count(entities, 'entity', 'entities')}"
 
 
 def _rejects(lines: Sequence[str]) -> dict[str, Any]:
@@ -180,12 +185,12 @@ def _measured(
     end = grid.floor(last, monitor.step_ms) + monitor.step_ms
     span = monitor.timesteps * monitor.step_ms
     recent = source.read(end - span, end)
-    age = (now - last) / 1000
-    when = f"{age:.0f} s ago" if age >= 0 else f"{-age:.0f} s in the future: is `time_zone` right?"
+    age = wording.duration(abs(now - last))
+    when = f"{age} ago" if last <= now else f"{age} in the future: is `time_zone` right?"
     row: dict[str, Any] = {
         "newest_sample": f"{parts.show(last)}, {when}",
         "oldest_sample": parts.show(oldest),
-        "newest_window": f"{len(recent)} samples of {len(recent.entities)} entities",
+        "newest_window": _of_entities(len(recent), "sample", len(recent.entities)),
     }
     wider = recent if len(recent) == 0 else source.read(end - _WIDER * span, end)
     wrong = [
@@ -286,4 +291,8 @@ def _plan(monitor: MonitorSection, live: ModelVersion | None, extent: tuple[int,
     have, needed = (min(last, now) - oldest) // monitor.step_ms + 1, Plan.of(monitor).needed_slots
     if have < needed:
         return f"would warm up: {have} of {needed} slots of history so far"
-    return "would not train (retrain = off)" if monitor.retrain == "off" else "would train a model at once, then score"
+    if monitor.retrain == "off":
+        return "would not train (retrain = off)"
+    if monitor.model.kind != "baseline" and have >= monitor.minimum_slots and not has_tensorflow():
+        return "would wait for a model that is trained elsewhere: this installation has no TensorFlow"
+    return "would train a model at once, then score"

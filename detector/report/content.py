@@ -30,7 +30,6 @@ _TOP_SHARE = 0.01  # smallest share of the score that a top metric may have
 SHOWN = 500
 """Alerts shown one by one, the newest first; of a period with more, the others are only counted."""
 
-_UNITS = (("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1000))
 _EFFECTS = {"mute": "muted", "mask": "kept out of training", "both": "muted and kept out of training"}
 
 
@@ -136,7 +135,7 @@ def _budget(of: Rows) -> dict[str, Any]:
     budget, observed = of.monitor.threshold.alert_budget_per_week, len(counted) / weeks
     return {
         "monitor": of.monitor.name,
-        "watched": duration(of.until - of.first),
+        "watched": words.duration(of.until - of.first),
         "alerts": len(counted),
         "observed": words.number(observed),
         "budget": words.number(budget),
@@ -221,7 +220,7 @@ def _sentence(alert: AlertRow, clock: Clock) -> str:
     if alert.episode.closed_slot is None:
         when = f"Since {clock.time(alert.episode.opened_slot)}"
     else:
-        lasted = duration(alert.episode.closed_slot - alert.episode.opened_slot)
+        lasted = words.duration(alert.episode.closed_slot - alert.episode.opened_slot)
         when = f"From {clock.span(alert.episode.opened_slot, alert.episode.closed_slot)} ({lasted})"
     highest = words.number(alert.episode.peak_score)
     peak = f"peak score {highest} at {clock.time(alert.episode.peak_slot)}, where 1 is the threshold"
@@ -230,7 +229,7 @@ def _sentence(alert: AlertRow, clock: Clock) -> str:
 
 def _lasted(alert: AlertRow) -> str:
     if alert.episode.closed_slot is not None:
-        return duration(alert.episode.closed_slot - alert.episode.opened_slot)
+        return words.duration(alert.episode.closed_slot - alert.episode.opened_slot)
     return "still open" if alert.closed_at is None else "goes on"
 
 
@@ -369,15 +368,3 @@ def thinned(score: Float64, size: int) -> Float64:
 def plain(values: Iterable[float]) -> list[float | None]:
     """Numbers fit for JSON, short; None for those that are not finite."""
     return [float(f"{value:.6g}") if math.isfinite(value) else None for value in values]
-
-
-def duration(milliseconds: int) -> str:
-    """A duration in its two largest units."""
-    parts = []
-    for unit, size in _UNITS:
-        count, milliseconds = divmod(milliseconds, size)
-        if count:
-            parts.append(f"{count} {unit}")
-        elif parts:
-            break
-    return " ".join(parts[:2]) or "0 s"

@@ -276,6 +276,25 @@ def acknowledge(
     _answer(engine, row, Change.ACKNOWLEDGED, values=values, by=by, comment=comment, now=now, notifiers=notifiers)
 
 
+def unacknowledge(
+    engine: Engine, row: AlertRow, *, by: str, comment: str | None, now: int, notifiers: Sequence[str] = ()
+) -> None:
+    """Takes the acknowledgement of an alert back; it is open again.
+
+    Raises: StaleState if the alert has changed since `row` was read.
+    """
+    values = {"state": AlertState.OPEN, "acknowledged_at": None, "acknowledged_by": None}
+    _answer(engine, row, "unacknowledged", values=values, by=by, comment=comment, now=now, notifiers=notifiers)
+
+
+def comment(engine: Engine, row: AlertRow, *, by: str, comment: str, now: int) -> None:
+    """Notes a comment, whatever the alert's state.
+
+    Raises: StaleState if the alert has changed since `row` was read.
+    """
+    _answer(engine, row, "commented", values={}, by=by, comment=comment, now=now)
+
+
 def close(
     engine: Engine, row: AlertRow, *, by: str, comment: str | None, now: int, notifiers: Sequence[str] = ()
 ) -> None:
@@ -287,12 +306,13 @@ def close(
     _answer(engine, row, Change.CLOSED, values=values, by=by, comment=comment, now=now, notifiers=notifiers)
 
 
-def judge(engine: Engine, row: AlertRow, *, verdict: str, by: str, comment: str | None, now: int) -> None:
-    """Notes whether an alert was real or false.
+def judge(engine: Engine, row: AlertRow, *, verdict: str | None, by: str, comment: str | None, now: int) -> None:
+    """Notes whether an alert was real or false; None takes the verdict back.
 
     Raises: StaleState if the alert has changed since `row` was read.
     """
-    _answer(engine, row, f"marked {verdict}", values={"verdict": verdict}, by=by, comment=comment, now=now)
+    change = "unmarked" if verdict is None else f"marked {verdict}"
+    _answer(engine, row, change, values={"verdict": verdict}, by=by, comment=comment, now=now)
 
 
 def _answer(

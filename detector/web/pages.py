@@ -247,7 +247,7 @@ def _epoch(at: datetime) -> int:
 def _lasted(alert: answers.Alert) -> str:
     if alert.closed is None:
         return "still open"
-    return content.duration(_epoch(alert.closed) - _epoch(alert.opened))
+    return wording.duration(_epoch(alert.closed) - _epoch(alert.opened))
 
 
 def _url(path: str, values: Mapping[str, Any] | None = None, **more: Any) -> str:

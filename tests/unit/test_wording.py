@@ -114,3 +114,24 @@ def test_what_is_not_finite_is_nothing_in_json() -> None:
     value = {"a": [1.5, math.nan, {"b": (math.inf, "x", None, True)}], 3: -math.inf}
 
     assert words.finite(value) == {"a": [1.5, None, {"b": [None, "x", None, True]}], "3": None}
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "expected"),
+    [
+        (0, "0 s"),
+        (5000, "5 s"),
+        (90_000, "1 min 30 s"),
+        (3_600_000, "1 h"),
+        (86_459_000, "1 d"),
+        (26 * 3_600_000, "1 d 2 h"),
+        (257_331_000, "2 d 23 h"),
+    ],
+)
+def test_a_duration_is_in_its_two_largest_units(milliseconds: int, expected: str) -> None:
+    assert words.duration(milliseconds) == expected
+
+
+def test_one_thing_is_not_said_as_many() -> None:
+    assert [words.amount(number, "monitor") for number in (0, 1, 2)] == ["0 monitors", "1 monitor", "2 monitors"]
+    assert [words.amount(number, "entity") for number in (1, 1200)] == ["1 entity", "1,200 entities"]

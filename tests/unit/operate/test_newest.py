@@ -108,7 +108,7 @@ def test_a_row_of_a_time_to_come_is_named_and_does_not_hide_the_others(
 
     assert "problem" not in row
     assert [line.partition(":")[0] for line in row["rejects"]] == ["1 row left out"]
-    assert row["newest_window"] == "30 samples of 1 entities"
+    assert row["newest_window"] == "30 samples of 1 entity"
 
 
 def test_what_breaks_one_monitor_is_told_and_the_others_are_checked(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ from html.parser import HTMLParser
 from typing import Any
 
 import numpy as np
-import pytest
 
 from detector.config import loading
 from detector.config.sections import MonitorSection
@@ -315,14 +314,6 @@ def test_exclusions_of_the_entity_are_shaded_and_named() -> None:
 
 
 # words
-
-
-@pytest.mark.parametrize(
-    ("milliseconds", "words"),
-    [(0, "0 s"), (5000, "5 s"), (90_000, "1 min 30 s"), (HOUR, "1 h"), (DAY + 59_000, "1 d"), (26 * HOUR, "1 d 2 h")],
-)
-def test_durations(milliseconds: int, words: str) -> None:
-    assert content.duration(milliseconds) == words
 
 
 # the page

@@ -1,6 +1,6 @@
 """Takes the README's picture of the page: the demo's machine with all its faults, in headless Chromium.
 
-Beside a `detector demo` that serves: python tests/pictures/page.py http://127.0.0.1:9788 tests/pictures/page.png
+Beside a `detector demo` that serves: python tests/pictures/entity_page.py http://127.0.0.1:9788 tests/pictures/page.png
 """
 
 from __future__ import annotations
