@@ -148,7 +148,7 @@ def _on_record(monitor: MonitorSection, parts: Parts, now: int) -> dict[str, Any
 
 
 def _of_entities(number: int, what: str, entities: int) -> str:
-    return f"{wording.amount(number, what)} of {wording.count(entities, 'entity', 'entities')}"
+    return f"{wording.amount(number, what)} of {wording.amount(entities, 'entity')}"
 
 
 def _rejects(lines: Sequence[str]) -> dict[str, Any]:
