@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from query_servers import SERVERS, Series
 
-from detector import wiring
-from detector.config import loading, promql
+from detector import database, wiring
+from detector.config import promql
 from detector.config.sections import Config
 from detector.core.rejects import Reject
 from detector.core.series import Samples
@@ -245,18 +245,19 @@ def test_short_slots_of_the_last_seconds_have_their_own_values(kind: str, step: 
     assert {at // step: value for _, _, at, value in _rows(found)} == expected
 
 
-def test_a_counter_is_read_as_its_rate(asked: Asked) -> None:
-    monitor = loading.monitor(
-        {
-            "name": "web",
-            "metrics": ["total", "begins"],
-            "rates": ["total"],
-            "source": {"type": "prometheus", "url": asked.url, "entity": "instance"},
-        }
-    )
-    source = wiring.source(Config.model_construct(), monitor, engine=None)  # type: ignore[arg-type]
+def test_a_counter_is_read_as_its_rate(asked: Asked, tmp_path: Path) -> None:
+    table = {
+        "name": "web",
+        "metrics": ["total", "begins"],
+        "rates": ["total"],
+        "source": {"type": "prometheus", "url": asked.url, "entity": "instance"},
+    }
+    config = Config.model_validate({"database": {"url": f"sqlite:///{tmp_path}/own.db"}, "monitors": [table]})
+    engine = database.connect(config.database.url)
+    source = wiring.source(config, config.monitors[0], engine)
 
     samples = source.read(T0, T0 + 4 * MINUTE)
 
+    engine.dispose()
     values = [(metric, value) for _, metric, _, value in _rows(samples)]
     assert repr(values) == repr([(0, math.nan), *[(0, 1.0)] * 3, *((1, 10.0 + m) for m in range(4))])
