@@ -56,23 +56,27 @@ def _time_of_day(part: Mapping[str, Any]) -> str:
 def metric_line(metric: Mapping[str, Any]) -> str:
     """One metric of an explanation: observed value, expected range, share of the score."""
     observed, low, high = (metric.get(name) for name in ("observed", "low", "high"))
-    name = str(metric["metric"])
-    words = [f"{name} {'missing' if observed is None else quantity(name, observed)}"]
+    name, is_rate = str(metric["metric"]), bool(metric.get("is_rate"))
+    words = [f"{name} {'missing' if observed is None else quantity(name, observed, is_rate=is_rate)}"]
     if low is not None and high is not None:
-        words.append(f"expected {quantity(name, low, high)}")
+        words.append(f"expected {quantity(name, low, high, is_rate=is_rate)}")
     if metric.get("share") is not None:
         share = metric["share"]
         words.append(f"{f'{share * 100:.0f}' if share >= 0.01 or share == 0 else '<1'} % of the score")
     return ", ".join(words)
 
 
-def quantity(metric: str, *values: float) -> str:
-    """A value, or a range, in the unit that the metric's name implies: bytes, percent, each per second."""
+def quantity(metric: str, *values: float, is_rate: bool = False) -> str:
+    """A value, or a range, in the unit that the metric's name implies: bytes, percent, each per second.
+
+    is_rate: whether it is the rate of a counter of that name
+    """
     size, unit = 1.0, " %" if "percent" in metric else ""
     if "bytes" in metric:
         most = max(map(abs, values))
         size, unit = next(((size, f" {unit}") for size, unit in _PREFIXES if most >= size), (1.0, " B"))
         unit += "/s" if "per_second" in metric else ""
+    unit += "/s" if is_rate else ""
     return span(values[0] / size, values[-1] / size) + unit
 
 

@@ -9,12 +9,14 @@ import socket
 import ssl
 import subprocess
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import pytest
 from running import until
 
@@ -106,3 +108,11 @@ def _answers(url: str) -> bool:
         return exc.code == http.HTTPStatus.UNAUTHORIZED
     except OSError:
         return False
+
+
+def process_of(url: str) -> psutil.Process:
+    """The server that listens at a URL."""
+    port = urllib.parse.urlsplit(url).port
+    listening = [one for one in psutil.net_connections("tcp") if one.status == "LISTEN"]
+    (pid,) = {one.pid for one in listening if one.laddr and one.laddr.port == port}
+    return psutil.Process(pid)

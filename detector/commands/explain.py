@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -135,15 +136,15 @@ def _tell_sensitivity(asked: _Asked, *, as_json: bool) -> None:
         return
     say(f"{wording.printable(asked.entity)} ({horizon.monitor}) from {Moment(answer.slot)} on")
     say("One metric opens an alert at these values, held so long, with all others as usual; the network may sooner.\n")
-    print_rows([_sensitivity_row(metric, answer.seconds) for metric in answer.metrics])
+    print_rows([_sensitivity_row(metric, answer.seconds, rates=horizon.rates) for metric in answer.metrics])
 
 
-def _sensitivity_row(metric: MetricSensitivity, seconds: list[float]) -> dict[str, str]:
+def _sensitivity_row(metric: MetricSensitivity, seconds: list[float], *, rates: Container[str]) -> dict[str, str]:
     """A line of the table: values in the metric's unit, or why there is none."""
     from detector import wording
 
     def text(value: float | None) -> str:
-        return "-" if value is None else wording.quantity(metric.metric, value)
+        return "-" if value is None else wording.quantity(metric.metric, value, is_rate=metric.metric in rates)
 
     row = {"metric": metric.metric, "usual": text(metric.usual)}
     for n, length in enumerate(seconds):

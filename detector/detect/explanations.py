@@ -255,6 +255,7 @@ def _explanation(horizon: Horizon, view: _View, *, slot: int, scores: Float32, p
                 "expected": number(expected[f]),
                 "low": number(low[f]),
                 "high": number(high[f]),
+                **({"is_rate": True} if metrics[f] in horizon.rates else {}),
             }
             for f in order
         ],

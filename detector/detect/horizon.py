@@ -50,6 +50,7 @@ class Horizon:
     alert_budget_per_week: float  # over all entities
     incident_span: int  # alerts that open within it of each other are one incident
     least_stored: float  # score below which none is stored
+    rates: frozenset[str] = frozenset()  # metrics whose values are rates per second of a counter
 
     @staticmethod
     def of(section: MonitorSection) -> Horizon:
@@ -90,6 +91,7 @@ class Horizon:
             alert_budget_per_week=section.threshold.alert_budget_per_week,
             incident_span=section.decision.incident_slots * step,
             least_stored=_LEAST_STORED[section.store_scores],
+            rates=frozenset(section.rates),
         )
 
     @property

@@ -290,7 +290,8 @@ def metric_words(metric: Mapping[str, Any]) -> dict[str, str]:
 
     def text(*values: float | None) -> str:
         known = [value for value in values if value is not None]
-        return words.quantity(name, *known) if len(known) == len(values) else "–"
+        is_rate = bool(metric.get("is_rate"))
+        return words.quantity(name, *known, is_rate=is_rate) if len(known) == len(values) else "–"
 
     return {
         "metric": name,

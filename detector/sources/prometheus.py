@@ -73,7 +73,8 @@ class PrometheusSource:
     def extent(self, now: int) -> tuple[int, int] | None:
         """Times of the oldest and the newest sample of the last 400 days, None if there is none; epoch milliseconds.
 
-        The oldest is looked for once a day, by the hour. now: epoch milliseconds
+        What is older than an hour is looked for by the day, then by the hour: a few slots alone may be overlooked.
+        now: epoch milliseconds
         """
         last = (now + 1) // self._spec.step * self._spec.step  # end of the newest slot that is over
         found = [self._ends(metric, last) for metric in range(len(self._spec.metrics))]
@@ -95,9 +96,9 @@ class PrometheusSource:
     ) -> Iterator[tuple[int, Columns]]:
         """Answers about slots by their ends, from the first to the last; each with its first end.
 
-        every: so many slots are taken together; counts: how many series there are, instead of all of them
+        every: one of so many slots; counts: how many series there are, instead of all of them
         """
-        apart, most = self._spec.step * every, _MOST_COUNTED // every if counts else _MOST_VALUES
+        apart, most = self._spec.step * every, _MOST_COUNTED if counts else _MOST_VALUES
         while first <= last:
             known = self._series.get(metric)
             fits = _FIRST_SLOTS if known is None else max(1, most // max(1, known))
@@ -121,7 +122,7 @@ class PrometheusSource:
         """The answer to a metric's query about the ends of slots."""
         name, aggregate = self._spec.metrics[metric], self._spec.aggregates[metric]
         try:
-            span = (apart if counts else self._spec.step) - self._holds_its_begin(first)
+            span = self._spec.step - self._holds_its_begin(first)
             query = self._spec.queries[metric].within(span, aggregate)
             query = f"count({query})" if counts else query
             start, end = _moment(first), _moment(first + (slots - 1) * apart)
@@ -183,27 +184,50 @@ class PrometheusSource:
     def _ends(self, metric: int, last: int) -> tuple[int, int] | None:
         """Ends of a metric's oldest and newest slot up to one, None if there is none; epoch milliseconds."""
         step = self._spec.step
-        hour = -(-_HOUR // step) * step
-        recent = self._there(metric, last - hour + step, last)
+        recent = self._there(metric, last - self._whole(_HOUR) + step, last)
         searched_at, oldest = self._oldest.get(metric, (0, 0))
         if recent.size and 0 <= last - searched_at < DAY_MS:
             return oldest, int(recent[-1])
-        past = self._there(metric, (last - _SEARCHED) // hour * hour, last - step, every=hour // step)
-        if not past.size and not recent.size:
+        first = self._found(metric, last - _SEARCHED, last, side=0)
+        if first is None and not recent.size:
             return None
-        oldest = int((self._of_hour(metric, past[0]) if past.size else recent)[0])
-        newest = int((recent if recent.size else self._of_hour(metric, past[-1]))[-1])
-        self._oldest[metric] = last, oldest
-        return oldest, newest
+        begin = last if first is None else first
+        for apart, before in ((_HOUR, DAY_MS), (step, _HOUR)):
+            begin = self._near(metric, begin - self._whole(before) + step, begin, apart=apart, side=0, other=begin)
+        if recent.size:
+            end = int(recent[-1])
+        else:
+            end = self._found(metric, begin, last, side=-1) or begin
+            for apart, after in ((_HOUR, DAY_MS), (step, _HOUR)):
+                beyond = min(end + self._whole(after) - step, last)
+                end = self._near(metric, end, beyond, apart=apart, side=-1, other=end)
+        self._oldest[metric] = last, begin
+        return begin, end
 
-    def _of_hour(self, metric: int, end: np.int64) -> Int64:
-        """Ends of the slots that have a value in the hour before a time; that time if none is found, (N,)."""
-        step = self._spec.step
-        found = self._there(metric, int(end) + step - -(-_HOUR // step) * step, int(end))
-        return found if found.size else np.array([end])
+    def _found(self, metric: int, first: int, last: int, *, side: int) -> int | None:
+        """The first (side 0) or last (−1) slot with a value, of one a day, by its end; None if none has one."""
+        day = self._whole(DAY_MS)
+        month = 30 * day
+        begins = range(first // day * day, last + 1, month)
+        for begin in begins if side == 0 else reversed(begins):
+            found = self._there(metric, begin, min(begin + month - day, last), every=day // self._spec.step)
+            if found.size:
+                return int(found[side])
+        return None
+
+    def _near(self, metric: int, first: int, last: int, *, apart: int, side: int, other: int) -> int:
+        """The first (side 0) or last (−1) slot with a value, of some so far apart, by its end; another if none has."""
+        every = self._whole(apart) // self._spec.step
+        begin = last - (last - first) // (every * self._spec.step) * every * self._spec.step
+        found = self._there(metric, begin, last, every=every)
+        return int(found[side]) if found.size else other
+
+    def _whole(self, span: int) -> int:
+        """A span in whole steps, milliseconds."""
+        return -(-span // self._spec.step) * self._spec.step
 
     def _there(self, metric: int, first: int, last: int, every: int = 1) -> Int64:
-        """Ends of the slots that have a value, (N,), from the first to the last; or of so many slots together."""
+        """Ends of the slots that have a value, (N,), of some from the first to the last."""
         pieces = self._pieces(metric, first, last, every=every, counts=True)
         return np.concatenate([np.empty(0, np.int64), *(found.time + 1 for _, found in pieces)])
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from query_servers import SERVERS, Series
 
-from detector import wiring
-from detector.config import loading, promql
+from detector import database, wiring
+from detector.config import promql
 from detector.config.sections import Config
 from detector.core.rejects import Reject
 from detector.core.series import Samples
@@ -46,7 +46,8 @@ STORED = [
     Series("deployed", [(T0 + m * MINUTE, 1.0) for m in range(5)], {"instance": "a", "version": "1"}),
     Series("deployed", [(T0 + m * MINUTE + 9000, 2.0) for m in range(4, 9)], {"instance": "a", "version": "2"}),
     Series("names", [(T0, 1.0)], {"instance": 'it\'s "odd"\n\u202e{}'}),
-    Series("weeks", [(T0 - 40 * 24 * HOUR + h * HOUR, 1.0) for h in range(3)], {"instance": "a"}),
+    Series("weeks", [(T0 - 40 * 24 * HOUR + m * MINUTE, 1.0) for m in range(2000)], {"instance": "a"}),
+    Series("begun", [(T0 - 600 * MINUTE + m * MINUTE, 1.0) for m in range(610)], {"instance": "a"}),
 ]
 
 
@@ -202,8 +203,12 @@ def test_the_extent_leaves_out_what_is_not_over(asked: Asked) -> None:
 def test_the_extent_reaches_back_for_weeks_and_over_all_metrics(asked: Asked) -> None:
     oldest = T0 - 40 * 24 * HOUR + MINUTE - 1
 
-    assert asked.source("weeks").extent(T0) == (oldest, oldest + 2 * HOUR)
+    assert asked.source("weeks").extent(T0) == (oldest, oldest + 1999 * MINUTE)
     assert asked.source("begins", "weeks").extent(T0 + HOUR) == (oldest, T0 + 30 * MINUTE - 1)
+
+
+def test_the_extent_of_what_began_today_is_known(asked: Asked) -> None:
+    assert asked.source("begun").extent(T0 + 10 * MINUTE) == (T0 - 599 * MINUTE - 1, T0 + 10 * MINUTE - 1)
 
 
 def test_the_extent_of_no_series_is_unknown(asked: Asked) -> None:
@@ -240,18 +245,19 @@ def test_short_slots_of_the_last_seconds_have_their_own_values(kind: str, step: 
     assert {at // step: value for _, _, at, value in _rows(found)} == expected
 
 
-def test_a_counter_is_read_as_its_rate(asked: Asked) -> None:
-    monitor = loading.monitor(
-        {
-            "name": "web",
-            "metrics": ["total", "begins"],
-            "rates": ["total"],
-            "source": {"type": "prometheus", "url": asked.url, "entity": "instance"},
-        }
-    )
-    source = wiring.source(Config.model_construct(), monitor, engine=None)  # type: ignore[arg-type, call-arg]
+def test_a_counter_is_read_as_its_rate(asked: Asked, tmp_path: Path) -> None:
+    table = {
+        "name": "web",
+        "metrics": ["total", "begins"],
+        "rates": ["total"],
+        "source": {"type": "prometheus", "url": asked.url, "entity": "instance"},
+    }
+    config = Config.model_validate({"database": {"url": f"sqlite:///{tmp_path}/own.db"}, "monitors": [table]})
+    engine = database.connect(config.database.url)
+    source = wiring.source(config, config.monitors[0], engine)
 
     samples = source.read(T0, T0 + 4 * MINUTE)
 
+    engine.dispose()
     values = [(metric, value) for _, metric, _, value in _rows(samples)]
     assert repr(values) == repr([(0, math.nan), *[(0, 1.0)] * 3, *((1, 10.0 + m) for m in range(4))])

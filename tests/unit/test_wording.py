@@ -59,6 +59,13 @@ def test_a_value_has_the_unit_that_its_metric_is_named_after(
     assert words.quantity(metric, *values) == expected
 
 
+def test_the_rate_of_a_counter_is_per_second() -> None:
+    assert words.quantity("bytes_total", 1500.0, is_rate=True) == "1.5 kB/s"
+    assert words.metric_line(
+        {"metric": "requests_total", "observed": 3.0, "low": 1.0, "high": 2.0, "is_rate": True}
+    ) == ("requests_total 3/s, expected 1–2/s")
+
+
 def test_a_range_below_zero_is_written_without_a_dash() -> None:
     assert words.metric_line(CPU) == "cpu 0.5, expected -0.1 to 0.1, 20 % of the score"
 

@@ -18,8 +18,7 @@ def _of(*rows: tuple[int, float], longest: int = 5) -> list[float]:
     """Rates per second of one counter; times and `longest` in minutes."""
     time = np.array([MINUTE * minute for minute, _ in rows], dtype=np.int64)
     value = np.array([value for _, value in rows], dtype=np.float64)
-    found: list[float] = rates.per_second(np.zeros(len(rows), np.int64), time, value, longest * MINUTE).tolist()
-    return found
+    return list(rates.per_second(np.zeros(len(rows), np.int64), time, value, longest * MINUTE).tolist())
 
 
 @pytest.mark.parametrize(
