@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -36,6 +37,33 @@ def check_schema(config: ConfigOption = None) -> None:
     engine = database.connect(loading.secret(settings.database), creates=False)
     schema.check(engine)
     say(f"{database.redacted(engine.url)}: at schema {schema.HEAD}, as this version needs")
+
+
+def backup(
+    file: Annotated[Path, typer.Argument(help="The file to write, which must not exist yet.")],
+    config: ConfigOption = None,
+) -> None:
+    """Copies the detector's SQLite database into a file, while the daemon runs."""
+    _, settings = load(config)
+    from detector import database
+    from detector.config import loading
+    from detector.store import backup as copying
+    from detector.store import schema
+
+    engine = database.connect(loading.secret(settings.database), creates=False)
+    if (instead := copying.INSTEAD.get(engine.dialect.name)) is not None:
+        msg = f"db backup copies SQLite databases; for {database.redacted(engine.url)} use: {instead}"
+        raise ConfigError(msg)
+    if file.exists():
+        msg = f"{file} exists already, and a back-up is never overwritten; give another name"
+        raise ConfigError(msg)
+    schema.check(engine)
+    try:
+        size = copying.copy(engine, file)
+    except OSError as exc:
+        msg = f"{file} cannot be written: {exc.strerror}"
+        raise ConfigError(msg) from exc
+    say(f"{file}: {-(-size // 1000)} kB, checked")
 
 
 def prune(config: ConfigOption = None) -> None:

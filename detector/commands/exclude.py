@@ -24,12 +24,18 @@ from detector.commands.shared import (
 )
 from detector.errors import ConfigError
 from detector.times import DAY_MS, milliseconds
+from detector.wording import printable
 
 if TYPE_CHECKING:
     from detector.config.sections import MonitorSection
     from detector.ports import Exclusion
     from detector.wiring import Parts
 
+_EFFECTS = {
+    "mute": "mutes alerts of",
+    "mask": "keeps out of training",
+    "both": "mutes alerts of, and keeps out of training,",
+}
 _LOOK_AHEAD = 400 * DAY_MS  # milliseconds in which the next time of a recurring exclusion is looked for
 
 
@@ -81,7 +87,29 @@ def add(
         created_by=by or user(),
     )
     number = add_exclusion(parts, section, new)
-    say(f"exclusion {number} of monitor {monitor} is in force{_times(new, now)}")
+    say(f"exclusion {number} {_EFFECTS[effect]} {_whom(new)} of monitor {monitor}{_times(new, now)}")
+    if (missed := _of_nobody(parts, new)) is not None:
+        say(f"detector: {missed}", to_stderr=True)
+
+
+def _whom(new: Exclusion) -> str:
+    entities = "all entities" if new.entity is None else f"entities like {printable(new.entity)}"
+    return entities if new.metric is None else f"metrics like {printable(new.metric)} of {entities}"
+
+
+def _of_nobody(parts: Parts, new: Exclusion) -> str | None:
+    """Says that no entity on record is meant, with the nearest name; None if one is, or nothing is on record yet."""
+    import difflib
+
+    from detector.detect import exclusions
+    from detector.store import judged
+
+    known = judged.entities(parts.engine, new.monitor)
+    if not known or any(exclusions.concerns(new, name) for name in known):
+        return None
+    near = difflib.get_close_matches(new.entity or "", known, n=1)
+    hint = f"; the nearest one is {near[0]!r}" if near else ""
+    return f"no entity of monitor {new.monitor} is like {new.entity!r} so far{hint}"
 
 
 def _end(start: int, to: str | None, duration: str | None, zone: str) -> int | None:

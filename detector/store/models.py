@@ -48,6 +48,14 @@ def save(engine: Engine, *, monitor: str, artifact: bytes, header: dict[str, Any
     return version
 
 
+def promote(engine: Engine, *, monitor: str, version: int) -> None:
+    """Makes a stored version the live one of its monitor."""
+    mine = model.c.monitor == monitor
+    with translated(engine), engine.begin() as connection:
+        connection.execute(update(model).where(mine, model.c.version != version).values(is_live=0))
+        connection.execute(update(model).where(mine, model.c.version == version).values(is_live=1))
+
+
 def live_version(engine: Engine, monitor: str) -> int | None:
     """Number of the monitor's live model version, None if it has none."""
     query = select(model.c.version).where(model.c.monitor == monitor, model.c.is_live == 1)

@@ -12,7 +12,7 @@ from in_process import Commands
 from sqlalchemy import text
 
 from detector.core.decide import Change, Episode, Severity
-from detector.ports import AlertChange, Commit, ScoreRows
+from detector.ports import AlertChange, Commit, JudgedRanges, ScoreRows
 from detector.store import models, schema
 from detector.store.state import StateStore
 
@@ -206,3 +206,19 @@ def test_what_is_far_beyond_is_taken_or_refused_in_one_line(run: Commands, words
     assert ended.status == status
     assert ended.errors.count("\n") <= 1
     assert "unexpected" not in ended.errors
+
+
+def test_an_exclusion_says_whom_it_is_about_and_that_nobody_is_like_it(run: Commands) -> None:
+    judged = JudgedRanges(["web-1", "web-2"], [0, 0], ["known", "known"])
+    opened = Commit("web", None, 60_000, 0, 1, ScoreRows(), ScoreRows(), [], judged=judged)
+    StateStore(run.engine).commit(opened)
+
+    everybody, nobody = (
+        run("exclude", "add", "--monitor", "web", "--for", "1w", *words) for words in ((), ("--entity", "wbe-1"))
+    )
+
+    assert everybody.output.startswith("exclusion 1 mutes alerts of all entities of monitor web from ")
+    assert everybody.errors == ""
+    assert "entities like wbe-1" in nobody.output
+    assert nobody.errors == "detector: no entity of monitor web is like 'wbe-1' so far; the nearest one is 'web-1'\n"
+    assert nobody.status == 0
