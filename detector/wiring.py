@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
     from detector.replay.results import Alert, Outcome
     from detector.sources.embedded import EmbeddedSource
     from detector.sources.prometheus import PrometheusSource
-    from detector.sources.prometheus_api import Api
     from detector.store.alerts import AlertRow
     from detector.store.replayed import ReplayedHistory
     from detector.train.versions import Inputs
@@ -94,7 +92,8 @@ def _source(config: Config, monitor: MonitorSection, engine: Engine) -> Source:
 
 
 def prometheus(monitor: MonitorSection, section: configuration.PrometheusSource) -> PrometheusSource:
-    """The source of a monitor whose samples are in a Prometheus. Raises: as `prometheus_api`."""
+    """The source of a monitor whose samples are in a Prometheus. Raises: ConfigError if a file is missing or wrong."""
+    from detector.sources import prometheus_api
     from detector.sources.prometheus import PrometheusSource, QuerySpec
 
     spec = QuerySpec(
@@ -105,30 +104,7 @@ def prometheus(monitor: MonitorSection, section: configuration.PrometheusSource)
         step=monitor.step_ms,
         only_entity=monitor.name,
     )
-    return PrometheusSource(prometheus_api(monitor.name, section), spec)
-
-
-def prometheus_api(name: str, section: configuration.PrometheusSource) -> Api:
-    """The server of a monitor's section.
-
-    Raises: ConfigError if a file is missing or holds something else.
-    """
-    import ssl
-
-    from detector.sources.prometheus_api import Api
-
-    url, trust = loading.secret(section), None
-    try:
-        values.server_url(url)
-        if section.ca_file:
-            trust = ssl.create_default_context(cafile=section.ca_file)
-    except ValueError as exc:
-        msg = f"monitor {name!r}: url_file {exc}"
-        raise ConfigError(msg) from None
-    except OSError as exc:
-        msg = f"monitor {name!r}: ca_file {section.ca_file!r} must hold certificates (PEM): {exc}"
-        raise ConfigError(msg) from None
-    return Api(url, section.timeout.total_seconds(), partial(loading.secret, section, key="token"), trust)
+    return PrometheusSource(prometheus_api.of(section, monitor.name), spec)
 
 
 def embedded(monitor: MonitorSection, engine: Engine) -> EmbeddedSource:

@@ -158,7 +158,6 @@ def _http(url: str, variable: str) -> _Address:
 
 
 def _of_prometheus(address: _Address, wanted: _Wanted, *, token_file: str, ca_file: str) -> Proposal:
-    from detector import wiring
     from detector.config.sections import PrometheusSource
     from detector.operate import survey_prometheus
 
@@ -166,14 +165,13 @@ def _of_prometheus(address: _Address, wanted: _Wanted, *, token_file: str, ca_fi
         raise ConfigError("a Prometheus has no tables, and one label names its entities: leave out --table")
     connection = {"url": address.written, "token_file": token_file, "ca_file": ca_file}
     section = PrometheusSource(type="prometheus", url=address.url, token_file=token_file, ca_file=ca_file)
-    found = survey_prometheus.proposal(
-        wiring.prometheus_api("init", section),
+    return survey_prometheus.proposal(
+        section,
         wanted=wanted.metrics,
         entity=next(iter(wanted.entity), "instance"),
         now=now_ms(),
         connection={"type": "prometheus", **{key: value for key, value in connection.items() if value}},
     )
-    return found
 
 
 def _of_database(address: _Address, wanted: _Wanted, *, asks: bool) -> list[Proposal]:

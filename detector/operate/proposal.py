@@ -25,6 +25,7 @@ _USUAL_STEP = 60_000  # milliseconds; rows that come faster are averaged
 _FASTEST = 30_000  # distance of rows that makes a step of its own
 _DELAY, _LATENESS = 10_000, 300_000
 _CONSTANT = 30  # values, all the same, of a metric that says nothing
+_BEHIND = 3  # usual distances that rows may come late
 _SAME_ZONE = 3  # usual distances that a newest row may be old
 
 
@@ -122,7 +123,7 @@ def _step(samples: Samples) -> tuple[str, str]:
     usual = pace.usual_distance(samples)
     if usual is None:
         return pace.written(_USUAL_STEP), "not known from so few rows: this is the default"
-    comes = f"rows of an entity come every {usual / 1000:g} s"
+    comes = f"rows of an entity come every {usual / 1000:.3g} s"
     if usual >= _FASTEST:
         return pace.written(usual), comes
     return pace.written(_USUAL_STEP), f"{comes}: about {_USUAL_STEP / usual:.0f} are averaged"
@@ -139,7 +140,7 @@ def _arrival(seen: Seen) -> tuple[str, str, str, str]:
     usual_step = pace.usual_distance(seen.samples) or _USUAL_STEP
     age = seen.newest - seen.now
     behind = -age - usual_step
-    if _DELAY < behind < 10 * usual_step:
+    if _DELAY < behind < _BEHIND * usual_step:  # else it has stopped
         delay = math.ceil(behind / 5000) * 5000
         return pace.written(delay), "5m", f"the newest row was {-age / 1000:.0f} s old when looked at", ""
     return pace.written(_DELAY), pace.written(_LATENESS), "how late rows arrive is not known: the defaults", ""

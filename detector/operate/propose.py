@@ -56,7 +56,7 @@ _METRICS = (
     ),
     *("quantity", "sensor_type", "type", "attribute", "channel"),
 )
-_VALUES = ("value", "val", "reading", "metric_value", "measured_value", "amount", "v", "data", "double_value")
+_VALUES = ("value", "val", "reading", "metric_value", "measured_value", "amount", "v", "data", "state")
 _ENTITIES = (
     *("entity", "host", "hostname", "host_name", "instance", "node", "server", "machine", "device_id", "device", "pod"),
     *(
@@ -123,10 +123,17 @@ class Roles:
 
 def may_be_metrics(table: Table) -> bool:
     """Whether the columns alone may be those of metrics: a time and a number beside it."""
-    times = [column for column in table.columns if column.kind == "time" or _is_called(column.name, _TIMES)]
+    times = [column for column in table.columns if column.kind == "time" or _is_time(column.name)]
     return any(
-        column.kind == "number" and not column.is_key and column != time for time in times for column in table.columns
+        (column.kind == "number" or may_be_value(column)) and not column.is_key and column != time
+        for time in times
+        for column in table.columns
     )
+
+
+def may_be_value(column: Column) -> bool:
+    """Whether a column of text may hold numbers, by its name."""
+    return column.kind == "text" and _is_called(column.name, _VALUES)
 
 
 def roles(table: Table) -> Roles:
@@ -197,7 +204,7 @@ def _format(column: Column, values: Sequence[Any]) -> str | None:
     size = np.median([float(value) for value in known])
     for time_format, factor in (("epoch_seconds", 1.0), ("epoch_milliseconds", 1000.0)):
         # from 2001 to 2100; other numbers of that size do not grow by the second
-        if 1e9 * factor <= size < 4.1e9 * factor and (_is_called(column.name, _TIMES) or "time" in column.name.lower()):
+        if 1e9 * factor <= size < 4.1e9 * factor and _is_time(column.name):
             return time_format
     return None
 
@@ -233,7 +240,8 @@ def _entity(table: Table, others: Sequence[str], at: Int64, metric: str) -> tupl
     """The columns that name an entity, and why these."""
     usable = [name for name in others if is_writable(name) and not _is_free_text(table, name)]
     usable.sort(key=lambda name: -_place(name, _ENTITIES))
-    key = [at.tolist(), *([table.of(metric)] if metric else [])]
+    named = [table.of(metric)] if metric else []
+    key = [_buckets(at, [*named, *(table.of(name) for name in usable)]), *named]
     chosen = [name for name in usable[:1] if _is_called(name, _ENTITIES)]
     key += [table.of(name) for name in chosen]
     while (shared := _shared(key)) > _AMBIGUOUS:
@@ -246,10 +254,22 @@ def _entity(table: Table, others: Sequence[str], at: Int64, metric: str) -> tupl
     if shared > _AMBIGUOUS:
         return tuple(chosen), f"{shared:.0%} of the rows share time and entity with another, and are averaged"
     if not chosen:
-        return (), "no column tells rows of the same time apart: the table is one entity"
+        return (), "no column tells rows of about the same time apart: the table is one entity"
     count = len(set(zip(*(table.of(name) for name in chosen), strict=True)))
     tell = "tells" if len(chosen) == 1 else "tell"
-    return tuple(chosen), f"{' and '.join(map(_words, chosen))} {tell} rows of the same time apart; {count} so far"
+    return tuple(
+        chosen
+    ), f"{' and '.join(map(_words, chosen))} {tell} rows of about the same time apart; {count} so far"
+
+
+def _buckets(at: Int64, key: Sequence[Sequence[Any]]) -> list[int]:
+    """Times in parts of half the distance that rows of the same key usually have: entities need not be in step."""
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for time, *of in zip(at.tolist(), *key, strict=True):
+        groups.setdefault(tuple(of), []).append(time)
+    distances = np.concatenate([np.empty(0, np.int64), *(np.diff(np.unique(times)) for times in groups.values())])
+    width = max(1, int(np.median(distances)) // 2) if distances.size else 1
+    return list((at // width).tolist())
 
 
 def _shared(key: Sequence[Sequence[Any]]) -> float:
@@ -313,6 +333,11 @@ def _place(name: str, usual: Sequence[str]) -> float:
 
 def _is_called(name: str, usual: Sequence[str]) -> bool:
     return name.lower() in usual
+
+
+def _is_time(name: str) -> bool:
+    lower = name.lower()
+    return lower in _TIMES or "time" in lower or lower.endswith(("_ts", "_at", "_date"))
 
 
 def _is_id(name: str) -> bool:

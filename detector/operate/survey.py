@@ -44,6 +44,7 @@ _FIRST_ROWS = 50  # to see what columns hold
 _NEWEST_ROWS = 2000  # to see what they are for
 _MOST_SAMPLES = 50_000  # to see how values come and move
 _LONGEST = 7 * DAY_MS
+_NUMBERS = 0.5  # share of a text column that are numbers, so that it is one of them
 _KEYS = 200  # of Zabbix, looked at
 _MOST_KEYS = 8  # proposed
 _SYSTEM = ("information_schema", "pg_", "_timescaledb", "timescaledb_", "mysql", "performance_schema", "sys")
@@ -265,6 +266,8 @@ def _typed(found: Table) -> Table:
         if kind == "other" and (is_number or is_text):
             kind = "number" if is_number else "text"
         if kind == "time" and is_number:
+            kind = "number"
+        if propose.may_be_value(one) and values and np.isfinite(rows.to_values(values)).mean() > _NUMBERS:
             kind = "number"
         has_zone = one.has_zone or (kind in {"time", "text"} and bool(values) and not rows.is_local(values[:20]).any())
         typed.append(replace(one, kind=kind, has_zone=has_zone))

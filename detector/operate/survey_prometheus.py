@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 
 from detector.config import promql
+from detector.config.sections import PrometheusSource as PrometheusSection
 from detector.detect import pace
 from detector.errors import ConfigError
 from detector.operate import presets
 from detector.operate.proposal import Proposal, Seen, proposed
 from detector.operate.propose import Roles
+from detector.sources import prometheus_api
 from detector.sources.prometheus import PrometheusSource, QuerySpec
 from detector.sources.prometheus_api import Api
 from detector.wording import printable
@@ -27,13 +29,16 @@ _SHORTEST = 60_000  # step, milliseconds
 _NAMED = 8
 
 
-def proposal(api: Api, *, wanted: Sequence[str], entity: str, now: int, connection: Mapping[str, Any]) -> Proposal:
+def proposal(
+    section: PrometheusSection, *, wanted: Sequence[str], entity: str, now: int, connection: Mapping[str, Any]
+) -> Proposal:
     """The monitor of a Prometheus: of some metrics by name, or of its machines by what a node_exporter tells.
 
     entity: the label that names an entity; connection: how the source is reached, as the configuration has it
 
     Raises: ConfigError if there is no such metric, or no node_exporter and none is wanted; SourceError.
     """
+    api = prometheus_api.of(section, "init")
     names = api.names()
     _refuse_unknown(wanted, names)
     known = next(iter(wanted), "") or next((one for one, _ in presets.NODE_EXPORTER.values() if one in names), "")

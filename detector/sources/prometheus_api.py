@@ -7,12 +7,15 @@ import json
 import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from urllib.parse import urlencode
 
 import numpy as np
 
 from detector import http_client
+from detector.config import loading, values
+from detector.config.sections import PrometheusSource
 from detector.core.series import Int64
 from detector.errors import ConfigError, SourceError, SourceUnavailable
 from detector.http_client import NoAnswer
@@ -123,6 +126,25 @@ class Api:
         if status in _REFUSED and is_too_much:
             return TooMuch(f"{where} does not answer so much of query {name!r}{_words(found)}")
         return SourceError(f"{where} refused query {name!r} ({status}){_words(found)}")
+
+
+def of(section: PrometheusSource, monitor: str) -> Api:
+    """The server of a monitor's section.
+
+    Raises: ConfigError if a file is missing or holds something else.
+    """
+    url, trust = loading.secret(section), None
+    try:
+        values.server_url(url)
+        if section.ca_file:
+            trust = ssl.create_default_context(cafile=section.ca_file)
+    except ValueError as exc:
+        msg = f"monitor {monitor!r}: url_file {exc}"
+        raise ConfigError(msg) from None
+    except OSError as exc:
+        msg = f"monitor {monitor!r}: ca_file {section.ca_file!r} must hold certificates (PEM): {exc}"
+        raise ConfigError(msg) from None
+    return Api(url, section.timeout.total_seconds(), partial(loading.secret, section, key="token"), trust)
 
 
 def _columns(result: Sequence[Mapping[str, Any]]) -> Columns:

@@ -23,9 +23,9 @@ FAULT = 20  # minutes before now from which on one host is at fault
 
 
 def _fleet() -> Iterator[Series]:
-    """Three hosts: load, and a counter of requests, scraped every minute; the requests of one stop."""
+    """Three hosts until in half an hour: load, and a counter of requests, every minute; the requests of one stop."""
     rng = np.random.default_rng(7)
-    minutes = np.arange(-DAYS * 1440, 0)
+    minutes = np.arange(-DAYS * 1440, 30)
     times = [NOW + int(minute) * MINUTE + 7_000 for minute in minutes]
     for host in range(3):
         daily = np.sin(2 * math.pi * (minutes + 100 * host) / 1440)

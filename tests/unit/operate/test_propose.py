@@ -49,6 +49,33 @@ def test_one_text_tells_rows_of_a_time_apart_and_what_depends_on_it_does_not() -
     assert found.left_out == {"region": "it tells no more rows apart"}
 
 
+def test_entities_need_not_be_in_step() -> None:
+    at = [NOON - timedelta(seconds=30 * (n // 3) + 9 * (n % 3)) for n in range(90)]
+    table = _table(
+        {
+            "time": ("time", at),
+            "which": ("text", ["a", "b", "c"] * 30),
+            "status": ("text", [("ok", "warn")[n // 40 % 2] for n in range(90)]),
+            "load": ("number", list(range(90))),
+        }
+    )
+
+    assert propose.roles(table).entity == ("which",)
+
+
+def test_one_series_that_is_a_little_irregular_is_one_entity() -> None:
+    at = [NOON - timedelta(seconds=60 * n + (7 * n) % 11) for n in range(90)]
+    table = _table(
+        {
+            "time": ("time", at),
+            "status": ("text", [("ok", "warn")[n // 40 % 2] for n in range(90)]),
+            "load": ("number", list(range(90))),
+        }
+    )
+
+    assert propose.roles(table).entity == ()
+
+
 def test_as_many_columns_name_an_entity_as_are_needed() -> None:
     table = _table(
         {
