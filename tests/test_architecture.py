@@ -60,7 +60,7 @@ ALLOWED: dict[str, set[str]] = {
         *_USE_CASES,
         *("ports", "config", "database", "export", "notify", "sources", "store", "wiring"),
     },
-    "demo": {*_LOW, "config", "csv_files", "store", "export", "wiring", "daemon"},  # the daemon, on show
+    "demo": {*_LOW, "config", "csv_files", "wording", "store", "export", "wiring", "daemon"},  # the daemon, on show
     "commands": {
         *_LOW,
         *_USE_CASES,

@@ -47,7 +47,7 @@ def test_demo_finds_nearly_all_faults_and_hardly_ever_cries_wolf(
 ) -> None:
     print(json.dumps(result))
     record_property("demo", json.dumps(result))
-    assert set(result) == {"faults", "alerts", "false_alerts", "seconds", "database"}
+    assert set(result) == {"faults", "alerts", "false_alerts", "echoes", "seconds", "database"}
     assert [(fault["name"], fault["start"], fault["end"]) for fault in result["faults"]] == [
         (fault["name"], fault["start"], fault["end"]) for fault in NOTED
     ]
