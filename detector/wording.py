@@ -136,7 +136,7 @@ def finite(value: object) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def amount(count: int, noun: str) -> str:
-    """A number of things: 1 entity, 2 entities."""
-    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
+def amount(count: int, noun: str, plural: str = "") -> str:
+    """A number of things: 1 entity, 2 entities. plural: where it is not made of the noun like this"""
+    plural = plural or (noun[:-1] + "ies" if noun.endswith("y") else noun + "s")
     return f"{count:,} {noun if count == 1 else plural}"

@@ -63,7 +63,8 @@ ALLOWED: dict[str, set[str]] = {
         *_USE_CASES,
         *("progress", "ports", "config", "database", "export", "notify", "sources", "store", "web", "wiring"),
     },
-    "demo": {*_LOW, "config", "csv_files", "store", "export", "web", "wiring", "daemon"},  # the daemon, on show
+    # the daemon, on show
+    "demo": {*_LOW, "config", "csv_files", "wording", "store", "export", "web", "wiring", "daemon"},
     "commands": {
         *_LOW,
         *_USE_CASES,

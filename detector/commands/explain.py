@@ -19,6 +19,7 @@ from detector.commands.shared import (
     print_json,
     print_rows,
     say,
+    unknown_entity,
 )
 
 if TYPE_CHECKING:
@@ -81,23 +82,27 @@ def _tell_why(asked: _Asked, *, as_json: bool) -> None:
     """Prints why there was an alert, or none."""
     from detector import wording
     from detector.core import grid
-    from detector.detect.explain_slot import explain_slot
+    from detector.detect.explain_slot import NoDataOfEntity, explain_slot
     from detector.detect.tally import Tally
+    from detector.errors import ModelError
 
     parts, horizon, entity, moment = asked.parts, asked.horizon, asked.entity, asked.moment
     if moment is None:
         moment = grid.complete_until(now_ms(), horizon.step, horizon.delay) - horizon.step
     source = Tally(parts.sources[horizon.monitor])
-    answer = explain_slot(
-        horizon,
-        source,
-        asked.model,
-        entity=entity,
-        at=moment,
-        excluded=parts.store.exclusions(horizon.monitor),
-        past=_past(parts, horizon.monitor, entity, moment),
-        remembered=parts.store.experiences(horizon.monitor, version=asked.model.version),
-    )
+    try:
+        answer = explain_slot(
+            horizon,
+            source,
+            asked.model,
+            entity=entity,
+            at=moment,
+            excluded=parts.store.exclusions(horizon.monitor),
+            past=_past(parts, horizon.monitor, entity, moment),
+            remembered=parts.store.experiences(horizon.monitor, version=asked.model.version),
+        )
+    except NoDataOfEntity as exc:
+        raise ModelError(f"{exc}; {_hint(parts, horizon.monitor, entity)}") from None
     if as_json:
         print_json(asdict(answer) | {"slot": Moment(answer.slot), "rejects": source.lines(now_ms())})
         return
@@ -112,6 +117,17 @@ def _tell_why(asked: _Asked, *, as_json: bool) -> None:
         say("\nmetrics by their share of the score")
         for metric in metrics:
             say(f"  {wording.printable(wording.metric_line(metric))}")
+
+
+def _hint(parts: Parts, monitor: str, entity: str) -> str:
+    """What may be wrong with what was asked."""
+    from detector.store import judged
+
+    known = judged.entities(parts.engine, monitor)
+    if known and entity not in known:
+        return unknown_entity(monitor, entity, known)
+    cursor = parts.store.cursor(monitor)
+    return "see: detector check" if cursor is None else f"the monitor has judged up to {Moment(cursor)}"
 
 
 def _tell_sensitivity(asked: _Asked, *, as_json: bool) -> None:

@@ -53,13 +53,16 @@ def demo(
 def score(
     monitors: Annotated[list[str] | None, typer.Argument(help="Monitors to score [all].", show_default=False)] = None,
     config: ConfigOption = None,
-    once: Annotated[bool, typer.Option("--once", help="One tick per monitor, then end (the only mode).")] = True,
+    once: Annotated[bool, typer.Option("--once", hidden=True)] = True,  # what it does anyway
     at: Annotated[
         str | None, typer.Option("--at", help="Score as if it were this time, in this machine's zone [now].")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Runs one tick per monitor as the daemon would: scores and commits everything since the cursor."""
+    """Runs one tick per monitor as the daemon would: scores and commits everything since the cursor.
+
+    It sends nothing itself: a running daemon notifies of the alerts that it opens.
+    """
     del once
     _, settings = load(config)
     clock = now_ms()

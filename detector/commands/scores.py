@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import math
 import shutil
 import sys
@@ -21,6 +20,7 @@ from detector.commands.shared import (
     moment_of,
     print_rows,
     say,
+    unknown_entity,
 )
 from detector.errors import ConfigError
 
@@ -88,10 +88,7 @@ def _rows(parts: Parts, monitor: str, entity: str, start: int | None, end: int |
     rows = [row for page in pages for row in page]
     if rows or entity in (known := judged.entities(parts.engine, monitor)):
         return rows or _nothing(entity, first, last, step)
-    near = difflib.get_close_matches(entity, known, n=1)
-    hint = f"; the nearest one is {near[0]!r}" if near else f"; {len(known)} are" if known else ""
-    msg = f"no entity {entity!r} is on record of monitor {monitor!r}{hint}"
-    raise ConfigError(msg)
+    raise ConfigError(unknown_entity(monitor, entity, known))
 
 
 def _nothing(entity: str, first: int, last: int, step: int) -> list[Told]:

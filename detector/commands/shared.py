@@ -211,6 +211,16 @@ def write_file(option: str, path: Path, content: bytes) -> None:
         raise ConfigError(msg) from exc
 
 
+def unknown_entity(monitor: str, entity: str, known: Sequence[str]) -> str:
+    """Says that an entity is not among those on record of a monitor, with the nearest name."""
+    import difflib
+
+    near = difflib.get_close_matches(entity, known, n=1)
+    return (
+        f"no entity {entity!r} is on record of monitor {monitor!r}{f'; the nearest one is {near[0]!r}' if near else ''}"
+    )
+
+
 def say(text: str = "", *, to_stderr: bool = False) -> None:
     """Prints text; control characters in it, but for ends of lines, are escaped."""
     print(printable(text, keep="\n"), file=sys.stderr if to_stderr else sys.stdout)

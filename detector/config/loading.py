@@ -240,6 +240,17 @@ _GONE = {
 """Keys that earlier versions had, without the places in lists, and what to do about each."""
 
 
+_EXPECTED = {
+    **dict.fromkeys(("tuple_type", "list_type"), "must be a list: […] of values, [[…]] of tables"),
+    **dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), "must be a table"),
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "must be a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "must be a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "must be true or false"),
+    "string_type": "must be text in quotes",
+}
+"""What a value must be, by pydantic's name of the error, whose own words are of Python's types."""
+
+
 def _dotted(location: list[str | int]) -> str:
     return ".".join(part for part in location if isinstance(part, str))
 
@@ -253,7 +264,7 @@ def _lines(exc: ValidationError) -> Iterator[str]:
             continue  # refused items also count as missing
         location = _without_tags(error["loc"])
         where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".") or "file"
-        message = error["msg"].removeprefix("Value error, ")
+        message = _EXPECTED.get(error["type"], error["msg"].removeprefix("Value error, "))
         if error["type"] == "extra_forbidden" and (dotted := _dotted(location)) in _GONE:
             yield f"{where}: {_GONE[dotted]}"
         elif error["type"] == "extra_forbidden":

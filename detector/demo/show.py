@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,6 +33,7 @@ from detector.export.prometheus import Exporter
 from detector.store import alerts
 from detector.times import HOUR_MS, utc
 from detector.web.server import Endpoint
+from detector.wording import amount
 
 _MARK = "# Written by `detector demo`"
 _CONFIG = (
@@ -133,13 +135,14 @@ def run(folder: Path, *, listen: str, once: bool, as_json: bool) -> None:
     say(f"replayed  the rest, {len(moments)} ticks of the daemon, in {time.monotonic() - replayed:.0f} s\n")
 
     faults = _faults(json.loads((recording / "faults.json").read_text()))
-    found, false = _compare(faults, _alerts(parts.engine), monitor)
-    count, seconds = len(_alerts(parts.engine)), time.monotonic() - began
-    result = _result(found, false, count=count, seconds=seconds, config=config)
+    raised = _alerts(parts.engine)
+    found, echoes, false = compare(faults, raised, monitor)
+    seconds = time.monotonic() - began
+    result = _result(found, false, echoes=echoes, count=len(raised), seconds=seconds, config=config)
     if as_json:
         print(json.dumps(result, indent=2), flush=True)
     else:
-        _show(result, found, false)
+        _show(result, found, false, echoes)
         _say_next(folder, path, normal_until, first_alert=next((f.alerts[0].id for f in found if f.alerts), None))
     if endpoint is not None:
         _serve(endpoint, say)
@@ -203,10 +206,10 @@ def _alerts(engine: Engine) -> list[alerts.AlertRow]:
     return sorted(alerts.listing(engine), key=lambda alert: alert.detected_at)
 
 
-def _compare(
-    faults: list[Fault], raised: list[alerts.AlertRow], monitor: MonitorSection
-) -> tuple[list[Finding], list[alerts.AlertRow]]:
-    """Each fault with the alerts detected during it, and the alerts that belong to none.
+def compare(
+    faults: Sequence[Fault], raised: Sequence[alerts.AlertRow], monitor: MonitorSection
+) -> tuple[list[Finding], list[alerts.AlertRow], list[alerts.AlertRow]]:
+    """Each fault with the alerts detected during it, the echoes of faults, and the alerts that belong to none.
 
     An alert that begins within one window after a fault is its echo, neither a finding nor false: the window still
     holds the fault.
@@ -216,11 +219,18 @@ def _compare(
     false = [
         a for a in raised if not any(f.start <= a.detected_at and a.episode.opened_slot <= f.end + echo for f in faults)
     ]
-    return found, false
+    echoes = [a for a in raised if a not in false and not any(a in finding.alerts for finding in found)]
+    return found, echoes, false
 
 
 def _result(
-    found: list[Finding], false: list[alerts.AlertRow], *, count: int, seconds: float, config: Config
+    found: list[Finding],
+    false: list[alerts.AlertRow],
+    *,
+    echoes: list[alerts.AlertRow],
+    count: int,
+    seconds: float,
+    config: Config,
 ) -> dict[str, Any]:
     return {
         "faults": [
@@ -236,12 +246,15 @@ def _result(
         ],
         "alerts": count,
         "false_alerts": len(false),
+        "echoes": len(echoes),
         "seconds": round(seconds, 1),
         "database": config.database.url,
     }
 
 
-def _show(result: dict[str, Any], found: list[Finding], false: list[alerts.AlertRow]) -> None:
+def _show(
+    result: dict[str, Any], found: list[Finding], false: list[alerts.AlertRow], echoes: list[alerts.AlertRow]
+) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -261,22 +274,35 @@ def _show(result: dict[str, Any], found: list[Finding], false: list[alerts.Alert
     for alert in false:
         metrics = ", ".join(metric["metric"] for metric in alert.explanation["metrics"][:3])
         table.add_row("none: false alert", _clock(alert.detected_at), "-", "-", "-", str(alert.id), metrics)
+    for alert in echoes:
+        metrics = ", ".join(metric["metric"] for metric in alert.explanation["metrics"][:3])
+        table.add_row("echo of the one before", _clock(alert.detected_at), "-", "-", "-", str(alert.id), metrics)
     # a pipe has no width; do not fold the table to 80 columns there
     Console(width=None if sys.stdout.isatty() else 160).print(table)
     print(
-        f"{sum(bool(f.alerts) for f in found)} of {len(found)} faults found, {len(false)} false alerts,"
-        f" {result['seconds']:.0f} s in all"
+        f"{sum(bool(f.alerts) for f in found)} of {len(found)} faults found, {amount(len(false), 'false alert')}"
+        f"{', ' + amount(len(echoes), 'echo', 'echoes') if echoes else ''}, {result['seconds']:.0f} s in all"
     )
 
 
 def _say_next(folder: Path, path: Path, start: int, *, first_alert: int | None) -> None:
+    program = _called()
     print(f"\nEverything is in {folder}: the database and its config.toml. Look around:")
-    print(f"  detector alerts list --config {path}")
+    print(f"  {program} alerts list --config {path}")
     if first_alert is not None:
-        print(f"  detector alerts show {first_alert} --config {path}")
-    print(f"  detector report --since {utc(start)} --out report.html --config {path}")
-    print("Watch this very machine: write `detector run` where the shipped config.toml is.")
+        print(f"  {program} alerts show {first_alert} --config {path}")
+    print(f"  {program} report --since {utc(start)} --out report.html --config {path}")
+    print(f"Watch this very machine: `{program} run`, in the folder of the shipped config.toml.")
     print("Watch your own database: README.md, “From your own PostgreSQL table to the first alert”.")
+
+
+def _called() -> str:
+    """How this program was called, so that the same can be typed again."""
+    called = Path(sys.argv[0])
+    if called.name == "__main__.py":
+        return f"{sys.executable} -m detector"
+    found = shutil.which(called.name)
+    return called.name if found is not None and called.exists() and Path(found).samefile(called) else str(called)
 
 
 def _serve(endpoint: Endpoint, say: Callable[[str], None]) -> None:
@@ -285,7 +311,7 @@ def _serve(endpoint: Endpoint, say: Callable[[str], None]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     endpoint.start()
-    say(f"\nSee it in a browser: {endpoint.url} (until Ctrl-C; not wanted: --once)")
+    say(f"\nSee it in a browser: {endpoint.url} until Ctrl-C; with --once it ends here.")
     stop.wait()
     endpoint.stop()
 

@@ -68,6 +68,10 @@ class OnlyEntity:
 _COLUMNS = ("entity", "metric", "time", "value")
 
 
+class NoDataOfEntity(ModelError):
+    """There is nothing to explain."""
+
+
 def explain_slot(
     horizon: Horizon,
     source: Source,
@@ -94,7 +98,7 @@ def explain_slot(
     if entity not in memory.entities or np.isnan(memory.history.values).all():
         slots = memory.history.values.shape[1]
         msg = f"monitor {horizon.monitor!r} has no data of entity {entity!r} in the {slots} slots before that time"
-        raise ModelError(f"{msg}; see: detector check")
+        raise NoDataOfEntity(msg)
     row = memory.entities.index(entity)
     parts = scores.scores_by_mechanism(horizon, memory, rules.open_of, only=np.array([row]))[0]  # (n, M)
     recent = [None if np.isnan(value) else float(value) for value in threshold.worst(parts).tolist()]

@@ -176,11 +176,14 @@ def test_a_version_in_use_tells_what_it_takes_to_open_an_alert(run: Command) -> 
         (("explain", "demo", "nobody", "--sensitivity"), "monitor 'demo' knows no entity 'nobody'"),
         (("alerts", "show", "999"), "no alert 999; see: detector alerts list"),
         (("alerts", "list", "--state", "odd"), "--state must be one of open, acknowledged, closed, withdrawn"),
-        (("incident", "1"), "--real or --false"),
+        (("incident", "1"), "--real, --false or --undo"),
         (("incident", "--false", "--monitor", "demo", "--from", "2026-11-24", "--to", "2026-11-25"), "real incident"),
         (("alerts", "list", "--since", "999999d"), "--since"),
         (("exclude", "add", "--monitor", "demo", "--rule", "FREQ=DAILY"), "needs an end"),
-        (("explain", "demo", "nobody", "--at", "2026-11-24T14:19:00"), "has no data of entity 'nobody'"),
+        (
+            ("explain", "demo", "nobody", "--at", "2026-11-24T14:19:00"),
+            "no entity 'nobody' is on record of monitor 'demo'",
+        ),
         (("explain", "demo", "host", "--at", "yesterday"), "--at must be a time such as"),
     ],
 )

@@ -47,7 +47,7 @@ def test_demo_finds_nearly_all_faults_and_hardly_ever_cries_wolf(
 ) -> None:
     print(json.dumps(result))
     record_property("demo", json.dumps(result))
-    assert set(result) == {"faults", "alerts", "false_alerts", "seconds", "database"}
+    assert set(result) == {"faults", "alerts", "false_alerts", "echoes", "seconds", "database"}
     assert [(fault["name"], fault["start"], fault["end"]) for fault in result["faults"]] == [
         (fault["name"], fault["start"], fault["end"]) for fault in NOTED
     ]
@@ -96,7 +96,7 @@ def test_demo_ends_with_a_page_of_its_alerts_until_it_is_stopped(tmp_path: Path)
         said = ""
         for line in process.stdout:
             said += line
-            if found := re.search(r"See it in a browser: (http://127\.0\.0\.1:\d+)/ ", line):
+            if found := re.search(r"See it in a browser: (http://127\.0\.0\.1:\d+)/ until Ctrl-C", line):
                 break
         else:
             pytest.fail(said)

@@ -546,7 +546,7 @@ def test_all_wrong_assignments_are_reported_together_with_the_nearest_known_key(
         loading.monitor(TABLE, ["training.epoch=5", "timesteps=1", "timesteps.x=1", "modell=1"])
 
     assert str(caught.value).splitlines() == [
-        "--set timesteps: input should be a valid integer",
+        "--set timesteps: must be a whole number",
         "--set training.epoch: unknown key; the nearest known one is `epochs`",
         "--set modell: unknown key; the nearest known one is `model`",
     ]
