@@ -190,23 +190,14 @@ class StoredVersions:
 
 def sight(parts: Parts, monitor: str, version: int) -> dict[str, float | None]:
     """What it takes to open an alert under a version; nothing where nobody can know."""
-    from detector.detect import promise, sensitivity
+    from detector.detect import sensitivity
     from detector.detect.horizon import Horizon
 
-    if monitor not in parts.versions:
-        return {}
     try:
         model = parts.versions[monitor].load(version)
-    except ArtifactError:
+    except (KeyError, ArtifactError):
         return {}
-    if promise.is_of_an_earlier_program(model):
-        return {}
-    horizon = Horizon.of(parts.config.monitor(monitor))
-    blind = sensitivity.blind_shares(horizon, model)
-    return {
-        "blind_ratio": float(blind.mean()) if blind.size else None,
-        "deviations_to_alert": sensitivity.median_deviation(horizon, model),
-    }
+    return sensitivity.summary(Horizon.of(parts.config.monitor(monitor)), model)
 
 
 def training_inputs(parts: Parts, monitor: MonitorSection) -> Inputs:

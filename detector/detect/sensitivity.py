@@ -11,7 +11,7 @@ from detector.core import grid, sensitivity
 from detector.core.news import RECENT, Experience, long_slots
 from detector.core.sensitivity import Sensitivity, Terms
 from detector.core.series import Float32, Float64, Int64
-from detector.detect import checkpoints, recall
+from detector.detect import checkpoints, promise, recall
 from detector.detect.explain_slot import OnlyEntity
 from detector.detect.explanations import number
 from detector.detect.horizon import Horizon
@@ -174,3 +174,14 @@ def _trained(horizon: Horizon, model: ModelVersion) -> tuple[Experience, Int64, 
     """What a version's entities had shown when it was trained, their rows, and the slot after that."""
     rows = np.arange(len(model.artifact.entities))
     return model.artifact.experience.at_step(horizon.step), rows, grid.floor(model.trained_until, horizon.step)
+
+
+def summary(horizon: Horizon, model: ModelVersion) -> dict[str, float | None]:
+    """What it takes to open an alert under a version, in two numbers; none for one of an earlier program."""
+    if promise.is_of_an_earlier_program(model):
+        return {}
+    blind = blind_shares(horizon, model)
+    return {
+        "blind_ratio": float(blind.mean()) if blind.size else None,
+        "deviations_to_alert": median_deviation(horizon, model),
+    }

@@ -77,7 +77,8 @@ def router(reader: Reader, access: Access) -> APIRouter:
     found = APIRouter(prefix="/api/v1")
     _read_monitors(found, reader, access)
     _read_alerts(found, reader)
-    _act(found, reader)
+    _act_on_alerts(found, reader)
+    _act_on_exclusions(found, reader)
     return found
 
 
@@ -195,7 +196,10 @@ class Conflict(Exception):
     """What is asked for does not fit the state of things."""
 
 
-def _act(to: APIRouter, reader: Reader) -> None:
+def _act_on_alerts(to: APIRouter, reader: Reader) -> None:
+    def notified(row: AlertRow) -> tuple[str, ...]:
+        return reader.config.notified(row.monitor)
+
     def answer(identity: int, by: str, what: str, do: Callable[[AlertRow], None]) -> answers.AlertDetail:
         do(reader.alert_row(identity))
         logger.info("event=acted by=%r action=%s alert=%d", by, what, identity)
@@ -234,6 +238,8 @@ def _act(to: APIRouter, reader: Reader) -> None:
 
         return answer(identity, by, verdict.verdict, do)
 
+
+def _act_on_exclusions(to: APIRouter, reader: Reader) -> None:
     @to.post("/exclusions", tags=["exclusions"], status_code=201, responses=_ACTING)
     def exclude(wanted: NewExclusion, by: By) -> answers.Exclusion:
         """Mutes alerts, or keeps data out of training, for a time."""
@@ -263,9 +269,6 @@ def _act(to: APIRouter, reader: Reader) -> None:
         if not stored.remove(reader.engine, identity):
             raise NotFound(f"no exclusion {identity}")
         logger.info("event=acted by=%r action=include exclusion=%d", by, identity)
-
-    def notified(row: AlertRow) -> tuple[str, ...]:
-        return reader.config.notified(row.monitor)
 
 
 def health_of(reader: Reader, access: Access, user: str | None) -> answers.Health:

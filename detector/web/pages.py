@@ -46,6 +46,7 @@ def add(app: FastAPI, reader: Reader, access: Access) -> None:
     _add_files(app)
     _add_fleet(app, reader, show)
     _add_alerts(app, reader, show)
+    _add_models(app, reader, show)
 
 
 def refusal(request: Request, reader: Reader, access: Access, *, status: int, line: str) -> Response:
@@ -164,6 +165,8 @@ def _add_fleet(app: FastAPI, reader: Reader, show: _Shown) -> None:
             drawn={"alerts": {"entity": _drawn(scores, found)}},
         )
 
+
+def _add_models(app: FastAPI, reader: Reader, show: _Shown) -> None:
     @app.get("/models", include_in_schema=False)
     def models(request: Request, monitor: str | None = None) -> Response:
         return show(request, "models.html", title="Models", models=reader.models(monitor), monitor=monitor)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -15,16 +14,14 @@ from sqlalchemy import Engine
 from detector import wording
 from detector.config.sections import Config, MonitorSection
 from detector.core import grid
-from detector.core.series import Int64, Reason
+from detector.core.series import Reason
 from detector.detect import exclusions
-from detector.export.prometheus import MonitorView
 from detector.ports import Store
 from detector.report import content, rows
 from detector.store import alerts, judged, models, scores
 from detector.store.alerts import AlertRow, Wanted
 from detector.store.history import StoredHistory
-from detector.store.models import ModelRow
-from detector.web import answers, stages
+from detector.web import answers, stages, told
 from detector.web.live import Daemon
 
 _POINTS = 1500  # of a plot
@@ -74,7 +71,7 @@ class Reader:
 
     def _monitor(self, section: MonitorSection) -> answers.Monitor:
         view, status = self.daemon.views()[section.name], self.daemon.status(section.name)
-        reason, is_anomalous = _states(view)
+        reason, is_anomalous = told.states(view)
         unknown = Counter(Reason(code).label for code in reason[reason != Reason.KNOWN].tolist())
         stage, is_well = stages.stage(section, view, status, self.now)
         missing = [] if view.missing is None else view.missing.tolist()
@@ -96,7 +93,7 @@ class Reader:
             model=None
             if view.model_version is None
             else answers.LiveModel(
-                version=view.model_version, kind=view.model_kind or "", created=_moment(view.model_created)
+                version=view.model_version, kind=view.model_kind or "", created=told.moment(view.model_created)
             ),
             training=None
             if status.training is None
@@ -105,10 +102,10 @@ class Reader:
             promise=status.promise,
             blind_ratio=view.blind,
             missing={m: round(ratio, 4) for m, ratio in zip(section.metrics, missing, strict=False) if ratio > 0},
-            newest_sample=_moment(view.newest_sample),
-            scored_until=_moment(view.cursor),
-            next_tick=_moment(status.next_tick),
-            next_training=_moment(status.next_training),
+            newest_sample=told.moment(view.newest_sample),
+            scored_until=told.moment(view.cursor),
+            next_tick=told.moment(status.next_tick),
+            next_training=told.moment(status.next_training),
         )
 
     # -- entities -----------------------------------------------------------------------------------------------------
@@ -125,7 +122,7 @@ class Reader:
     ) -> answers.Page[answers.Entity]:
         """The entities of a monitor whose name holds a text, in a state. Raises: NotFound."""
         view = self.daemon.views()[self.section(monitor).name]
-        reason, is_anomalous = _states(view)
+        reason, is_anomalous = told.states(view)
         wanted = np.ones(len(reason), dtype=np.bool_)
         if text:
             wanted &= np.array([text.lower() in name.lower() for name in view.entities], dtype=np.bool_)
@@ -134,8 +131,8 @@ class Reader:
             states["normal"] = ~is_anomalous & ~states["unknown"]
             wanted &= states[state]
         found = np.flatnonzero(wanted)
-        found = found[_ranked(view, found, order, is_anomalous)]
-        items = [_entity(view, row, bool(is_anomalous[row])) for row in found[offset : offset + limit].tolist()]
+        found = found[told.ranked(view, found, order, is_anomalous)]
+        items = [told.entity(view, row, bool(is_anomalous[row])) for row in found[offset : offset + limit].tolist()]
         return answers.Page(items=items, total=len(found), limit=limit, offset=offset)
 
     def entity(self, monitor: str, name: str) -> answers.EntityDetail:
@@ -143,15 +140,15 @@ class Reader:
         view = self.daemon.views()[self.section(monitor).name]
         if name not in view.entities:
             known = alerts.count(self.engine, Wanted(monitor=monitor, entity=name, is_glob=False))
-            told = "is gone: it has had no row for too long" if known else "is not known"
-            raise NotFound(f"entity {name!r} of monitor {monitor} {told}")
+            why = "is gone: it has had no row for too long" if known else "is not known"
+            raise NotFound(f"entity {name!r} of monitor {monitor} {why}")
         row = view.entities.index(name)
         explained = self.daemon.explained(monitor, name) or {}
         window = explained.get("window")
-        now = _entity(view, row, bool(_states(view)[1][row]))
+        now = told.entity(view, row, bool(told.states(view)[1][row]))
         return answers.EntityDetail(
             **now.model_dump(),
-            slot=None if window is None else _moment(content.newest_slot(window)),
+            slot=None if window is None else told.moment(content.newest_slot(window)),
             metrics=[answers.MetricNow(**content.metric_words(metric)) for metric in explained.get("metrics", [])],
             window=[] if window is None else content.metric_lines(window),
         )
@@ -204,18 +201,18 @@ class Reader:
         """The wanted alerts, newest first."""
         found = alerts.page(self.engine, wanted, most=limit, skip=offset)
         total = alerts.count(self.engine, wanted)
-        return answers.Page(items=[_alert(row) for row in found], total=total, limit=limit, offset=offset)
+        return answers.Page(items=[told.alert(row) for row in found], total=total, limit=limit, offset=offset)
 
     def alert(self, identity: int) -> answers.AlertDetail:
         """One alert. Raises: NotFound."""
         row, events = self._stored(identity)
         related = [] if row.incident is None else alerts.page(self.engine, Wanted(incident=row.incident), most=200)
         return answers.AlertDetail(
-            **_alert(row).model_dump(),
+            **told.alert(row).model_dump(),
             events=[
                 answers.Event(
-                    at=_moment(event["created_at"]),
-                    slot=_moment(event["slot"]),
+                    at=told.moment(event["created_at"]),
+                    slot=told.moment(event["slot"]),
                     **{name: event[name] for name in ("change", "severity", "peak_score", "by", "detail")},
                 )
                 for event in events
@@ -246,13 +243,13 @@ class Reader:
     ) -> answers.Page[answers.Incident]:
         """Alerts that opened together, newest first."""
         found, total = alerts.incidents(self.engine, monitor=monitor, only_open=only_open, most=limit, skip=offset)
-        return answers.Page(items=[_incident(row) for row in found], total=total, limit=limit, offset=offset)
+        return answers.Page(items=[told.incident(row) for row in found], total=total, limit=limit, offset=offset)
 
     # -- models and exclusions ----------------------------------------------------------------------------------------
 
     def models(self, monitor: str | None = None) -> list[answers.Model]:
         """Stored model versions, newest first."""
-        return [_model(row) for row in models.listing(self.engine, monitor)]
+        return [told.model(row) for row in models.listing(self.engine, monitor)]
 
     def model(self, version: int) -> answers.ModelDetail:
         """One model version. Raises: NotFound."""
@@ -261,7 +258,7 @@ class Reader:
                 is_ours = row.is_live and any(section.name == row.monitor for section in self.config.monitors)
                 sight = self.sight(row.monitor, version) if is_ours else {}
                 return answers.ModelDetail(
-                    **_model(row).model_dump(),
+                    **told.model(row).model_dump(),
                     blind_ratio=sight.get("blind_ratio"),
                     deviations_to_alert=sight.get("deviations_to_alert"),
                     header=wording.finite(row.header),
@@ -272,9 +269,9 @@ class Reader:
         """Exclusions of one monitor, or of all."""
         return [
             answers.Exclusion(
-                start=_moment(found.start),
-                end=_moment(found.end),
-                created=_moment(found.created_at),
+                start=told.moment(found.start),
+                end=told.moment(found.end),
+                created=told.moment(found.created_at),
                 **{
                     name: getattr(found, name)
                     for name in (
@@ -287,112 +284,3 @@ class Reader:
             if monitor in {None, section.name}
             for found in self.store.exclusions(section.name)
         ]
-
-
-def _moment(at: int | None) -> Any:
-    """A time in epoch milliseconds as the answers give it."""
-    return None if at is None else datetime.fromtimestamp(at / 1000, UTC)
-
-
-def _states(view: MonitorView) -> tuple[Int64, Any]:
-    """Reason (E,) and whether anomalous (E,) of every entity; nothing before the first tick."""
-    if view.reason is None or view.score is None or view.states is None:
-        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.bool_)
-    is_known = view.reason == Reason.KNOWN
-    return view.reason.astype(np.int64), is_known & ((view.score >= 1.0) | view.states.is_open)
-
-
-def _ranked(view: MonitorView, rows: Int64, order: str, is_anomalous: Any) -> Any:
-    """Order of some entities: the most remarkable first, unknown ones last."""
-    if not len(rows) or order == "entity" or view.score is None or view.reason is None or view.surprise is None:
-        return sorted(range(len(rows)), key=lambda n: view.entities[rows[n]])
-    value = view.surprise if order == "surprise" else view.score
-    ranked = np.where(np.isnan(value[rows]), -np.inf, value[rows])
-    if order == "state":
-        return np.lexsort((-ranked, np.where(is_anomalous[rows], 0, np.where(view.reason[rows] > 0, 1, 2))))
-    return np.argsort(-ranked, kind="stable")
-
-
-def _entity(view: MonitorView, row: int, is_anomalous: bool) -> answers.Entity:
-    assert view.reason is not None
-    assert view.score is not None
-    assert view.surprise is not None
-    assert view.states is not None
-    reason = Reason(int(view.reason[row]))
-    is_known = reason is Reason.KNOWN
-    surprise = float(view.surprise[row])
-    return answers.Entity(
-        monitor=view.monitor,
-        entity=view.entities[row],
-        state="unknown" if not is_known else "anomalous" if is_anomalous else "normal",
-        reason=None if is_known else reason.label,
-        score=round(float(view.score[row]), 4) if is_known else None,
-        surprise=round(surprise, 4) if is_known and math.isfinite(surprise) else None,
-        has_alert=bool(view.states.is_open[row]),
-        is_critical=bool(view.states.is_open[row] and view.states.is_critical[row]),
-    )
-
-
-def _alert(row: AlertRow) -> answers.Alert:
-    kind = str(row.explanation.get("part", {}).get("kind", "unusual behaviour"))
-    closed = row.episode.closed_slot if row.closed_at is None else row.closed_at
-    metrics: Iterable[dict[str, Any]] = row.explanation.get("metrics", [])
-    return answers.Alert(
-        id=row.id,
-        monitor=row.monitor,
-        entity=row.entity,
-        state=row.state.value,
-        severity=row.episode.severity.value,
-        is_muted=row.is_muted,
-        opened=_moment(row.episode.opened_slot),
-        detected=_moment(row.detected_at),
-        closed=_moment(closed),
-        closed_by=row.closed_by,
-        acknowledged=_moment(row.acknowledged_at),
-        acknowledged_by=row.acknowledged_by,
-        peak_score=round(row.episode.peak_score, 4),
-        peak=_moment(row.episode.peak_slot),
-        what=wording.sentence(row.explanation) or f"{kind.replace('_', ' ').capitalize()}.",
-        metrics=[str(metric["metric"]) for metric in metrics],
-        verdict=row.verdict,
-        comment=row.comment,
-        incident=row.incident,
-        incident_size=row.incident_size,
-        model_version=row.model_version,
-    )
-
-
-def _incident(row: alerts.IncidentRow) -> answers.Incident:
-    worst = Counter(str(metric["metric"]) for one in row.alerts for metric in one.explanation.get("metrics", [])[:1])
-    return answers.Incident(
-        id=row.id,
-        monitor=row.monitor,
-        state="open" if row.closed is None else "closed",
-        severity="critical" if any(one.episode.severity == "critical" for one in row.alerts) else "warning",
-        opened=_moment(row.opened),
-        closed=_moment(row.closed),
-        alerts=[one.id for one in row.alerts],
-        entities=sorted({one.entity for one in row.alerts}),
-        metrics=[metric for metric, _ in worst.most_common()],
-    )
-
-
-def _model(row: ModelRow) -> answers.Model:
-    header = row.header
-
-    def at(name: str) -> Any:
-        return _moment(header[name]) if isinstance(header.get(name), int) else None
-
-    found = header.get("detectability")
-    return answers.Model(
-        version=row.version,
-        monitor=row.monitor,
-        kind=header.get("kind"),
-        is_live=row.is_live,
-        created=_moment(row.created_at),
-        trained_from=at("trained_from"),
-        trained_until=at("trained_until"),
-        entities=header.get("entities"),
-        bytes=row.bytes,
-        found={kind: shares["all"] for kind, shares in found.items()} if isinstance(found, dict) else {},
-    )

@@ -12,7 +12,8 @@ import bcrypt
 import pytest
 
 from detector.errors import ConfigError
-from detector.web.access import Access, _openssl_name
+from detector.web.access import Access
+from detector.web.rules import openssl_name
 
 
 def _hash(password: str) -> str:
@@ -128,4 +129,4 @@ def test_what_is_wrong_with_a_file_is_one_line_without_secrets(tmp_path: Path, t
     ],
 )
 def test_cipher_suites_have_openssls_names(suite: str, name: str) -> None:
-    assert _openssl_name(suite) == name
+    assert openssl_name(suite) == name
