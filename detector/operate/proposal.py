@@ -34,6 +34,7 @@ class Seen:
     """What was looked at; times in epoch milliseconds."""
 
     samples: Samples  # of the newest rows, with the metrics in the order of the roles
+    spread: Samples  # of many moments, where those are too close together to see what moves; else the same
     oldest: int
     newest: int
     now: int
@@ -76,7 +77,7 @@ def proposed(
 
     Raises: ConfigError if none of its metrics changes.
     """
-    dull = [metric for metric in _constant(found, seen.samples) if metric not in wanted]
+    dull = [metric for metric in _constant(found, seen.spread) if metric not in wanted]
     metrics = tuple(metric for metric in found.metrics if metric not in dull)
     if not metrics:
         msg = f"{name}: none of its metrics changes in its newest rows ({', '.join(map(printable, found.metrics[:8]))})"
@@ -86,7 +87,7 @@ def proposed(
     delay, lateness, why["delay"], why["lateness"] = _arrival(seen)
     zone, told = _zone(found, seen)
     why |= {"time_zone": told} if told else {}
-    counters = [metric for metric in found.rates or _counters(found, seen.samples) if metric in metrics]
+    counters = [metric for metric in found.rates or _counters(found, seen.spread) if metric in metrics]
     why["rates"] = "they only grow: watched as increase per second"
     settings = {"step": step, "delay": delay, "lateness": lateness, "metrics": list(metrics), "rates": counters}
     source = dict(connection)

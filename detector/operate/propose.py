@@ -155,7 +155,7 @@ def roles(table: Table) -> Roles:
     why["entity"] = told
     left_out = {name: "it tells no more rows apart" for name in others if name not in entity}
     if metric:
-        metrics = names_of(table, metric)
+        metrics, left_out = _some(names_of(table, metric), left_out)
         why["metric"] = f"a long table: {_words(metric)} names what {_words(value)} is"
         left_out |= {name: f"the value is in {_words(value)}" for name in values if name != value}
     else:
@@ -164,7 +164,6 @@ def roles(table: Table) -> Roles:
     if not metrics:
         msg = f"table {printable(table.name)} needs a column of numbers that change; received none"
         raise ConfigError(f"{msg}: {_said(left_out)}" if left_out else msg)
-    metrics = tuple(name for name in metrics if is_writable(name))[:MOST_METRICS]
     return Roles(
         time, time_format, entity, metrics, metric=metric, value=value, arrival=arrival, why=why, left_out=left_out
     )
@@ -301,15 +300,18 @@ def _wide(table: Table, values: Iterable[str], left_out: Mapping[str, str]) -> t
         known = _finite(rows.to_values(table.of(name)))
         if not known.size:
             others[name] = "it has no value"
-        elif len(known) >= _FEW and (known == known[0]).all():
-            others[name] = f"it is always {known[0]:g}"
-        elif not is_writable(name):
-            others[name] = "its name cannot be written into a configuration"
         else:
             metrics.append(name)
-    others |= dict.fromkeys(metrics[MOST_METRICS:], f"beyond the first {MOST_METRICS}")
     others |= {column.name: "neither number nor text" for column in table.columns if column.kind == "other"}
-    return tuple(metrics[:MOST_METRICS]), others
+    return _some(metrics, others)
+
+
+def _some(names: Sequence[str], others: Mapping[str, str]) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The first names that a configuration can hold, and all others with the reason."""
+    usable = [name for name in names if is_writable(name)]
+    told = {name: "its name cannot be written into a configuration" for name in names if name not in usable}
+    told |= dict.fromkeys(usable[MOST_METRICS:], f"it is beyond the first {MOST_METRICS}")
+    return tuple(usable[:MOST_METRICS]), {**others, **told}
 
 
 def _finite(values: Float64) -> Float64:

@@ -11,10 +11,10 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 from sqlalchemy import (
+    Connection,
     DateTime,
     Engine,
     Enum,
-    Inspector,
     Numeric,
     String,
     TableClause,
@@ -30,7 +30,9 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.types import Boolean, Float, Integer, TypeEngine
 
 from detector import database
+from detector.core import grid
 from detector.core.series import Int64, Samples
+from detector.detect import pace
 from detector.errors import ConfigError, SourceError, SourceUnavailable
 from detector.operate import presets, propose
 from detector.operate.proposal import Proposal, Seen, proposed
@@ -43,6 +45,8 @@ from detector.wording import printable
 _FIRST_ROWS = 50  # to see what columns hold
 _NEWEST_ROWS = 2000  # to see what they are for
 _MOST_SAMPLES = 50_000  # to see how values come and move
+_ENOUGH = 22  # samples of a series, to see whether it only grows
+_MOMENTS = 24  # looked at otherwise
 _LONGEST = 7 * DAY_MS
 _NUMBERS = 0.5  # share of a text column that are numbers, so that it is one of them
 _KEYS = 200  # of Zabbix, looked at
@@ -63,7 +67,7 @@ class Survey:
         Raises: SourceUnavailable, SourceError.
         """
         with self._translated("its tables"), database.reading(self._engine, self._timeout) as connection:
-            found = list(_tables(inspect(connection), self._engine))
+            found = list(_tables(connection))
         if not found:
             msg = f"{database.redacted(self._engine.url)} must have tables; received none that this user sees"
             raise ConfigError(msg)
@@ -130,10 +134,12 @@ class Survey:
         span = min(_LONGEST, int(span * max(1.0, _MOST_SAMPLES / (len(at) * len(roles.metrics)))))
         samples = source.read(newest - span, newest + 1)
         extent = source.extent(max(now, newest))
+        oldest = extent[0] if extent else int(at.min(initial=newest))
         typed = next((one for one in found.columns if one.name == roles.time), None)
         return Seen(
             samples=samples,
-            oldest=extent[0] if extent else int(at.min(initial=newest)),
+            spread=_spread(source, samples, oldest=oldest, newest=newest),
+            oldest=oldest,
             newest=newest,
             now=now,
             lags=_lags(found, roles),
@@ -212,19 +218,42 @@ def zabbix_of(found: Roles, samples: Samples, columns: Mapping[str, set[str]]) -
     return replace(found, metrics=keys, query=presets.zabbix_query(columns, keys))
 
 
+def _spread(source: SqlSource, samples: Samples, *, oldest: int, newest: int) -> Samples:
+    """Samples of moments within a day, where so many rows come that the newest are of a few moments only."""
+    usual = pace.usual_distance(samples)
+    series = len(set(zip(samples.entity.tolist(), samples.metric.tolist(), strict=True)))
+    if usual is None or len(samples) >= _ENOUGH * series:
+        return samples
+    apart = min(DAY_MS, newest - oldest) // _MOMENTS
+    ends = [newest + 1 - apart * n for n in range(_MOMENTS)]
+    return _joined([source.read(end - min(usual, apart), end) for end in ends])
+
+
+def _joined(parts: Sequence[Samples]) -> Samples:
+    """Samples of several reads as one."""
+    entities = tuple(dict.fromkeys(name for part in parts for name in part.entities))
+    entity = [grid.positions(part.entities, entities)[part.entity].astype(np.int32) for part in parts]
+    metric, time, value = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("metric", "time", "value")
+    )
+    return Samples(entities, np.concatenate(entity), metric, time, value)
+
+
 # -- columns and rows -------------------------------------------------------------------------------------------------
 
 
-def _tables(inspector: Inspector, engine: Engine) -> Iterator[Table]:
+def _tables(connection: Connection) -> Iterator[Table]:
+    inspector = inspect(connection)
     usual = inspector.default_schema_name
-    schemas = [usual] if engine.dialect.name != "postgresql" else inspector.get_schema_names()
+    schemas = [usual] if connection.dialect.name != "postgresql" else inspector.get_schema_names()
     for schema in schemas:
         if schema is not None and schema != usual and schema.startswith(_SYSTEM):
             continue
         of = None if schema == usual else schema
+        parts = _partitions(connection, str(schema))
         keys = inspector.get_multi_pk_constraint(schema=of, kind=ObjectKind.ANY)
         for (_, name), columns in inspector.get_multi_columns(schema=of, kind=ObjectKind.ANY).items():
-            if name.startswith(("detector_", "alembic_version", "sqlite_", "pg_")):
+            if name in parts or name.startswith(("detector_", "alembic_version", "sqlite_", "pg_")):
                 continue
             constraint = keys.get((of, name))
             key = constraint["constrained_columns"] if constraint else []
@@ -238,6 +267,14 @@ def _tables(inspector: Inspector, engine: Engine) -> Iterator[Table]:
                 for one in columns
             )
             yield Table(f"{schema}.{name}" if of else name, described)
+
+
+def _partitions(connection: Connection, schema: str) -> set[str]:
+    """Tables of PostgreSQL that are parts of another one."""
+    if connection.dialect.name != "postgresql":
+        return set()
+    query = "SELECT relname FROM pg_class WHERE relispartition AND relnamespace = to_regnamespace(quote_ident(:schema))"
+    return set(connection.scalars(text(query), {"schema": schema}))
 
 
 def _kind(of: TypeEngine[object]) -> Kind:

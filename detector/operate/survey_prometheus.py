@@ -69,7 +69,7 @@ def proposal(
     without = [name for index, name in enumerate(queries) if index not in there]
     why = {"entity": f"the label {entity}", "metrics": "of a node_exporter" if not wanted else ""}
     roles = Roles("", "", (entity,), tuple(queries), why=why, left_out=dict.fromkeys(without, "it has no value"))
-    seen = Seen(samples, oldest, newest, now)
+    seen = Seen(samples, samples, oldest, newest, now)
     found = proposed("nodes" if not wanted else "prometheus", roles, seen, {}, wanted=wanted)
     kept = [name for name in found.settings["metrics"] if name not in without]
     told = {**found.why, "step": f"series are scraped every {interval / 1000:g} s", "delay": "", "lateness": ""}

@@ -118,7 +118,8 @@ def test_a_wide_table(server_url: str, tmp_path: Path) -> None:
         **{"table": "readings", "entity": ["machine"], "time": "measured_at", "metric": None},
         **{"metrics": ["temperature", "pressure"], "step": "5m", "delay": "40s", "time_zone": "UTC"},
     }
-    assert "left out spare: it is always 0" in done.output
+    assert "left out spare" in done.output
+    assert "it does not change" in done.output
 
 
 def test_telegraf(postgres_database: str, tmp_path: Path) -> None:
@@ -411,3 +412,48 @@ def test_tables_are_described_by_a_few_questions(postgres_database: str) -> None
     engine.dispose()
     assert len(found) == 300
     assert len(asked) < 20
+
+
+def test_parts_of_a_table_are_no_tables(postgres_database: str, tmp_path: Path) -> None:
+    engine = create_engine(postgres_database)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE m (time timestamptz, host text, v real) PARTITION BY RANGE (time)"))
+        for year in (2025, 2026, 2027):
+            bounds = f"FROM ('{year}-01-01') TO ('{year + 1}-01-01')"
+            connection.execute(text(f"CREATE TABLE m_{year} PARTITION OF m FOR VALUES {bounds}"))
+        connection.execute(text("CREATE SCHEMA other CREATE TABLE x (a text)"))
+        for n in range(60):
+            row = {"at": NOW - timedelta(minutes=n), "v": n % 7}
+            connection.execute(text("INSERT INTO m VALUES (:at, 'a', :v)"), row)
+    engine.dispose()
+
+    done = _init(tmp_path, postgres_database)
+
+    assert done.status == 0, done.errors
+    assert done.monitors[0]["source"]["table"] == "m"
+
+
+def test_what_moves_is_seen_also_in_a_fleet_of_which_few_moments_are_read(tmp_path: Path) -> None:
+    """Two thousand hosts a minute: a metric that changes by the hour is no constant, and a counter is one."""
+    begin = int(NOW.timestamp()) - 180 * 60
+    with closing(sqlite3.connect(tmp_path / "app.db")) as connection:
+        connection.execute("CREATE TABLE m (time INTEGER, host TEXT, sent INTEGER, disk REAL, fixed REAL)")
+        connection.executemany(
+            "INSERT INTO m VALUES (?, ?, ?, ?, 7)",
+            (
+                (begin + 60 * minute, f"h{host}", 1000 * minute + host, 50 + minute // 60)
+                for minute in range(180)
+                for host in range(2000)
+            ),
+        )
+        connection.execute("CREATE INDEX m_time ON m (time)")
+        connection.commit()
+
+    done = _init(tmp_path, "app.db")
+
+    assert done.status == 0, done.errors
+    (monitor,) = done.monitors
+    assert _about(monitor, "entity", "metrics", "rates") == {
+        **{"entity": ["host"], "metrics": ["sent", "disk"], "rates": ["sent"]}
+    }
+    assert "left out fixed: it does not change" in done.output

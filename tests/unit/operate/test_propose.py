@@ -138,11 +138,27 @@ def test_a_column_of_names_beside_a_value_makes_a_long_table(metric: str) -> Non
     assert found.metrics == ("cpu", "load")
 
 
+def test_metrics_of_a_long_table_beyond_the_first_twenty_are_told() -> None:
+    names = [f"m{n:02d}" for n in range(24)] + ["${x}"]
+    table = _table(
+        {
+            "time": ("time", _times(50, 25)),
+            "metric": ("text", names * 2),
+            "value": ("number", list(range(50))),
+        }
+    )
+
+    found = propose.roles(table)
+
+    assert found.metrics == tuple(names[:20])
+    assert found.left_out["m20"] == "it is beyond the first 20"
+    assert found.left_out["${x}"] == "its name cannot be written into a configuration"
+
+
 def test_columns_without_news_are_left_out_with_the_reason() -> None:
     table = _table(
         {
             "time": ("time", _times(40)),
-            "zero": ("number", [0] * 40),
             "none": ("number", [None] * 40),
             "flag": ("other", [True] * 40),
             "load": ("number", list(range(40))),
@@ -150,7 +166,6 @@ def test_columns_without_news_are_left_out_with_the_reason() -> None:
     )
 
     assert propose.roles(table).left_out == {
-        "zero": "it is always 0",
         "none": "it has no value",
         "flag": "neither number nor text",
     }
@@ -239,12 +254,8 @@ def _samples(step: int = MINUTE, count: int = 60, last: int = NOW) -> Samples:
 
 
 def _seen(samples: Samples | None = None, **changes: Any) -> Seen:
-    usual = {
-        "samples": _samples() if samples is None else samples,
-        "oldest": NOW - 100 * HOUR,
-        "newest": NOW,
-        "now": NOW,
-    }
+    looked_at = _samples() if samples is None else samples
+    usual = {"samples": looked_at, "spread": looked_at, "oldest": NOW - 100 * HOUR, "newest": NOW, "now": NOW}
     return Seen(**{**usual, **changes})
 
 
