@@ -9,7 +9,16 @@ from typing import Any
 TEST = "TEST of detector: notifications arrive here. Nothing is wrong."
 """The text of a message that is sent to see whether it arrives."""
 
-_MOST = 3  # metrics a sentence names
+ENDED = {
+    "normal": "scores were normal again",
+    "unknown": "the entity was unknown for too long",
+    "gone": "the entity is gone: it had no row for too long",
+}
+"""Why an alert closed by itself, by what is stored."""
+
+MOST = 3
+"""Metrics that a sentence names."""
+
 _KINDS = {
     "network": "Unexpected over {slots} slots",
     "shape": "Unusual movement over {slots} slots",
@@ -43,8 +52,8 @@ def sentence(explanation: Mapping[str, Any]) -> str:
     )
     if not metrics:
         return f"{begin}." if kind == "no_data" else ""
-    more = f"; and {len(metrics) - _MOST} more" if len(metrics) > _MOST else ""
-    return f"{begin}: {'; '.join(metric_line(metric) for metric in metrics[:_MOST])}{more}."
+    more = f"; and {len(metrics) - MOST} more" if len(metrics) > MOST else ""
+    return f"{begin}: {'; '.join(metric_line(metric) for metric in metrics[:MOST])}{more}."
 
 
 def _time_of_day(part: Mapping[str, Any]) -> str:

@@ -121,12 +121,21 @@ def _print_alert(row: AlertRow, shown: dict[str, Any]) -> None:
         name: value for name, value in shown.items() if name not in _IN_SECTIONS and value not in (None, False, "")
     }
     print_rows([lines], vertical=True)
-    if shown["metrics"]:
+    if len(shown["metrics"]) > wording.MOST:  # the sentence has named the others
         say("\nmetrics by their share of the score")
         for metric in shown["metrics"]:
             say(f"  {printable(wording.metric_line(metric))}")
     say("\nhistory")
-    print_rows([{k: v for k, v in event.items() if k not in {"peak_score", "severity"}} for event in shown["events"]])
+    print_rows([_happened(event) for event in shown["events"]])
+
+
+def _happened(event: dict[str, Any]) -> dict[str, Any]:
+    """An event as a line of the history: when the slot was, and when it was known."""
+    from detector import wording
+
+    why = wording.ENDED.get(event["detail"] or "") if event["change"] == "closed" and not event["by"] else None
+    shown = {"change": event["change"], "slot": event["slot"], "recorded": event["created_at"]}
+    return shown | {"by": event["by"], "detail": why or event["detail"]}
 
 
 def find_alert(parts: Parts, identity: int) -> tuple[AlertRow, list[dict[str, Any]]]:
