@@ -35,6 +35,7 @@ _KINDS = {
     "no_data": "No data for {slots} slots",
 }
 _BREAKS = "\t\n\v\f\r\x1c\x1d\x1e\x1f\x85\u2028\u2029"  # blanks that break a line or a column
+_ENDS = (("_ms", " ms"), ("_milliseconds", " ms"), ("_seconds", " s"))
 _UNITS = (("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1000))
 _PREFIXES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
@@ -76,8 +77,8 @@ def metric_line(metric: Mapping[str, Any]) -> str:
 
 
 def quantity(metric: str, *values: float) -> str:
-    """A value, or a range, in the unit that the metric's name implies: bytes, percent, each per second."""
-    size, unit = 1.0, " %" if "percent" in metric else ""
+    """A value, or a range, in the unit that the metric's name implies: bytes, percent, time, bytes per second."""
+    size, unit = 1.0, " %" if "percent" in metric else next((u for end, u in _ENDS if metric.endswith(end)), "")
     if "bytes" in metric:
         most = max(map(abs, values))
         size, unit = next(((size, f" {unit}") for size, unit in _PREFIXES if most >= size), (1.0, " B"))

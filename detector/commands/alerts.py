@@ -79,12 +79,19 @@ def list_alerts(
     if sys.stdout.isatty() and not as_json:
         one = monitor is not None or len(parts.config.monitors) == 1
         shown = [_short(row, now_ms(), hides_monitor=one) for row in found]
-        print_rows(shown, empty="no alerts", width=shutil.get_terminal_size().columns)
+        print_rows(shown, empty=_none(parts, monitor), width=shutil.get_terminal_size().columns)
     else:
         rows = [alert_row(row) | {"notified": notified[row.id]} for row in found]
-        print_rows(rows, as_json=as_json, empty="no alerts")
+        print_rows(rows, as_json=as_json, empty=_none(parts, monitor))
     if only_open and found:
         raise typer.Exit(OPEN_ALERTS)
+
+
+def _none(parts: Parts, monitor: str | None) -> str:
+    """Says that there are no alerts, and of which monitors nobody can know."""
+    names = [name for name in parts.versions if monitor in {None, name}]
+    learning = [name for name in names if parts.versions[name].live_number() is None]
+    return f"no alerts; still without a model: {', '.join(learning)} (detector check)" if learning else "no alerts"
 
 
 AlertId = Annotated[int, typer.Argument(metavar="ID", help="Number of the alert; see: detector alerts list")]
