@@ -9,7 +9,16 @@ from typing import Any
 TEST = "TEST of detector: notifications arrive here. Nothing is wrong."
 """The text of a message that is sent to see whether it arrives."""
 
-_MOST = 3  # metrics a sentence names
+ENDED = {
+    "normal": "scores were normal again",
+    "unknown": "the entity was unknown for too long",
+    "gone": "the entity is gone: it had no row for too long",
+}
+"""Why an alert closed by itself, by what is stored."""
+
+MOST = 3
+"""Metrics that a sentence names."""
+
 _KINDS = {
     "network": "Unexpected over {slots} slots",
     "shape": "Unusual movement over {slots} slots",
@@ -26,6 +35,7 @@ _KINDS = {
     "no_data": "No data for {slots} slots",
 }
 _BREAKS = "\t\n\v\f\r\x1c\x1d\x1e\x1f\x85\u2028\u2029"  # blanks that break a line or a column
+_ENDS = (("_ms", " ms"), ("_milliseconds", " ms"), ("_seconds", " s"))
 _UNITS = (("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1000))
 _PREFIXES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
@@ -43,8 +53,8 @@ def sentence(explanation: Mapping[str, Any]) -> str:
     )
     if not metrics:
         return f"{begin}." if kind == "no_data" else ""
-    more = f"; and {len(metrics) - _MOST} more" if len(metrics) > _MOST else ""
-    return f"{begin}: {'; '.join(metric_line(metric) for metric in metrics[:_MOST])}{more}."
+    more = f"; and {len(metrics) - MOST} more" if len(metrics) > MOST else ""
+    return f"{begin}: {'; '.join(metric_line(metric) for metric in metrics[:MOST])}{more}."
 
 
 def _time_of_day(part: Mapping[str, Any]) -> str:
@@ -67,11 +77,11 @@ def metric_line(metric: Mapping[str, Any]) -> str:
 
 
 def quantity(metric: str, *values: float, is_rate: bool = False) -> str:
-    """A value, or a range, in the unit that the metric's name implies: bytes, percent, each per second.
+    """A value, or a range, in the unit that the metric's name implies: bytes, percent, time, bytes per second.
 
     is_rate: whether it is the rate of a counter of that name
     """
-    size, unit = 1.0, " %" if "percent" in metric else ""
+    size, unit = 1.0, " %" if "percent" in metric else next((u for end, u in _ENDS if metric.endswith(end)), "")
     if "bytes" in metric:
         most = max(map(abs, values))
         size, unit = next(((size, f" {unit}") for size, unit in _PREFIXES if most >= size), (1.0, " B"))

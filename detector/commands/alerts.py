@@ -79,12 +79,19 @@ def list_alerts(
     if sys.stdout.isatty() and not as_json:
         one = monitor is not None or len(parts.config.monitors) == 1
         shown = [_short(row, now_ms(), hides_monitor=one) for row in found]
-        print_rows(shown, empty="no alerts", width=shutil.get_terminal_size().columns)
+        print_rows(shown, empty=_none(parts, monitor), width=shutil.get_terminal_size().columns)
     else:
         rows = [alert_row(row) | {"notified": notified[row.id]} for row in found]
-        print_rows(rows, as_json=as_json, empty="no alerts")
+        print_rows(rows, as_json=as_json, empty=_none(parts, monitor))
     if only_open and found:
         raise typer.Exit(OPEN_ALERTS)
+
+
+def _none(parts: Parts, monitor: str | None) -> str:
+    """Says that there are no alerts, and of which monitors nobody can know."""
+    names = [name for name in parts.versions if monitor in {None, name}]
+    learning = [name for name in names if parts.versions[name].live_number() is None]
+    return f"no alerts; still without a model: {', '.join(learning)} (detector check)" if learning else "no alerts"
 
 
 AlertId = Annotated[int, typer.Argument(metavar="ID", help="Number of the alert; see: detector alerts list")]
@@ -121,12 +128,21 @@ def _print_alert(row: AlertRow, shown: dict[str, Any]) -> None:
         name: value for name, value in shown.items() if name not in _IN_SECTIONS and value not in (None, False, "")
     }
     print_rows([lines], vertical=True)
-    if shown["metrics"]:
+    if len(shown["metrics"]) > wording.MOST:  # the sentence has named the others
         say("\nmetrics by their share of the score")
         for metric in shown["metrics"]:
             say(f"  {printable(wording.metric_line(metric))}")
     say("\nhistory")
-    print_rows([{k: v for k, v in event.items() if k not in {"peak_score", "severity"}} for event in shown["events"]])
+    print_rows([_happened(event) for event in shown["events"]])
+
+
+def _happened(event: dict[str, Any]) -> dict[str, Any]:
+    """An event as a line of the history: when the slot was, and when it was known."""
+    from detector import wording
+
+    why = wording.ENDED.get(event["detail"] or "") if event["change"] == "closed" and not event["by"] else None
+    shown = {"change": event["change"], "slot": event["slot"], "recorded": event["created_at"]}
+    return shown | {"by": event["by"], "detail": why or event["detail"]}
 
 
 def find_alert(parts: Parts, identity: int) -> tuple[AlertRow, list[dict[str, Any]]]:

@@ -7,11 +7,31 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from detector.commands.shared import ConfigOption, JsonOption, load, log_to_stderr, print_rows
+from detector.commands.shared import ConfigOption, JsonOption, load, log_to_stderr, print_rows, say
 from detector.errors import ConfigError
+from detector.wording import number
 
 if TYPE_CHECKING:
     from detector.config.sections import MonitorSection
+
+
+_TITLES = {
+    "model": ("model", ""),
+    "window": ("window", ""),
+    "cores": ("cores", ""),
+    "entities": ("measured with", " entities"),
+    "tick_seconds": ("a tick takes", " s"),
+    "tick_every_seconds": ("a tick comes every", " s"),
+    "cpu_seconds_per_entity_and_day": ("processor time of an entity in a day", " s"),
+    "memory_bytes_per_entity": ("memory of an entity", " bytes"),
+    "model_bytes": ("size of the model", " bytes"),
+    "windows_per_second": ("windows scored in a second", ""),
+    "windows_per_second_and_core": ("of these on one core", ""),
+    "matrix_peak_gflops": ("largest rate of multiplications", " GFLOP/s"),
+    "share_of_matrix_peak": ("share of it that scoring reaches", ""),
+    "training_seconds_per_million_windows": ("training on a million windows", " s"),
+}
+"""Lines of the card: what a figure is called, and its unit, by its name in JSON."""
 
 
 def bench(
@@ -42,9 +62,19 @@ def bench(
 
     with shown("bench") as progress:
         found = cost.card(section, entities, progress)
-    if not as_json:
-        found = {name: f"{value:,}" if isinstance(value, int | float) else value for name, value in found.items()}
-    print_rows([found], as_json=as_json, vertical=True)
+    if as_json:
+        print_rows([found], as_json=True)
+        return
+    say(
+        f"This machine can watch about {_text(found['largest_fleet'])} entities of monitor {found['monitor']};"
+        f" {found['largest_fleet_limited_by']} is what it has too little of for more.\n"
+    )
+    lines = {title: f"{_text(found[name])}{unit}" for name, (title, unit) in _TITLES.items() if name in found}
+    print_rows([lines], vertical=True)
+
+
+def _text(value: object) -> str:
+    return number(value) if isinstance(value, int | float) else str(value)
 
 
 def _monitor_to_measure(config: Path | None, monitor: str | None) -> MonitorSection:

@@ -80,7 +80,7 @@ def replay(
         msg = f"monitor {monitor!r}: nothing from {Moment(start)} to {Moment(end)} could be judged; see: detector check"
         raise SourceError(msg)
     if out is not None:
-        _write_report(parts, *found[0], out=out, now=now)
+        _write_report(*found[0], version=model.version, out=out, now=now)
     told = {
         "monitor": monitor,
         "from": Moment(start),
@@ -226,10 +226,13 @@ def _number(value: float) -> str:
     return f"{value:g}"
 
 
-def _write_report(parts: Parts, section: MonitorSection, history: ReplayedHistory, *, out: Path, now: int) -> None:
+def _write_report(section: MonitorSection, history: ReplayedHistory, *, version: int, out: Path, now: int) -> None:
     from detector.report import content, page, rows
 
     read = rows.read(section, history, history.store, since=history.start, now=now)
-    written = page.render(content.build([read], now=now, zone=zone_name())).encode()
+    built = content.build([read], now=now, zone=zone_name())
+    budget = section.threshold.alert_budget_per_week
+    title = f"Replay of {section.name} by model version {version}: what {budget:g} a week would have alerted"
+    written = page.render(built | {"title": title}).encode()
     write_file("--report", out, written)
     say(f"{out}: {-(-len(written) // 1000)} kB", to_stderr=True)

@@ -71,10 +71,11 @@ def _json(value: dict[str, Any]) -> bytes:
 
 def _event(notice: Notice, alert: NotifiedAlert) -> dict[str, Any]:
     head = f"{notice.severity} alert {notice.change}: {alert.entity} ({alert.monitor})"
+    text = " ".join(filter(None, [f"{head}.", _course(notice, alert), _what(notice, alert)]))
     return {
         "kind": "event",
         "monitor": alert.monitor,
-        "text": f"{head}. {words.sentence(alert.explanation)}".strip(),
+        "text": text,
         "event": {
             "id": notice.event,
             "change": notice.change,
@@ -86,6 +87,24 @@ def _event(notice: Notice, alert: NotifiedAlert) -> dict[str, Any]:
         },
         "alert": _alert(alert) | {"metrics": alert.explanation.get("metrics", [])},
     }
+
+
+def _course(notice: Notice, alert: NotifiedAlert) -> str:
+    """Who did it and why; of a closing how long the alert lasted and how bad it was."""
+    detail = f": {notice.detail}" if notice.by and notice.detail else ""
+    by = f"by {notice.by}{detail}" if notice.by else ""
+    if notice.change != "closed":
+        return f"{by[:1].upper()}{by[1:]}." if by else ""
+    why = f"closed {by}" if by else words.ENDED.get(notice.detail or "", "closed by itself")
+    closed, opened = _closed(alert), alert.episode.opened_slot
+    lasted = "" if closed is None else f"lasted {words.duration(closed - opened)}, "
+    return f"It {lasted}scored up to {alert.episode.peak_score:.2f}; {why}."
+
+
+def _what(notice: Notice, alert: NotifiedAlert) -> str:
+    """What was strange, as something of the past once it is over."""
+    sentence = words.sentence(alert.explanation)
+    return f"It was: {sentence}" if sentence and notice.change in {"closed", "withdrawn"} else sentence
 
 
 def _summary(message: Message) -> dict[str, Any]:

@@ -14,7 +14,6 @@ import numpy as np
 
 from detector import wording as words
 from detector.config.sections import MonitorSection
-from detector.core.decide import Ended
 from detector.core.series import Float64
 from detector.detect import exclusions
 from detector.detect.explanations import unpack
@@ -127,19 +126,22 @@ def _overview(rows: Sequence[Rows], alerts: Sequence[AlertRow], clock: Clock) ->
 
 
 def _budget(of: Rows) -> dict[str, Any]:
-    """Alerts of one monitor that opened in the period, against its budget."""
+    """Alerts of one monitor that opened in the period, against its budget of false ones.
+
+    Less than a week says nothing of a week's rate, but may have used up more than a week's budget.
+    """
     opened = [alert for alert in of.alerts if alert.episode.opened_slot >= of.first]
     counted = [alert for alert in opened if _counts(alert)]
     verdicts = Counter(alert.verdict for alert in counted)
     weeks = max(of.until - of.first, of.monitor.step_ms) / WEEK_MS
-    budget, observed = of.monitor.threshold.alert_budget_per_week, len(counted) / weeks
+    budget, observed = of.monitor.threshold.alert_budget_per_week, len(counted) - verdicts["real"]
     return {
         "monitor": of.monitor.name,
         "watched": words.duration(of.until - of.first),
         "alerts": len(counted),
-        "observed": words.number(observed),
+        "observed": words.number(observed / weeks) if weeks >= 1.0 else "–",
         "budget": words.number(budget),
-        "is_over": observed > budget,
+        "is_over": observed > budget * max(weeks, 1.0),
         "muted": sum(alert.is_muted and alert.state != "withdrawn" for alert in opened),
         "withdrawn": sum(alert.state == "withdrawn" for alert in opened),
         **{
@@ -257,7 +259,7 @@ def _facts(of: Rows, alert: AlertRow, clock: Clock) -> Iterable[tuple[str, str]]
         )
         yield "Closed", f"by {alert.closed_by or 'somebody'}, {clock.time(alert.closed_at)}{on}"
     elif alert.episode.closed_slot is not None:
-        yield "Closed", _WHY_CLOSED.get(alert.closed_by or "", "by itself")
+        yield "Closed", words.ENDED.get(alert.closed_by or "", "by itself")
     if alert.episode.reopenings:
         times = "once" if alert.episode.reopenings == 1 else f"{alert.episode.reopenings} times"
         yield "Reopened", f"{times}{', flapping' if flapping else ''}"
@@ -266,13 +268,6 @@ def _facts(of: Rows, alert: AlertRow, clock: Clock) -> Iterable[tuple[str, str]]
     if alert.comment:
         yield "Comment", alert.comment
     yield "Model version", str(alert.model_version)
-
-
-_WHY_CLOSED: dict[str, str] = {
-    Ended.NORMAL: "scores were normal again",
-    Ended.UNKNOWN: "the entity was unknown for too long",
-    Ended.GONE: "the entity is gone: it had no row for too long",
-}
 
 
 def _excluded(exclusion: Exclusion, start: int, end: int, *, clock: Clock) -> tuple[str, str]:

@@ -152,6 +152,7 @@ def test_a_replay_can_be_read_as_a_report(config: Path, tmp_path: Path) -> None:
     assert budget["alerts"] > 0
     assert written.count('<article id="alert-') == budget["alerts"]
     assert "web-2" in written
+    assert "<title>Replay of web by model version 1: what 3 a week would have alerted" in written
 
 
 def test_what_the_model_has_learned_from_is_told(config: Path) -> None:

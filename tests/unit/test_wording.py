@@ -142,3 +142,11 @@ def test_a_duration_is_in_its_two_largest_units(milliseconds: int, expected: str
 def test_one_thing_is_not_said_as_many() -> None:
     assert [words.amount(number, "monitor") for number in (0, 1, 2)] == ["0 monitors", "1 monitor", "2 monitors"]
     assert [words.amount(number, "entity") for number in (1, 1200)] == ["1 entity", "1,200 entities"]
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected"),
+    [("latency_ms", "49–82 ms"), ("uptime_seconds", "49–82 s"), ("items_per_second", "49–82"), ("load", "49–82")],
+)
+def test_a_metric_of_time_has_its_unit(metric: str, expected: str) -> None:
+    assert words.quantity(metric, 49.0, 82.0) == expected

@@ -49,3 +49,9 @@ def test_how_long_an_alert_lasted_is_said(listed: Commands, monkeypatch: pytest.
     monkeypatch.setenv("COLUMNS", "200")
 
     assert " 1 h 30 min " in listed("alerts", "list").output
+
+
+def test_no_alerts_of_a_monitor_without_a_model_is_not_said_as_if_all_were_well(run: Commands) -> None:
+    assert run("alerts", "list").output == "no alerts; still without a model: web, db (detector check)\n"
+    assert run("alerts", "list", "--monitor", "db").output == "no alerts; still without a model: db (detector check)\n"
+    assert run("alerts", "list", "--json").output == "[]\n"

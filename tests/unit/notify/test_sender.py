@@ -209,6 +209,29 @@ def test_a_webhook_is_sent_the_event_as_it_was_and_the_alert_as_it_is() -> None:
     assert (posted["alert"]["incident"], posted["alert"]["incident_alerts"]) == (1, 3)
 
 
+@pytest.mark.parametrize(
+    ("change", "by", "detail", "said"),
+    [
+        ("closed", None, "normal", "It lasted 9 min, scored up to 2.50; scores were normal again. It was: Spike"),
+        ("closed", None, "gone", "scored up to 2.50; the entity is gone: it had no row for too long. It was: Spike"),
+        ("closed", "ana", "wrong", "It lasted 9 min, scored up to 2.50; closed by ana: wrong. It was: Spike"),
+        ("acknowledged", "ana", "looking", "By ana: looking. Spike"),
+        ("unacknowledged", "ana", None, "By ana. Spike"),
+        ("withdrawn", None, None, "(web). It was: Spike"),
+    ],
+)
+def test_a_message_says_what_became_of_an_alert(change: str, by: str | None, detail: str | None, said: str) -> None:
+    closed = {"closed_slot": T0 + 9 * STEP, "opened_slot": T0}
+    alert = _alert(state="closed", closed_by="normal", peak_score=2.5, **closed)
+    notice = replace(_notice(4, alert), change=change, by=by, detail=detail)
+
+    text = json.loads(webhook.body(Message("web", (notice,), (alert,))))["text"]
+
+    assert text.startswith(f"warning alert {change}: web-1 (web). ")
+    assert said in text
+    assert text.endswith("cpu 99, expected 10–30, 100 % of the score.")
+
+
 def test_a_summary_counts_events_and_names_the_worst() -> None:
     opened = [_notice(event, _alert(event, incident=1 + event % 2)) for event in range(1, 21)]
     closed = _notice(30, opened[0].alert, change="closed", created_at=T0 + 5 * STEP)

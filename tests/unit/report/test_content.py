@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 from typing import Any
 
 import numpy as np
+import pytest
 
 from detector.config import loading
 from detector.config.sections import MonitorSection
@@ -180,7 +181,7 @@ def test_a_week_with_its_budget() -> None:
         "monitor": "web",
         "watched": "7 d",
         "alerts": 4,
-        "observed": "4",
+        "observed": "3",  # of four one was real
         "budget": "1",
         "is_over": True,
         "muted": 1,
@@ -189,6 +190,17 @@ def test_a_week_with_its_budget() -> None:
         "false": "1 (25%)",
         "unjudged": "2 (50%)",
     }
+
+
+@pytest.mark.parametrize(("alerts", "is_over"), [(1, False), (2, True)])
+def test_less_than_a_week_has_no_rate_but_may_use_up_the_budget(alerts: int, is_over: bool) -> None:
+    """Two days with a budget of one a week; alerts that were real do not count against it."""
+    raised = [_alert(number) for number in range(1, alerts + 1)]
+    rows = _rows(*raised, _alert(8, verdict="real"), _alert(9, verdict="real"), first=T0 - 2 * DAY, until=T0)
+
+    (budget,) = content.build([rows], now=T0)["overview"]["budgets"]
+
+    assert (budget["observed"], budget["is_over"], budget["alerts"]) == ("–", is_over, alerts + 2)
 
 
 def test_days_are_those_of_the_zone_in_which_commands_print() -> None:
