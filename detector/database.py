@@ -330,6 +330,8 @@ def _connect_args(url: URL, timeout: timedelta, *, reads_only: bool) -> dict[str
             options = (
                 f"-c statement_timeout={seconds * 1000} -c timezone=UTC -c idle_in_transaction_session_timeout=600000"
             )
+            # of a database without an encoding (SQL_ASCII) psycopg would else give bytes, which SQLAlchemy cannot take
+            options += " -c client_encoding=UTF8"
             options += " -c default_transaction_read_only=on" if reads_only else ""
             alive = {name: value for name, value in _KEEPALIVE.items() if name not in url.query}
             return {"connect_timeout": connect_seconds, "options": options, **alive}

@@ -97,6 +97,7 @@ def test_exported_scores_have_a_line_for_each_slot_known_or_not(judged: Commands
     assert rows[6] == [utc(T0 - STEP), HOSTILE, "0.125", "4", "normal", "", "7"]
 
 
+@pytest.mark.slow
 def test_many_scores_are_read_some_at_a_time(run: Commands) -> None:
     entities, slots = [f"h{n:03}" for n in range(600)], [T0 - STEP * n for n in range(300, 0, -1)]
     scores = ScoreRows(entities * len(slots), [slot for slot in slots for _ in entities], [0.5] * 180_000)
