@@ -105,7 +105,7 @@ class AlertCounts:
 
     by_severity: Mapping[str, int]  # that were ever of a severity, also if withdrawn since: these only grow
     by_verdict: Mapping[str, int]  # marked real, false; without those withdrawn
-    recent: int  # detected since a time; without those withdrawn
+    recent: int  # detected since a time; without those withdrawn or marked real: the budget is for false ones
 
 
 @dataclass(frozen=True)

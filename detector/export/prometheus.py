@@ -30,7 +30,7 @@ GAUGES = {
     "detector_entities_dropped": ("Entities whose score or alert `export.max_entities` leaves out", ("monitor",)),
     "detector_alert_active": ("1 for every open alert that is not muted", ("monitor", "entity", "severity")),
     "detector_alert_budget_per_week": ("False alerts a week that the operator accepts", ("monitor",)),
-    "detector_alerts_observed_per_week": ("Alerts of the last seven days", ("monitor",)),
+    "detector_alerts_observed_per_week": ("Alerts of the last seven days that nobody has marked real", ("monitor",)),
     "detector_alerts_judged": ("Alerts that people have marked real or false", ("monitor", "verdict")),
     "detector_metric_missing_ratio": (
         "Share of the entities with data that have lost a metric for a whole window",

@@ -260,7 +260,9 @@ def counts(engine: Engine, monitor: str, since: int) -> AlertCounts:
             .group_by(alert_event.c.severity)
         )
         by_severity = {row[0]: int(row[1]) for row in connection.execute(reached)}
-        recent = connection.scalar(select(func.count()).where(mine, alert.c.detected_at >= since)) or 0
+        is_against_budget = or_(alert.c.verdict.is_(None), alert.c.verdict != "real")
+        counted = select(func.count()).where(mine, alert.c.detected_at >= since, is_against_budget)
+        recent = connection.scalar(counted) or 0
     by_verdict.pop(None, None)
     return AlertCounts(by_severity, by_verdict, recent)
 

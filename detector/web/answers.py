@@ -68,7 +68,7 @@ class Monitor(BaseModel):
     unknown: dict[str, int] = Field(description="Unknown entities by reason")
     open_alerts: int
     budget_per_week: float = Field(description="False alerts a week that the operator accepts")
-    observed_per_week: int = Field(description="Alerts of the last seven days")
+    observed_per_week: int = Field(description="Alerts of the last seven days that nobody has marked real")
     judged_real: int
     judged_false: int
     model: LiveModel | None

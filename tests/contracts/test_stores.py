@@ -439,7 +439,11 @@ def test_people_answer_alerts_and_nobody_overwrites_another(store: StateStore, m
 
     row = alerts.listing(migrated)[0]
     assert (row.state, row.acknowledged_by, row.comment, row.verdict) == ("acknowledged", "alice", "mine", "false")
-    assert alerts.counts(migrated, "web", 0).by_verdict == {"false": 1}
+    counts = alerts.counts(migrated, "web", 0)
+    assert (counts.by_verdict, counts.recent) == ({"false": 1}, 1)
+    alerts.judge(migrated, row, verdict="real", by="bob", comment=None, now=T0 + 4)
+    counts = alerts.counts(migrated, "web", 0)
+    assert (counts.by_verdict, counts.recent) == ({"real": 1}, 0)  # the budget is for false ones
 
 
 def test_times_of_alerts_that_people_judged_real_are_told_by_entity(store: StateStore, migrated: Engine) -> None:
