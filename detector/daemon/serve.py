@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +32,22 @@ def serve(config_path: Path, config: Config) -> None:
     is_empty = schema.current(engine) is None
     engine.dispose()
     parts = wiring.assemble(config, upgrade=is_empty)
-    worker(parts, config_path, Exporter(config.export.max_entities)).run()
+    daemon = worker(parts, config_path, Exporter(config.export.max_entities))
+    daemon.run()
+    if daemon.begins_anew:
+        # this very process: its number, its standing with systemd and its credentials stay
+        os.execv(sys.executable, [sys.executable, "-m", "detector", *sys.argv[1:]])  # noqa: S606 - itself
+
+
+def check_config(path: Path) -> None:
+    """Reads a configuration and the secrets it names. Raises: ConfigError if something is wrong or missing."""
+    config = loading.load(path)
+    Access(loading.web_config(config.export))
+    for section in (config.database, *config.notifiers):
+        loading.secret(section)
+    for monitor in config.monitors:
+        if isinstance(monitor.source, configuration.SqlSource | configuration.PrometheusSource):
+            loading.secret(monitor.source)
 
 
 def _prune(parts: Parts, monitor: str, before: int) -> int:
@@ -77,6 +94,7 @@ def worker(parts: Parts, config_path: Path, exporter: Exporter, *, clock: Callab
         alert_counts=lambda monitor, since: alerts.counts(engine, monitor, since),
         ping=lambda: database.ping(engine),
         config_path=config_path,
+        check_config=lambda: check_config(config_path),
         endpoint=lambda daemon, problem: serving(parts, exporter, daemon, problem),
         senders=wiring.senders(parts.config, engine),
     )

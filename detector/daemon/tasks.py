@@ -62,6 +62,7 @@ class Services:
     alert_counts: Callable[[str, int], AlertCounts]  # of a monitor; `recent` counts from a time on
     ping: Callable[[], None]  # raises if the database does not answer
     config_path: Path  # for training processes
+    check_config: Callable[[], None]  # raises ConfigError if the configuration, as it is now, is wrong
     endpoint: Callable[[Daemon, Callable[[], str | None]], Endpoint]  # serves a daemon, with its problem if it has one
     senders: Sequence[Sender] = ()
 

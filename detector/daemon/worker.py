@@ -26,6 +26,7 @@ from detector.daemon.systemd import notify_systemd
 from detector.daemon.tasks import MonitorRun, Services, Task, Tasks
 from detector.detect import explain_slot, promise
 from detector.detect.tick import Monitor
+from detector.errors import ConfigError
 from detector.export.prometheus import Exporter, MonitorView
 from detector.train.division import Plan
 from detector.web.live import Status
@@ -39,6 +40,11 @@ STOP_SECONDS = 4.0
 _PRUNE_EVERY = timedelta(hours=1)
 _LOOK_SECONDS = 0.2  # between two looks at signals and the clock: a stop begins within it
 _STEP_SECONDS = 1.0  # a wall clock that moves by more against the monotonic one was set; NTP slews by far less
+
+
+def _reloading() -> str:
+    """What systemd is told before the daemon begins anew; the next READY=1 ends it."""
+    return f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}"
 
 
 class CronTrigger(BaseTrigger):  # type: ignore[misc]  # APScheduler has no types
@@ -61,6 +67,7 @@ class Worker:
         self, config: Config, services: Services, exporter: Exporter, *, clock: Callable[[], float] = time.time
     ) -> None:
         """clock: epoch seconds; a replay has one of its own."""
+        self.begins_anew = False  # whether it has stopped only to read its configuration again
         self._clock = clock
         self._config = config
         self._services = services
@@ -187,9 +194,21 @@ class Worker:
     def _handle_signals(self) -> None:
         while self._signals:
             if self._signals.pop(0) == signal.SIGHUP:
-                logger.warning("event=hangup_ignored; to read the configuration anew, restart the daemon")
+                self._reload()
             else:
                 self.stop()
+
+    def _reload(self) -> None:
+        """Stops in order to begin anew with the configuration as it is now; one that is wrong changes nothing."""
+        try:
+            self._services.check_config()
+        except ConfigError as exc:
+            self._exporter.reloaded = False
+            for line in str(exc).splitlines():
+                logger.error("event=reload_refused reason=%r; the configuration in force stays", line)
+        else:
+            self.begins_anew = True
+            self.stop()
 
     def _feed_watchdog(self) -> None:
         stuck = health.stuck(self._runs.values())
@@ -216,8 +235,8 @@ class Worker:
     ) -> None:
         """Stops everything in this order, with `STOP_SECONDS` for steps 2 to 4 together."""
         # 1. Say so. From here on no task begins: `stop` has set the event that each of them looks at.
-        logger.info("event=stopping")
-        notify_systemd("STOPPING=1")
+        logger.info("event=%s", "reloading" if self.begins_anew else "stopping")
+        notify_systemd(_reloading() if self.begins_anew else "STOPPING=1")
         deadline = time.monotonic() + STOP_SECONDS
         # 2. End trainings. They take hours; what they have not stored, the next one trains again.
         self._tasks.children.terminate()
@@ -232,8 +251,8 @@ class Worker:
         # 5. Close the endpoint last: until now it has shown what goes on.
         endpoint.stop()
         logger.info("event=stopped clean=%s", is_clean)
-        # 6. Leave. A read that hangs would hold the interpreter until its timeout.
-        if not is_clean:
+        # 6. Leave. A read that hangs would hold the interpreter until its timeout; beginning anew ends it, too.
+        if not is_clean and not self.begins_anew:
             logging.shutdown()
             os._exit(0)
 

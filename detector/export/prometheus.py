@@ -60,6 +60,7 @@ GAUGES = {
         ("notifier",),
     ),
     "detector_notifications_dead": ("Events given up after `give_up_after`", ("notifier",)),
+    "detector_config_last_reload_successful": ("0 after a reload that was refused: the configuration is wrong", ()),
     "detector_build_info": ("1, labelled with the version of the program", ("version",)),
 }
 COUNTERS = {
@@ -125,6 +126,7 @@ class Exporter(Collector):
 
     def __init__(self, max_entities: int) -> None:
         self.registry = CollectorRegistry(auto_describe=False)
+        self.reloaded = True  # False: the configuration in force is not the one in the file
         self._max_entities = max_entities
         self._views: dict[str, MonitorView] = {}
         self._successes: dict[tuple[str, str], float] = {}
@@ -203,6 +205,7 @@ class Exporter(Collector):
         }
         help_, labels = COUNTERS["detector_alerts_total"]
         families["detector_alerts_total"] = CounterMetricFamily("detector_alerts", help_, labels=labels)
+        families["detector_config_last_reload_successful"].add_metric([], int(self.reloaded))
         families["detector_build_info"].add_metric([__version__], 1)
         with self._lock:
             views, successes, unsent = list(self._views.values()), dict(self._successes), dict(self._unsent)

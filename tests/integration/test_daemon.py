@@ -6,12 +6,14 @@ from __future__ import annotations
 import itertools
 import math
 import random
+import re
 import signal
 import socket
 import sqlite3
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,6 +162,28 @@ def test_signal_ends_a_scoring_daemon_cleanly(config: Path, number: signal.Signa
         _note(record_property, f"seconds_from_{number.name}_to_end", seconds)
         assert status == 0
         assert "event=stopped clean=True" in running.log_file.read_text()
+
+
+@pytest.mark.slow
+def test_a_hangup_reads_the_configuration_again_in_the_same_process(config: Path) -> None:
+    right = config.read_text()
+    with daemon(config) as running:
+        _until_scored(running)
+        config.write_text(right.replace("step =", "stepp ="))
+        running.process.send_signal(signal.SIGHUP)
+        running.until_logged(r"event=reload_refused reason=.*stepp: unknown key; the nearest known one is `step`")
+        assert running.metrics()["detector_config_last_reload_successful"] == {frozenset(): 0.0}
+
+        config.write_text(right)
+        running.process.send_signal(signal.SIGHUP)
+
+        until(lambda: "event=tick_done" in "".join(running.log.split("event=stopped")[1:]), "a tick afterwards")
+        assert "event=stopping" not in running.log
+        port = re.findall(r"event=started .*listen_port=(\d+)", running.log)[-1]
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
+            body = answer.read().decode()
+        assert "detector_config_last_reload_successful 1.0" in body
+        assert running.end(signal.SIGTERM)[0] == 0
 
 
 def test_taken_port_is_one_clear_line_and_a_failure(tmp_path: Path) -> None:

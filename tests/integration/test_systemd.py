@@ -285,6 +285,24 @@ def test_command_run_by_hand_as_root_finds_the_database_of_the_service(machine: 
 
 @pytest.mark.root
 @needs_boot
+def test_reload_takes_a_changed_configuration_and_refuses_a_wrong_one(fresh: Machine) -> None:
+    fresh.run("systemctl", "start", "detector")
+    first, config = fresh.show("MainPID"), fresh.root / "etc/detector/config.toml"
+
+    _edit(config, 'log_level = "info"', 'log_level = "debug"')
+    fresh.run("systemctl", "reload", "detector")
+    until(lambda: fresh.run("journalctl", "-u", "detector", "-o", "cat").count("event=started") >= 2, "a new start")
+    until(lambda: fresh.show("ActiveState") == "active", "READY=1")
+    _edit(config, 'log_level = "debug"', 'log_level = "loud"')
+    fresh.run("systemctl", "reload", "detector")
+    until(lambda: "event=reload_refused" in fresh.run("journalctl", "-u", "detector", "-o", "cat"), "a refusal")
+
+    assert (fresh.show("MainPID"), fresh.show("ActiveState"), fresh.show("NRestarts")) == (first, "active", "0")
+    assert fresh.get("/healthz") == (200, "ok")
+
+
+@pytest.mark.root
+@needs_boot
 def test_killed_daemon_is_restarted_and_a_stopped_one_ends_in_time(fresh: Machine) -> None:
     fresh.run("systemctl", "start", "detector")
     first = fresh.show("MainPID")

@@ -61,6 +61,7 @@ class Stage:
             alert_counts=unused,
             ping=lambda: None,
             config_path=Path("config.toml"),
+            check_config=unused,
             endpoint=unused,
         )
         self.tasks = Tasks(

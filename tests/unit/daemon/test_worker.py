@@ -17,6 +17,7 @@ from starlette.applications import Starlette
 from detector.config.sections import Config, DatabaseSection, EmbeddedSource, MonitorSection
 from detector.daemon.tasks import Services
 from detector.daemon.worker import CronTrigger, Worker
+from detector.errors import ConfigError
 from detector.export.prometheus import Exporter
 from detector.sources.memory import MemorySource
 from detector.store.memory import MemoryStore
@@ -39,10 +40,21 @@ def clock() -> SetClock:
 
 
 @pytest.fixture
-def worker(clock: SetClock) -> Iterator[Worker]:
+def checks() -> list[Callable[[], None]]:
+    """What the next look at the configuration does."""
+    return []
+
+
+@pytest.fixture
+def worker(clock: SetClock, checks: list[Callable[[], None]]) -> Iterator[Worker]:
     section = MonitorSection(name="web", source=EmbeddedSource(type="embedded"), metrics=("load",))
     nothing = np.empty(0, dtype=np.int64)
     unused: Any = None
+
+    def check() -> None:
+        for one in checks:
+            one()
+
     services = Services(
         store=MemoryStore(),
         sources={"web": MemorySource.of([], nothing.astype(np.int32), nothing, np.empty((0, 1)))},
@@ -52,6 +64,7 @@ def worker(clock: SetClock) -> Iterator[Worker]:
         alert_counts=unused,
         ping=lambda: None,
         config_path=Path("config.toml"),
+        check_config=check,
         endpoint=lambda _daemon, _problem: Endpoint(("127.0.0.1", 0), Starlette(), Access()),
     )
     found = Worker(
@@ -94,14 +107,34 @@ def test_a_clock_that_is_slewed_changes_no_schedule(worker: Worker, clock: SetCl
     assert _next_run(worker, "tick:web") == later
 
 
-def test_a_hangup_is_one_line_and_no_stop(worker: Worker, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_hangup_with_a_wrong_configuration_is_a_line_for_each_mistake_and_no_stop(
+    worker: Worker, checks: list[Callable[[], None]], caplog: pytest.LogCaptureFixture
+) -> None:
+    def wrong() -> None:
+        raise ConfigError("config.toml: a: unknown key\nconfig.toml: b: must be set")
+
+    checks.append(wrong)
     worker._signals = [signal.SIGHUP]
 
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.ERROR):
         worker._handle_signals()
 
-    assert [record.getMessage().split(";")[0] for record in caplog.records] == ["event=hangup_ignored"]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"event=reload_refused reason='config.toml: {mistake}'; the configuration in force stays"
+        for mistake in ("a: unknown key", "b: must be set")
+    ]
     assert not worker._stop.is_set()
+    assert worker._exporter.registry.get_sample_value("detector_config_last_reload_successful") == 0
+
+
+def test_a_hangup_stops_to_begin_anew(worker: Worker, checks: list[Callable[[], None]]) -> None:
+    checks.append(lambda: None)
+    worker._signals = [signal.SIGHUP]
+
+    worker._handle_signals()
+
+    assert worker._stop.is_set()
+    assert worker.begins_anew
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -114,8 +147,9 @@ def test_a_signal_to_stop_stops(worker: Worker, number: signal.Signals) -> None:
 
 
 def test_a_signal_within_the_wait_for_the_stop_does_not_wait_for_itself(
-    worker: Worker, monkeypatch: pytest.MonkeyPatch
+    worker: Worker, checks: list[Callable[[], None]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    checks.append(lambda: None)
     handlers: dict[int, Callable[[int, None], object]] = {}  # bug 22
     monkeypatch.setattr(signal, "signal", handlers.__setitem__)
     worker._scheduler, scheduler = None, worker._scheduler
