@@ -408,6 +408,9 @@ class Fit(Protocol):
 class Versions(Protocol):
     """Stored model versions of one monitor."""
 
+    def newest_number(self) -> int | None:
+        """Number of the newest version, live or not; None if there is none."""
+
     def live_number(self) -> int | None:
         """Number of the live version, None if there is none."""
 

@@ -122,6 +122,10 @@ class StoredVersions:
         self._monitor = monitor
         self._held: Lease | None = None
 
+    def newest_number(self) -> int | None:
+        """Number of the newest version, None if there is none."""
+        return model_store.newest_version(self._engine, self._monitor.name)
+
     def live_number(self) -> int | None:
         """Number of the live version, None if there is none."""
         return model_store.live_version(self._engine, self._monitor.name)

@@ -110,6 +110,9 @@ class MemoryVersions:
         self.shared = shared
         self._monitor = monitor
 
+    def newest_number(self) -> int | None:
+        return max((n for n, (name, _) in self.shared.saved.items() if name == self._monitor.name), default=None)
+
     def live_number(self) -> int | None:
         return self.shared.live.get(self._monitor.name)
 

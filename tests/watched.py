@@ -112,7 +112,7 @@ class Answer:
         return self.body.decode()
 
 
-_ANA = {"Authorization": f"Basic {base64.b64encode(b'ana:right').decode()}"}
+ANA = {"Authorization": f"Basic {base64.b64encode(b'ana:right').decode()}"}
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class Acting:
     def ask(self, path: str, method: str = "GET", *, body: object = None, **headers: str) -> Answer:
         """A request of ana's."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return self.site.ask(path, method, body=body, headers=_ANA | named)
+        return self.site.ask(path, method, body=body, headers=ANA | named)
 
     def act(self, path: str, method: str = "POST", *, body: object = None) -> Answer:
         """A request of ana's that changes something."""
@@ -167,10 +167,10 @@ def young(folder: Path, slots: int) -> Fleet:
 
 
 @contextmanager
-def acting(fleet: Fleet, folder: Path) -> Iterator[Acting]:
-    """The same fleet, not ticked yet, in another folder and with a user: ana."""
+def acting(fleet: Fleet, folder: Path, excluded: str = "") -> Iterator[Acting]:
+    """The same fleet, not ticked yet, in another folder and with a user: ana. excluded: a path that needs none"""
     hashed = bcrypt.hashpw(b"right", bcrypt.gensalt(4)).decode()
-    (folder / "web.yml").write_text(f"basic_auth_users:\n  ana: {hashed}\n")
+    (folder / "web.yml").write_text(f"basic_auth_users:\n  ana: {hashed}\nauth_excluded_paths: ['{excluded}']\n")
     mine = _copied(fleet, folder, str(folder / "web.yml"))
     with mine.endpoint() as found:
         yield Acting(mine, found)

@@ -10,7 +10,7 @@ import typer
 
 from detector.commands.alerts import find_alert
 from detector.commands.shared import By, Comment, ConfigOption, assembled, now_ms, say, user
-from detector.errors import ConfigError
+from detector.errors import ConfigError, DetectorError, StaleState
 from detector.wording import printable
 
 if TYPE_CHECKING:
@@ -103,11 +103,11 @@ def _answer(
     """
     parts, who = assembled(config, None), by or user()
     rows = [find_alert(parts, identity)[0] for identity in dict.fromkeys(identities)]
-    failed = None
+    failed: DetectorError | None = None
     for row in rows:
         try:
             say(answer(parts, row, who))
-        except ConfigError as exc:
+        except (ConfigError, StaleState) as exc:
             if len(rows) == 1:
                 raise
             say(f"detector: {exc}", to_stderr=True)

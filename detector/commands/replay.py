@@ -134,7 +134,12 @@ def _period(section: MonitorSection, start: int, end: int, now: int) -> tuple[in
 
 def _model(parts: Parts, monitor: str, number: int | None, start: int) -> ModelVersion:
     """The model version to judge by; says so if it has learned of what it is to judge."""
+    from detector.store import models
+
     versions, section = parts.versions[monitor], parts.config.monitor(monitor)
+    if number is not None and number not in {row.version for row in models.listing(parts.engine, monitor)}:
+        msg = f"monitor {monitor!r} has no model version {number}; see: detector models list --monitor {monitor}"
+        raise ModelError(msg)
     model = versions.live() if number is None else versions.load(number)
     if model is None:
         msg = f"monitor {monitor!r} has no model yet; run: detector retrain {monitor}"

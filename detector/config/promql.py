@@ -85,7 +85,10 @@ def parsed(query: str) -> Expression:
 
     Raises: ValueError if its value would depend on where a read begins or ends, or a bracket is not closed.
     """
-    tokens = [_Token(str(match.lastgroup), match[0]) for match in _TOKEN.finditer(query.strip())]
+    found = ((str(match.lastgroup), match[0]) for match in _TOKEN.finditer(query.strip()))
+    tokens = [_Token(kind, " " if text.startswith("#") else text) for kind, text in found]  # without comments
+    while tokens and tokens[-1].kind == "blank":
+        tokens.pop()
     if any(token.text == "@" and _next(tokens, at + 1).kind == "name" for at, token in enumerate(tokens)):
         msg = "must not use @ start() or @ end(): values would depend on where a read begins"
         raise ValueError(msg)

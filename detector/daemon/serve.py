@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from detector import database, times, wiring
@@ -18,6 +19,7 @@ from detector.daemon.worker import Worker
 from detector.detect.horizon import Horizon
 from detector.export.prometheus import Exporter
 from detector.store import alerts, judged, schema, scores
+from detector.store.state import StateStore
 from detector.web import app
 from detector.web.access import Access
 from detector.web.live import Daemon
@@ -65,14 +67,17 @@ def serving(parts: Parts, exporter: Exporter, daemon: Daemon, problem: Callable[
     """
     config = parts.config
     access = Access(loading.web_config(config.export))
+    engine = database.connect(loading.secret(config.database))  # its own: nobody's tick waits for a page
+    versions = {monitor.name: wiring.StoredVersions(engine, monitor) for monitor in config.monitors}
+    own = replace(parts, engine=engine, store=StateStore(engine), versions=versions)
     reader = Reader(
         config=config,
-        engine=database.connect(loading.secret(config.database)),
-        store=parts.store,
+        engine=engine,
+        store=own.store,
         daemon=daemon,
         problem=problem,
         zone=config.display.timezone or times.local_zone(),
-        sight=lambda monitor, version: wiring.sight(parts, monitor, version),
+        sight=lambda monitor, version: wiring.sight(own, monitor, version),
     )
     return Endpoint(config.export.address, app.create(exporter.registry, reader, access), access)
 

@@ -237,7 +237,7 @@ class Tasks:
         live = live or run.good
         if live is None or live.version == current:
             return
-        run.good = live
+        run.good, run.missed_training = live, None
         run.memory = self._recalled(run, live, now)
         created = int(live.artifact.provenance["created_at"])
         changes = {"model_version": live.version, "model_kind": live.kind, "model_created": created}
@@ -267,6 +267,8 @@ class Tasks:
             if had >= plan.minimum_slots or plan.kind == "baseline":
                 return
             needed = min(2 * had, plan.minimum_slots)
+            if self._services.versions[run.section.name].newest_number() != run.memory.model.version:
+                return  # somebody has gone back to this one
         extent = run.monitor.source.extent(now)
         have = 0 if extent is None else (min(extent[1], now) - extent[0]) // step + 1
         if have < needed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -58,7 +59,10 @@ class TrainingChildren:
         Raises: TrainingTimeout, TrainingStopped, TrainingKilled; DetectorError with the child's last line on stderr.
         """
         command = [sys.executable, "-m", "detector", "retrain", monitor, "--config", str(self._config_path)]
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as child:  # noqa: S603 - own command
+        # a session of its own: what it starts itself can be killed with it
+        with subprocess.Popen(  # noqa: S603 - own command
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+        ) as child:
             self._add(child)
             lines: deque[str] = deque(maxlen=1)
             listener = threading.Thread(target=_listen, args=(child.stderr, lines, progress), daemon=True)
@@ -66,7 +70,7 @@ class TrainingChildren:
             try:
                 child.wait(timeout)
             except subprocess.TimeoutExpired:
-                child.kill()
+                os.killpg(child.pid, signal.SIGKILL)
                 msg = f"training ended after training.timeout = {timeout:g} s; raise it or lower training.max_windows"
                 raise TrainingTimeout(msg) from None
             finally:

@@ -26,7 +26,7 @@ from detector.daemon.systemd import notify_systemd
 from detector.daemon.tasks import MonitorRun, Services, Task, Tasks
 from detector.detect import explain_slot, promise
 from detector.detect.tick import Monitor
-from detector.errors import ConfigError
+from detector.errors import ConfigError, SourceError
 from detector.export.prometheus import Exporter, MonitorView
 from detector.train.division import Plan
 from detector.web.live import Status
@@ -173,9 +173,15 @@ class Worker:
     def explained(self, monitor: str, entity: str) -> Mapping[str, Any] | None:
         """The newest slot of an entity, explained as alerts are; None if there is nothing to explain."""
         run = self._runs[monitor]
-        if run.memory is None:
+        memory = run.memory  # a tick may take it away meanwhile
+        if memory is not None:
+            return explain_slot.newest(run.plan.horizon, memory, entity)
+        if run.good is not None:  # after a tick that failed: the next one brings it back
+            return None
+        try:
             return explain_slot.observed(run.plan.horizon, run.monitor.source, entity, self.now())
-        return explain_slot.newest(run.plan.horizon, run.memory, entity)
+        except SourceError:
+            return None
 
     # -- life, within -------------------------------------------------------------------------------------------------
 

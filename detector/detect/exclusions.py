@@ -27,6 +27,9 @@ def recurrence(rule: str, start: datetime) -> rruleset:
     Raises: ValueError saying what is wrong with the rule.
     """
     text = rule.strip().upper()
+    if "SECONDLY" in text or "MINUTELY" in text:
+        msg = "must not recur by the second or minute: FREQ is HOURLY, DAILY, WEEKLY, MONTHLY or YEARLY"
+        raise ValueError(msg)
     if "DTSTART" in text:
         msg = "must not name DTSTART: the exclusion's own start is the first occurrence"
         raise ValueError(msg)
@@ -142,8 +145,8 @@ def check(exclusion: Exclusion, metrics: Sequence[str]) -> None:
     if exclusion.end is not None and exclusion.end <= exclusion.start:
         msg = "an exclusion must end after it begins"
         raise ConfigError(msg)
-    if max(abs(exclusion.start), abs(exclusion.end or 0)) > _LAST:
-        msg = "an exclusion must begin and end before the year 9000; leave --to and --for out if it is open-ended"
+    if not all(0 <= at <= _LAST for at in (exclusion.start, exclusion.end or 0)):
+        msg = "an exclusion must begin and end between 1970 and the year 9000; without an end it is open-ended"
         raise ConfigError(msg)
     if exclusion.metric is not None and not any(is_like(name, exclusion.metric) for name in metrics):
         msg = f"no metric of monitor {exclusion.monitor!r} is like {exclusion.metric!r}; there is: {', '.join(metrics)}"

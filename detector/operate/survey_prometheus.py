@@ -21,10 +21,10 @@ from detector.sources.prometheus import PrometheusSource, QuerySpec
 from detector.sources.prometheus_api import Api
 from detector.wording import printable
 
-_HOUR = 3_600_000
 _SLOTS = 120  # looked at
 _SCRAPES = 4  # in the range of a rate: two may fail
-_COUNTERS = ("_total", "_count", "_sum")
+_SUMMED = ("_count", "_sum")  # of a histogram or summary, which has both
+_MOMENTS = 300  # seconds in which scrapes are counted
 _SHORTEST = 60_000  # step, milliseconds
 _NAMED = 8
 
@@ -46,10 +46,15 @@ def proposal(
         has = ", ".join(names[:_NAMED]) or "none"
         msg = f"{api.shown} has no metrics of a node_exporter; name some with --metric. It has {len(names)}: {has}, …"
         raise ConfigError(printable(msg))
+    if not wanted and entity != "instance":
+        msg = f"--entity needs --metric: what is known of a node_exporter is by instance. Received: --entity {entity!r}"
+        raise ConfigError(printable(msg))
     interval = _interval(api, known, now)
     step = max(_SHORTEST, interval)
     span = pace.written(max(2 * _SHORTEST, _SCRAPES * interval))
-    queries = {name: _query(api, name, entity, span, now) for name in wanted} or presets.node_exporter(names, span)
+    queries = {name: _query(api, name, entity, span, now, names=names) for name in wanted} or presets.node_exporter(
+        names, span
+    )
     source = PrometheusSource(
         api,
         QuerySpec(
@@ -91,14 +96,16 @@ def _refuse_unknown(wanted: Sequence[str], names: Sequence[str]) -> None:
 
 
 def _interval(api: Api, name: str, now: int) -> int:
-    """Time between two scrapes of a metric in the last hour, milliseconds; a minute if it has none."""
-    count = _now(api, f"max(count_over_time({name}[1h]))", now)
-    return round(_HOUR / count / 1000) * 1000 if count > 1 else _SHORTEST
+    """Time between two scrapes of a metric in the last minutes, milliseconds; a minute if it has hardly any."""
+    count = _now(api, f"max(count_over_time({name}[{_MOMENTS}s]))", now)
+    return max(1, round(_MOMENTS / count)) * 1000 if count > 1 else _SHORTEST
 
 
-def _query(api: Api, name: str, entity: str, span: str, now: int) -> str:
+def _query(api: Api, name: str, entity: str, span: str, now: int, *, names: Sequence[str]) -> str:
     """One series for each entity, of a metric by its name."""
-    if name.endswith(_COUNTERS):
+    stem = name.rpartition("_")[0]
+    is_of_histogram = name.endswith(_SUMMED) and all(stem + end in names for end in _SUMMED)
+    if name.endswith("_total") or is_of_histogram:
         return f"sum by ({entity}) (rate({name}[{span}]))"
     many = _now(api, f"max(count by ({entity}) (last_over_time({name}[1h])))", now)
     return f"avg by ({entity}) ({name})" if many > 1 else name

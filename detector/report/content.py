@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from detector.store.alerts import AlertRow
 
 _POINTS = 2000  # of a score plot; in a longer alert each point is the highest score of several slots
+_MOST_SLOTS = 50_000  # of a score plot; of a longer alert the newest
 _RANKED = 20  # entities
 _TOP_SHARE = 0.01  # smallest share of the score that a top metric may have
 SHOWN = 500
@@ -49,7 +50,8 @@ def plotted(monitor: MonitorSection, alert: AlertRow, until: int) -> range:
     step = monitor.step_ms
     end = _end(alert, until)
     context = max(monitor.timesteps * step, (end - alert.episode.opened_slot) // 4 // step * step)
-    return range(alert.episode.opened_slot - context, min(end + context, max(until, end)) + step, step)
+    last = min(end + context, max(until, end)) + step
+    return range(max(alert.episode.opened_slot - context, last - _MOST_SLOTS * step), last, step)
 
 
 def _end(alert: AlertRow, until: int) -> int:

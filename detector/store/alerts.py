@@ -144,7 +144,7 @@ class IncidentRow:
     size: int
 
 
-_MOST_TOLD = 1000  # alerts of incidents that are read at once
+_MOST_TOLD = 100  # alerts of an incident
 
 
 def incidents(
@@ -152,42 +152,44 @@ def incidents(
 ) -> tuple[list[IncidentRow], int]:
     """At most so many incidents, newest first, after those that are skipped; and how many there are."""
     is_open = func.sum(case((alert.c.state.in_(WAITING), 1), else_=0))
+    closed = func.max(func.coalesce(alert.c.closed_at, alert.c.closed_slot, alert.c.peak_slot))
     mine = [alert.c.incident.is_not(None), alert.c.state != AlertState.WITHDRAWN]
     mine += [] if monitor is None else [alert.c.monitor == monitor]
-    columns = (alert.c.incident, func.min(alert.c.opened_slot).label("opened"), func.count().label("size"))
-    grouped = select(*columns, is_open.label("waiting")).where(*mine).group_by(alert.c.incident)
+    columns = (alert.c.incident, func.min(alert.c.monitor).label("monitor"), closed.label("closed"))
+    counted = (func.min(alert.c.opened_slot).label("opened"), func.count().label("size"), is_open.label("waiting"))
+    grouped = select(*columns, *counted).where(*mine).group_by(alert.c.incident)
     if only_open:
         grouped = grouped.having(is_open > 0)
     newest = grouped.order_by(func.min(alert.c.opened_slot).desc(), alert.c.incident.desc())
     with translated(engine), engine.connect() as connection:
         total = connection.scalar(select(func.count()).select_from(grouped.subquery())) or 0
-        found = connection.execute(newest.limit(most).offset(skip)).all()
-        told = (
-            select(*_COLUMNS)
-            .where(alert.c.incident.in_([row.incident for row in found]), *mine)
-            .order_by(alert.c.opened_slot, alert.c.id)
-            .limit(_MOST_TOLD)
-        )
-        members: dict[int, list[AlertRow]] = {}
-        for row in connection.execute(told).mappings():
-            members.setdefault(row["incident"], []).append(_row(dict(row), {}))
+        found = connection.execute(newest.limit(most).offset(skip)).all() if most else []
+        members = _members(connection, [row.incident for row in found], mine)
     return [
         IncidentRow(
             id=row.incident,
-            monitor=members[row.incident][0].monitor,
+            monitor=row.monitor,
             opened=row.opened,
-            closed=None if row.waiting else max(_closed_at(one) for one in members[row.incident]),
-            alerts=members[row.incident],
+            closed=None if row.waiting else row.closed,
+            alerts=members.get(row.incident, []),
             size=row.size,
         )
         for row in found
-        if row.incident in members
     ], total
 
 
-def _closed_at(row: AlertRow) -> int:
-    """When an alert that is closed was closed, by a person or by itself."""
-    return row.closed_at or row.episode.closed_slot or row.episode.peak_slot
+def _members(
+    connection: Connection, incidents: Sequence[int], conditions: Sequence[ColumnElement[bool]]
+) -> dict[int, list[AlertRow]]:
+    """The first alerts of each incident."""
+    order = (alert.c.opened_slot, alert.c.id)
+    place = func.row_number().over(partition_by=alert.c.incident, order_by=order).label("place")
+    placed = select(alert.c.id, place).where(alert.c.incident.in_(incidents), *conditions).subquery()
+    first = select(placed.c.id).where(placed.c.place <= _MOST_TOLD)
+    members: dict[int, list[AlertRow]] = {}
+    for row in connection.execute(select(*_COLUMNS).where(alert.c.id.in_(first)).order_by(*order)).mappings():
+        members.setdefault(row["incident"], []).append(_row(dict(row), {}))
+    return members
 
 
 def pages(engine: Engine, *, monitor: str, since: int, until: int, size: int = 500) -> Iterator[list[AlertRow]]:

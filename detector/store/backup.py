@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import tempfile
 from contextlib import closing
 from pathlib import Path
 
@@ -27,9 +28,10 @@ def copy(engine: Engine, file: Path) -> int:
 
     Raises: OSError if the file cannot be written, StoreError if the database, or the copy of it, cannot be read.
     """
-    unfinished = file.with_name(f".{file.name}.unfinished")
+    handle, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)  # a new one, that only this user can read
+    os.close(handle)
+    unfinished = Path(name)
     try:
-        os.close(os.open(unfinished, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600))
         with translated(engine), engine.connect() as connection, closing(sqlite3.connect(unfinished)) as target:
             source = connection.connection.driver_connection
             assert isinstance(source, sqlite3.Connection)

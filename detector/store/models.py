@@ -63,6 +63,13 @@ def live_version(engine: Engine, monitor: str) -> int | None:
         return connection.scalar(query.order_by(model.c.version.desc()).limit(1))
 
 
+def newest_version(engine: Engine, monitor: str) -> int | None:
+    """Number of the monitor's newest model version, live or not; None if it has none."""
+    with translated(engine), engine.connect() as connection:
+        newest: int | None = connection.scalar(select(func.max(model.c.version)).where(model.c.monitor == monitor))
+        return newest
+
+
 def load(engine: Engine, version: int) -> bytes:
     """The bytes of a model version.
 

@@ -14,6 +14,7 @@ import logging
 import os
 import ssl
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from detector.web.rules import CLIENTS, VERSIONS, Rules, Tls, openssl_name, pars
 
 logger = logging.getLogger(__name__)
 
+_RETRY_SECONDS = 30.0  # after a file was refused, whether it has changed or not
 _REMEMBERED = 100  # passwords whose check, which is slow on purpose, is not repeated
 _NOBODY = b"$2b$10$SJLdKBqsJRxGOoT0nkLB8O0AWNuSWVCdmkQnDrMFsYSSeOJKjcRUm"
 """A hash that is compared with if there is no such user: so it takes as long as for one there is."""
@@ -43,15 +45,25 @@ class Access:
     _known: OrderedDict[bytes, bool] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
+    _refused: str | None = None  # what is wrong with the file as it is now
+    _retry_at: float = 0.0  # of the monotonic clock
+
     def __post_init__(self) -> None:
         if self.path is not None:
-            self._read()
+            self._seen = ()  # nothing, so that a file that changes meanwhile is read again
+            self._read(is_first=True)
+            self._seen = self._stamp()
 
     @property
     def rules(self) -> Rules:
         """The rules in force: those of the file, as it is now, if that is right."""
         self._follow()
         return self._rules
+
+    @property
+    def is_read_only(self) -> bool:
+        """Whether nobody is told apart, so that nobody may change anything."""
+        return not self.rules.basic_auth_users
 
     @property
     def is_tls(self) -> bool:
@@ -79,34 +91,46 @@ class Access:
             return True, user
         return path in rules.auth_excluded_paths, ""
 
+    def knows(self, authorization: str) -> bool:
+        """Whether this is a user and a password that were right before, so that saying so takes no time."""
+        user, password = _credentials(authorization)
+        return _key(user, self.rules.basic_auth_users.get(user, ""), password) in self._known
+
     def _is_right(self, user: str, hashed: str | None, password: bytes) -> bool:
-        parts = (user.encode(), (hashed or "").encode(), password)
-        key = hashlib.sha256(b"".join(len(part).to_bytes(4) + part for part in parts)).digest()
-        with self._lock:
-            if key in self._known:
-                self._known.move_to_end(key)
-                return self._known[key]
-        is_right = _matches(password, hashed.encode() if hashed else _NOBODY) and hashed is not None
-        with self._lock:
-            self._known[key] = is_right
+        key = _key(user, hashed or "", password)
+        if key in self._known:
+            return True
+        if not _matches(password, hashed.encode() if hashed else _NOBODY) or hashed is None:
+            return False
+        with self._lock:  # only right ones are remembered, or wrong ones would push them out
+            self._known[key] = True
             while len(self._known) > _REMEMBERED:
                 self._known.popitem(last=False)
-        return is_right
+        return True
 
     def _follow(self) -> None:
         """Reads the file again if it, or a file it names, is another one than before."""
-        if self.path is None or self._stamp() == self._seen:
+        if self.path is None or not self._has_changed():
             return
         with self._lock:
-            if self._stamp() == self._seen:
+            if not self._has_changed():
                 return
+            seen = self._stamp()  # before it is read: what changes meanwhile is read next time
+            self._retry_at = time.monotonic() + _RETRY_SECONDS  # of files that it names, which may come yet
             try:
                 self._read()
             except ConfigError as exc:
-                self._seen = self._stamp()
-                logger.error("event=web_config_refused reason=%r; the last good one stays in force", str(exc))
+                if str(exc) != self._refused:
+                    logger.error("event=web_config_refused reason=%r; the last good one stays in force", str(exc))
+                self._refused = str(exc)
             else:
+                self._refused = None
                 logger.info("event=web_config_read")
+            self._seen = seen
+
+    def _has_changed(self) -> bool:
+        is_due = self._refused is not None and time.monotonic() >= self._retry_at
+        return is_due or self._stamp() != self._seen
 
     def _stamp(self) -> object:
         tls = self._rules.tls_server_config
@@ -117,15 +141,18 @@ class Access:
         assert self.path is not None
         return self.path.parent / name
 
-    def _read(self) -> None:
+    def _read(self, *, is_first: bool = False) -> None:
         assert self.path is not None
         rules = parsed(self.path)
         context = None if rules.tls_server_config is None else self._made(rules.tls_server_config)
-        if self._seen is not None and (context is None) != (self._context is None):
+        if not is_first and (context is None) != (self._context is None):
             msg = f"{self.path}: TLS is switched on or off by a restart of the daemon only"
             raise ConfigError(msg)
+        if not is_first and self._rules.basic_auth_users and not rules.basic_auth_users:
+            # an editor empties a file for a moment: nobody must be let in by that
+            msg = f"{self.path}: has no basic_auth_users any more; they are taken away by a restart of the daemon only"
+            raise ConfigError(msg)
         self._rules, self._context = rules, context
-        self._seen = self._stamp()
 
     def _made(self, tls: Tls) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -172,6 +199,11 @@ class _Current(ssl.SSLContext):
         current = self._of()
         assert current is not None
         return current.wrap_bio(*args, **kwargs)
+
+
+def _key(user: str, hashed: str, password: bytes) -> bytes:
+    parts = (user.encode(), hashed.encode(), password)
+    return hashlib.sha256(b"".join(len(part).to_bytes(4) + part for part in parts)).digest()
 
 
 def _identity(path: Path) -> tuple[int, int, int] | None:

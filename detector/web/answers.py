@@ -192,8 +192,9 @@ class Incident(BaseModel):
     severity: str
     opened: datetime
     closed: datetime | None
-    alerts: list[int]
-    entities: list[str]
+    size: int = Field(description="Alerts it has")
+    alerts: list[int] = Field(description="The first hundred of them")
+    entities: list[str] = Field(description="Theirs")
     metrics: list[str] = Field(description="The worst metric of each alert, the most frequent first")
 
 

@@ -266,7 +266,7 @@ def _act_on_exclusions(to: APIRouter, reader: Reader) -> None:
     @to.delete("/exclusions/{identity}", tags=["exclusions"], status_code=204, responses=_ACTING)
     def remove(identity: int, by: By) -> None:
         """Removes an exclusion."""
-        if not stored.remove(reader.engine, identity):
+        if not 0 <= identity < 1 << 63 or not stored.remove(reader.engine, identity):
             raise NotFound(f"no exclusion {identity}")
         logger.info("event=acted by=%r action=include exclusion=%d", by, identity)
 

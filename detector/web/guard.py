@@ -8,12 +8,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import anyio
 import anyio.to_thread
 from anyio import CapacityLimiter
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse
+from starlette.responses import JSONResponse, PlainTextResponse
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -27,7 +28,8 @@ _HEADERS = {
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "same-origin",
 }
-_READING = {"GET", "HEAD"}
+_READING = {"GET", "HEAD", "OPTIONS"}
+_BODY_BYTES, _BODY_SECONDS = 65_536, 10.0
 REQUESTED_BY = "X-Detector-Request"
 """A header that a page of another site cannot send without being allowed to, which nobody is."""
 
@@ -44,9 +46,7 @@ class Guard:
         """One request."""
         if scope["type"] != "http":
             return
-        given = Headers(scope=scope).get("authorization", "")
-        check = partial(self._access.admits, scope["path"], given)
-        is_admitted, user = await anyio.to_thread.run_sync(check, limiter=self._checks) if given else check()
+        is_admitted, user = await self._admitted(scope)
 
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -62,8 +62,50 @@ class Guard:
             await refusal(scope, receive, guarded)
             return
         scope.setdefault("state", {})["user"] = user
+        if scope["method"] not in _READING:
+            body = None if self._access.is_read_only else await _body(receive)
+            if body is None:
+                words = (
+                    why_not(self._access) or f"the body must come within {_BODY_SECONDS:g} s, and have 64 kB at most"
+                )
+                refused = JSONResponse({"detail": words}, 403 if self._access.is_read_only else 413)
+                await refused(scope, receive, guarded)
+                return
+            receive = _received(body)
         # HTTP servers leave the body of an answer to HEAD away
         await self._app(dict(scope, method="GET") if scope["method"] == "HEAD" else scope, receive, guarded)
+
+    async def _admitted(self, scope: Scope) -> tuple[bool, str]:
+        given = Headers(scope=scope).get("authorization", "")
+        if not given or self._access.knows(given):
+            return self._access.admits(scope["path"], given)
+        # only passwords that are new wait for each other: they take long on purpose
+        check = partial(self._access.admits, scope["path"], given)
+        return await anyio.to_thread.run_sync(check, limiter=self._checks)
+
+
+async def _body(receive: Receive) -> bytes | None:
+    """The body of a request, None if it is too large or too slow."""
+    found = b""
+    with anyio.move_on_after(_BODY_SECONDS):
+        while len(found) <= _BODY_BYTES:
+            message = await receive()
+            if message["type"] != "http.request":
+                return None
+            found += message.get("body", b"")
+            if not message.get("more_body"):
+                return found if len(found) <= _BODY_BYTES else None
+    return None
+
+
+def _received(body: bytes) -> Receive:
+    """What hands out a body that has come, once."""
+    messages = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> Message:
+        return messages.pop() if messages else {"type": "http.disconnect"}
+
+    return receive
 
 
 class Tagged:
@@ -106,8 +148,8 @@ def _tagged(held: list[Message], known: str) -> list[Message]:
 
 def actor(request: Request, access: Access) -> str:
     """The user who changes something. Raises: HTTPException 403 for nobody, and for what another site has sent."""
-    if not access.rules.basic_auth_users:
-        raise HTTPException(403, why_not(access))
+    if not request.state.user:
+        raise HTTPException(403, why_not(access) or "user and password are needed to change something")
     headers = request.headers
     origin = headers.get("origin")
     is_other = origin is not None and urlsplit(origin).netloc != headers.get("host")
@@ -120,7 +162,7 @@ def actor(request: Request, access: Access) -> str:
 
 def why_not(access: Access) -> str | None:
     """Why nobody can change anything here; None if users can."""
-    if access.rules.basic_auth_users:
+    if not access.is_read_only:
         return None
     return "Read-only, since nobody can be told apart: set export.web_config to a file with basic_auth_users"
 

@@ -118,7 +118,7 @@ def _add_fleet(app: FastAPI, reader: Reader, show: _Shown) -> None:
             title="Fleet",
             monitors=reader.monitors(),
             alerts=reader.alerts(Wanted(only_open=True), limit=_ROWS),
-            incidents=reader.incidents(monitor=None, only_open=True, limit=20),
+            incidents=reader.incidents(monitor=None, only_open=True, limit=0),
             latest=reader.alerts(Wanted(state="closed"), limit=10),
         )
 

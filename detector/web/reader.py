@@ -39,7 +39,7 @@ class Reader:
     """One daemon's state and database."""
 
     config: Config
-    engine: Engine  # its own pool: nobody's tick waits for a page
+    engine: Engine
     store: Store
     daemon: Daemon
     problem: Callable[[], str | None]  # why the daemon does not do its work, None if it does
@@ -234,6 +234,11 @@ class Reader:
     def report(self, identity: int) -> dict[str, Any]:
         """One alert as reports show it. Raises: NotFound."""
         row = self.alert_row(identity)
+        if all(section.name != row.monitor for section in self.config.monitors):
+            told_by = f"detector alerts show {identity}"
+            raise NotFound(
+                f"alert {identity} is of monitor {row.monitor!r}, which is not configured any more: {told_by}"
+            )
         history = StoredHistory(self.engine, row.monitor)
         found = rows.read(self.section(row.monitor), history, self.store, since=0, now=self.now, only=row)
         return content.build([found], now=self.now, zone=self.zone, is_whole=False)

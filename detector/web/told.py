@@ -101,6 +101,7 @@ def incident(row: alerts.IncidentRow) -> answers.Incident:
         severity="critical" if any(one.episode.severity == "critical" for one in row.alerts) else "warning",
         opened=moment(row.opened),
         closed=moment(row.closed),
+        size=row.size,
         alerts=[one.id for one in row.alerts],
         entities=sorted({one.entity for one in row.alerts}),
         metrics=[metric for metric, _ in worst.most_common()],

@@ -428,6 +428,22 @@ def test_the_count_of_alerts_never_falls(store: StateStore, migrated: Engine) ->
     assert alerts.counts(migrated, "web", 0).recent == 0
 
 
+def test_a_large_incident_hides_no_other_one(store: StateStore, migrated: Engine) -> None:
+    many = [_change(Change.OPENED, f"web-{number:03}") for number in range(130)]
+    store.commit(_commit(changes=many))
+    later = replace(
+        _change(Change.OPENED, "db"), episode=Episode(T0 + 99 * STEP, T0 + 99 * STEP, Severity.WARNING, 2.0, T0)
+    )
+    store.commit(_commit(expected_cursor=T0, cursor=T0 + STEP, changes=[later]))
+
+    found, total = alerts.incidents(migrated, monitor=None, only_open=True, most=10)
+
+    assert total == 2
+    assert [(one.size, len(one.alerts), one.closed) for one in found] == [(1, 1, None), (130, 100, None)]
+    assert alerts.incidents(migrated, monitor=None, only_open=True, most=0) == ([], 2)
+    assert [one.size for one in alerts.incidents(migrated, monitor="web", only_open=False, most=1, skip=1)[0]] == [130]
+
+
 def test_people_answer_alerts_and_nobody_overwrites_another(store: StateStore, migrated: Engine) -> None:
     store.commit(_commit(changes=[_change(Change.OPENED)]))
     before = alerts.listing(migrated)[0]

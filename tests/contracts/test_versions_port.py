@@ -68,6 +68,7 @@ def trained() -> ModelVersion:
 
 def test_a_monitor_without_versions_has_no_live_one(versions: Versions) -> None:
     assert versions.live_number() is None
+    assert versions.newest_number() is None
     assert versions.live() is None
 
 
@@ -116,6 +117,14 @@ def test_the_newest_version_is_live_and_older_ones_can_be_loaded(versions: Versi
 
     assert versions.live_number() == second > first
     assert versions.load(first).version == first
+
+
+def test_the_newest_number_is_of_the_monitor_alone(open_versions: Open, trained: ModelVersion) -> None:
+    other = open_versions(BASELINE.model_copy(update={"name": "other"}))
+    first, second = open_versions().save(trained, NOW), open_versions().save(trained, NOW)
+    other.save(trained, NOW)
+
+    assert open_versions().newest_number() == second > first
 
 
 def test_a_version_made_for_other_settings_is_not_live(open_versions: Open, trained: ModelVersion) -> None:

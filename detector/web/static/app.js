@@ -30,12 +30,14 @@
     try {
       const answer = await fetch(location.href, { cache: "no-cache", headers: { Accept: "text/html" } });
       const text = await answer.text();
-      if (answer.ok || answer.status === 404) take(new DOMParser().parseFromString(text, "text/html"));
+      if (!answer.ok && answer.status !== 404) throw new Error(`${answer.status} ${answer.statusText}`);
+      take(new DOMParser().parseFromString(text, "text/html"));
       if (since) fresh.textContent = "";
       since = null;
-    } catch {
+    } catch (error) {
       since ??= new Date();
-      fresh.textContent = `No answer since ${since.toLocaleTimeString()}`;
+      const why = error instanceof TypeError ? "" : ` (${error.message})`; // fetch's own error: nobody answers
+      fresh.textContent = `No answer since ${since.toLocaleTimeString()}${why}`;
     }
   }
 
@@ -57,7 +59,10 @@
         headers: { "Content-Type": "application/json", "X-Detector-Request": "page" },
         body: body && JSON.stringify(body),
       });
-      if (!answer.ok) return tell(near, (await answer.json()).detail);
+      if (!answer.ok) {
+        const said = await answer.text();
+        return tell(near, said.startsWith("{") ? JSON.parse(said).detail : said);
+      }
     } catch {
       return tell(near, "The server does not answer.");
     }

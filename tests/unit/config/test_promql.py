@@ -7,6 +7,10 @@ import pytest
 from detector.config import promql
 
 
+def test_a_comment_behind_a_selector_makes_it_no_other_query() -> None:
+    assert promql.parsed("up # is it up?").within(60_000, "mean") == "avg_over_time(up[60000ms])"
+
+
 @pytest.mark.parametrize(
     ("query", "expected"),
     [
@@ -39,7 +43,7 @@ from detector.config import promql
         ("timestamp(up + a)", "timestamp(last_over_time(up[9ms]) + last_over_time(a[9ms]))"),
         ('absent(up{a="b"})', 'absent(up{a="b"})'),
         ('label_replace(up, "a", "$1", "b", "(up)")', 'label_replace(last_over_time(up[9ms]), "a", "$1", "b", "(up)")'),
-        ("up # is it up?\n + down", "last_over_time(up[9ms]) # is it up?\n + last_over_time(down[9ms])"),
+        ("up # is it up?\n + down", "last_over_time(up[9ms])  \n + last_over_time(down[9ms])"),
         ("vector(1)", "vector(1)"),
         ("1", "1"),
         ("count_values('a', up)", "count_values('a', last_over_time(up[9ms]))"),

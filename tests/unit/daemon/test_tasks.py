@@ -178,6 +178,9 @@ class _Versions:
     fallback: int | None = None
     asked = 0
 
+    def newest_number(self) -> int | None:
+        return self.number
+
     def live_number(self) -> int | None:
         return self.number
 

@@ -6,6 +6,7 @@ import base64
 import logging
 import os
 import re
+import time
 from pathlib import Path
 
 import bcrypt
@@ -91,6 +92,46 @@ def test_a_file_that_becomes_wrong_changes_nothing_and_is_told_once(
 
     assert answers == {(True, "ana"), (False, "")}  # never open to anybody
     assert [record.getMessage().split()[0] for record in caplog.records] == ["event=web_config_refused"] * 2
+
+
+def test_a_file_that_is_emptied_for_a_moment_lets_nobody_in(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = _written(tmp_path, f"basic_auth_users: {{ana: '{_hash('right')}'}}")
+    access = Access(path)
+
+    with caplog.at_level(logging.ERROR):
+        path.write_text("")
+        while_empty = access.admits("/", ""), access.is_read_only
+        path.write_text(f"basic_auth_users: {{bo: '{_hash('right')}'}}")
+
+    assert while_empty == ((False, ""), False)
+    assert [access.admits("/", _basic(user, "right"))[0] for user in ("ana", "bo")] == [False, True]
+    assert "are taken away by a restart of the daemon only" in caplog.text
+
+
+def test_files_that_come_after_the_one_that_names_them_are_read_when_they_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = _written(tmp_path, f"basic_auth_users: {{ana: '{_hash('right')}'}}")
+    access, now = Access(path), [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    users = f"basic_auth_users: {{bo: '{_hash('right')}'}}"
+    path.write_text(f"{users}\ntls_server_config: {{cert_file: c, key_file: k}}")  # TLS: by a restart only
+    assert access.admits("/", _basic("bo", "right"))[0] is False
+    path.write_text(users)
+
+    assert access.admits("/", _basic("bo", "right")) == (True, "bo")
+
+
+def test_a_right_password_is_known_and_wrong_ones_do_not_push_it_out(tmp_path: Path) -> None:
+    access = Access(_written(tmp_path, f"basic_auth_users: {{ana: '{_hash('right')}'}}"))
+    assert not access.knows(_basic("ana", "right"))
+    access.admits("/", _basic("ana", "right"))
+
+    for number in range(200):
+        access.admits("/", _basic("ana", f"wrong {number}"))
+
+    assert access.knows(_basic("ana", "right"))
+    assert not access.knows(_basic("ana", "wrong 199"))
 
 
 @pytest.mark.parametrize(

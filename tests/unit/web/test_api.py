@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 import watched
-from watched import FAULT, STEP, STRANGE, T0, Acting, Fleet, Site
+from watched import ANA, FAULT, STEP, STRANGE, T0, Acting, Fleet, Site
+
+from detector.web import guard
 
 END = T0 + (watched.TRAINED + watched.WATCHED) * STEP
 
@@ -249,6 +253,53 @@ def test_what_another_site_makes_a_browser_send_is_refused(acting: Acting, heade
 
     assert found.status == 403
     assert line in json.loads(found.body)["detail"]
+
+
+def test_a_body_is_not_read_for_whoever_may_not_act_and_not_without_end(site: Site, acting: Acting) -> None:
+    large = {"comment": "x" * 70_000}
+
+    nobody = site.ask("/api/v1/alerts/1/close", "POST", body=large, headers={"X-Detector-Request": "test"})
+    ana = acting.act("/alerts/1/close", body=large)
+
+    assert (nobody.status, ana.status) == (403, 413)
+    assert json.loads(ana.body)["detail"] == "the body must come within 10 s, and have 64 kB at most"
+    assert site.json("/alerts/1")["state"] == "open"
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(acting: Acting, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "_BODY_SECONDS", 0.3)
+    with socket.create_connection(("127.0.0.1", acting.site.endpoint.port)) as client:
+        lines = ["POST /api/v1/alerts/1/close HTTP/1.1", "Host: here", f"Authorization: {ANA['Authorization']}"]
+        client.sendall("\r\n".join([*lines, "Content-Length: 9000", "", "{"]).encode())
+        client.settimeout(60)
+
+        assert client.recv(100).startswith(b"HTTP/1.1 413")
+
+
+def test_a_path_that_needs_no_password_lets_nobody_act(fleet: Fleet, tmp_path: Path) -> None:
+    with watched.acting(fleet, tmp_path, excluded="/api/v1/exclusions") as found:
+        body = {"monitor": "web", "start": "2026-01-01T18:40:00Z"}
+        asked = found.site.ask("/api/v1/exclusions", "POST", body=body, headers={"X-Detector-Request": "1"})
+
+        assert asked.status == 403
+        assert found.fleet.parts.store.exclusions("web") == []
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words"),
+    [
+        ({"start": "0001-01-01T00:00:00+12:00"}, "between 1970 and the year 9000"),
+        ({"start": "1969-12-31T23:00:00Z"}, "between 1970 and the year 9000"),
+        ({"start": "2026-01-01T00:00:00Z", "end": "2026-01-01T01:00:00Z", "rule": "FREQ=SECONDLY"}, "by the second"),
+    ],
+)
+def test_times_that_make_no_sense_are_not_stored(acting: Acting, wanted: dict[str, str], words: str) -> None:
+    found = acting.act("/exclusions", body={"monitor": "web", **wanted})
+
+    assert found.status == 422
+    assert words in json.loads(found.body)["detail"]
+    assert json.loads(acting.ask("/api/v1/exclusions").body) == []
+    assert acting.act("/exclusions/999999999999999999999999999999", "DELETE").status == 404
 
 
 @pytest.mark.parametrize("name", STRANGE)
