@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -51,6 +52,7 @@ def sentence(explanation: Mapping[str, Any]) -> str:
     begin = _KINDS.get(kind, kind.replace("_", " ").capitalize() or "Unusual").format(
         slots=part.get("slots"), move=part.get("move"), time=_time_of_day(part)
     )
+    begin = re.sub(r"\b1 slots\b", "1 slot", begin)
     if not metrics:
         return f"{begin}." if kind == "no_data" else ""
     more = f"; and {len(metrics) - MOST} more" if len(metrics) > MOST else ""

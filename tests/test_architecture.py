@@ -69,7 +69,7 @@ ALLOWED: dict[str, set[str]] = {
         *_LOW,
         *_USE_CASES,
         *("detector", "progress", "ports", "config", "database", "wording", "csv_files"),
-        *("store", "export", "report", "operate", "wiring", "daemon", "demo"),
+        *("store", "export", "report", "operate", "web", "wiring", "daemon", "demo"),
     },
     "cli": {"detector", "errors", "commands"},
     "__main__": {"cli"},

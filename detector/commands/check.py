@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Dry run: validates, connects, counts, measures, and says what the daemon would do."""
     path, settings = load(config)
+    from detector.config import loading
+    from detector.web.access import Access
+
+    Access(loading.web_config(settings.export))  # one that is wrong keeps the daemon from starting
     rows, too_much = checked(settings, as_json=as_json)
     if not as_json:
         monitors = amount(len(settings.monitors), "monitor")

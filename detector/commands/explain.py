@@ -181,7 +181,7 @@ def _past(parts: Parts, monitor: str, entity: str, moment: int) -> list[PastAler
 
     found = alerts.listing(parts.engine, monitor=monitor, entity=entity, until=moment + 1, most=_LATEST)
     return [
-        PastAlert(row.id, row.episode.opened_slot, row.episode.closed_slot)
+        PastAlert(row.id, row.episode.opened_slot, row.episode.closed_slot if row.closed_at is None else row.closed_at)
         for row in found
         if row.state is not AlertState.WITHDRAWN
     ]

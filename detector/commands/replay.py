@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 def replay(
     monitor: Annotated[str, typer.Argument(help="The monitor.")],
     from_: Annotated[str, typer.Option("--from", help="Replay from a time on, or from this long ago.")] = "7d",
-    to: Annotated[str, typer.Option("--to", help="Replay up to a time, or this long ago [now].")] = "0s",
+    to: Annotated[str | None, typer.Option("--to", help="Replay up to a time, or this long ago [now].")] = None,
     budgets: Annotated[
         list[str] | None,
         typer.Option(
@@ -61,7 +61,8 @@ def replay(
         raise ConfigError(msg)
     if out is not None:
         refuse_unless_file("--report", out)
-    start, end = _period(section, moment_of("--from", from_), moment_of("--to", to), now)
+    start, end = moment_of("--from", from_), now if to is None else moment_of("--to", to)
+    start, end = _period(section, start, end, now)
     model = _model(parts, monitor, version, start)
     from detector import progress, wiring
     from detector.core.rejects import in_words

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
@@ -26,6 +27,10 @@ from detector.web.live import Daemon
 from detector.web.reader import Reader
 from detector.web.server import Endpoint
 from detector.wiring import Parts
+
+logger = logging.getLogger(__name__)
+
+_LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 
 def serve(config_path: Path, config: Config) -> None:
@@ -67,6 +72,8 @@ def serving(parts: Parts, exporter: Exporter, daemon: Daemon, problem: Callable[
     """
     config = parts.config
     access = Access(loading.web_config(config.export))
+    if not access.is_read_only and not access.is_tls and config.export.address[0] not in _LOOPBACK:
+        logger.warning("event=passwords_in_clear listen=%s; add tls_server_config", config.export.listen)
     engine = database.connect(loading.secret(config.database))  # its own: nobody's tick waits for a page
     versions = {monitor.name: wiring.StoredVersions(engine, monitor) for monitor in config.monitors}
     own = replace(parts, engine=engine, store=StateStore(engine), versions=versions)

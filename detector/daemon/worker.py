@@ -16,7 +16,6 @@ from apscheduler.events import EVENT_JOB_MAX_INSTANCES, JobExecutionEvent
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
-from apscheduler.triggers.interval import IntervalTrigger
 
 from detector.config import values
 from detector.config.sections import Config, MonitorSection
@@ -28,6 +27,7 @@ from detector.detect import explain_slot, promise
 from detector.detect.tick import Monitor
 from detector.errors import ConfigError, SourceError
 from detector.export.prometheus import Exporter, MonitorView
+from detector.times import milliseconds
 from detector.train.division import Plan
 from detector.web.live import Status
 from detector.web.server import Endpoint
@@ -58,6 +58,20 @@ class CronTrigger(BaseTrigger):  # type: ignore[misc]  # APScheduler has no type
         after = round((previous_fire_time or now).timestamp() * 1000)
         following = values.next_firings(self._cron, after, 1, self._zone)
         return datetime.fromtimestamp(following[0] / 1000, UTC) if following else None
+
+
+class GridTrigger(BaseTrigger):  # type: ignore[misc]  # APScheduler has no types
+    """Fires at every multiple of an interval, plus an offset; APScheduler's own counts from the run before."""
+
+    def __init__(self, every: int, offset: int) -> None:
+        """Both in milliseconds."""
+        self._every, self._offset = every, offset
+
+    def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
+        """The first such time after now, and after the previous one."""
+        after = max(now, previous_fire_time or now)
+        passed = round(after.timestamp() * 1000) - self._offset
+        return datetime.fromtimestamp(((passed // self._every + 1) * self._every + self._offset) / 1000, UTC)
 
 
 class Worker:
@@ -299,11 +313,9 @@ class Worker:
     ) -> None:
         """Adds a job that runs at every multiple of its interval, plus an offset, and once at `first`."""
         self._exporter.task(task, run.section.name)
-        seconds = every.total_seconds()
 
         def trigger() -> BaseTrigger:
-            aligned = datetime.fromtimestamp((time.time() // seconds + 1) * seconds, UTC) + offset
-            return IntervalTrigger(seconds=seconds, start_date=aligned, timezone=UTC)
+            return GridTrigger(milliseconds(every), milliseconds(offset))
 
         job, options = f"{task}:{run.section.name}", {} if first is None else {"next_run_time": first}
         self._triggers[job] = trigger

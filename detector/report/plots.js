@@ -17,7 +17,8 @@ const Plots = (() => {
     const most = Math.max(...splits.map(Math.abs));
     const [size, unit] = [[1e12, "T"], [1e9, "G"], [1e6, "M"], [1e4, "k"]].find(([least]) => most >= least) ?? [1, ""];
     const divisor = unit === "k" ? 1e3 : size;
-    const digits = Math.min(12, Math.max(0, -Math.floor(Math.log10(step / divisor) + 1e-9)));
+    const is_told = (digits) => Math.abs(Number((step / divisor).toFixed(digits)) * divisor / step - 1) < 1e-6;
+    const digits = [...Array(12).keys()].find(is_told) ?? 12;
     return splits.map((value) => (value === 0 ? "0" : (value / divisor).toFixed(digits) + unit));
   }
 

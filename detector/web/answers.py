@@ -92,7 +92,7 @@ class Entity(BaseModel):
     reason: str | None = Field(description="Why it is unknown")
     score: float | None
     surprise: float | None
-    has_alert: bool
+    has_alert: bool = Field(description="Whether an alert is open that is not muted, and that nobody has closed")
     is_critical: bool
 
 
@@ -217,7 +217,7 @@ class ModelDetail(Model):
     """A model version, and what it takes to open an alert under it."""
 
     blind_ratio: float | None
-    deviations_to_alert: float | None = Field(description="Robust deviations of one metric for three slots")
+    deviations_to_alert: float | None = Field(description="Robust deviations of the middle metric, for ten minutes")
     header: dict[str, Any]
 
 

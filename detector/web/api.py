@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from detector import __version__
 from detector.detect import exclusions
@@ -44,6 +44,8 @@ Name = Annotated[str, Query(max_length=400)]
 
 class Remark(BaseModel):
     """A comment on what somebody does."""
+
+    model_config = ConfigDict(extra="forbid")
 
     comment: str | None = Field(default=None, max_length=4000)
 
@@ -217,6 +219,30 @@ def _act_on_alerts(to: APIRouter, reader: Reader) -> None:
             )
 
         return answer(identity, by, "acknowledge", do)
+
+    @to.post("/alerts/{identity}/unacknowledge", tags=["alerts"], responses=_ACTING)
+    def unacknowledge(identity: int, remark: Remark, by: By) -> answers.AlertDetail:
+        """Takes the acknowledgement of an alert back."""
+
+        def do(row: AlertRow) -> None:
+            if row.state != "acknowledged":
+                raise Conflict(f"alert {identity} is {row.state}; nobody has acknowledged it")
+            alerts.unacknowledge(
+                reader.engine, row, by=by, comment=remark.comment, now=reader.now, notifiers=notified(row)
+            )
+
+        return answer(identity, by, "unacknowledge", do)
+
+    @to.post("/alerts/{identity}/comment", tags=["alerts"], responses=_ACTING)
+    def comment(identity: int, remark: Remark, by: By) -> answers.AlertDetail:
+        """Adds a comment to an alert, open or closed."""
+
+        def do(row: AlertRow) -> None:
+            if not remark.comment:
+                raise Conflict("comment: must hold something")
+            alerts.comment(reader.engine, row, by=by, comment=remark.comment, now=reader.now)
+
+        return answer(identity, by, "comment", do)
 
     @to.post("/alerts/{identity}/close", tags=["alerts"], responses=_ACTING)
     def close(identity: int, remark: Remark, by: By) -> answers.AlertDetail:

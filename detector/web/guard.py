@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import math
+import time
 from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
 
     from detector.web.access import Access
 
+logger = logging.getLogger(__name__)
+
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:;"
     " connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -29,6 +34,7 @@ _HEADERS = {
     "Referrer-Policy": "same-origin",
 }
 _READING = {"GET", "HEAD", "OPTIONS"}
+_NOTE_SECONDS = 60.0
 _BODY_BYTES, _BODY_SECONDS = 65_536, 10.0
 REQUESTED_BY = "X-Detector-Request"
 """A header that a page of another site cannot send without being allowed to, which nobody is."""
@@ -40,6 +46,7 @@ class Guard:
     def __init__(self, app: ASGIApp, access: Access) -> None:
         self._app = app
         self._access = access
+        self._refused, self._noted_at = 0, -math.inf
         self._checks = CapacityLimiter(2)  # of passwords, which are slow on purpose
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -56,8 +63,13 @@ class Guard:
             await send(message)
 
         if not is_admitted:
+            given = Headers(scope=scope).get("authorization", "")
+            if given:
+                self._note_refused(scope)
             refusal = PlainTextResponse(
-                "user and password are needed\n", 401, {"WWW-Authenticate": 'Basic realm="detector", charset="UTF-8"'}
+                "the user or the password is wrong\n" if given else "user and password are needed\n",
+                401,
+                {"WWW-Authenticate": 'Basic realm="detector", charset="UTF-8"'},
             )
             await refusal(scope, receive, guarded)
             return
@@ -74,6 +86,17 @@ class Guard:
             receive = _received(body)
         # HTTP servers leave the body of an answer to HEAD away
         await self._app(dict(scope, method="GET") if scope["method"] == "HEAD" else scope, receive, guarded)
+
+    def _note_refused(self, scope: Scope) -> None:
+        """A line for wrong passwords, not for each of them: a guess a line would fill the log."""
+        self._refused += 1
+        if time.monotonic() - self._noted_at >= _NOTE_SECONDS:
+            logger.warning(
+                "event=login_refused address=%s times=%d; user or password is wrong",
+                (scope.get("client") or ("?",))[0],
+                self._refused,
+            )
+            self._noted_at, self._refused = time.monotonic(), 0
 
     async def _admitted(self, scope: Scope) -> tuple[bool, str]:
         given = Headers(scope=scope).get("authorization", "")

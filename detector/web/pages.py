@@ -162,6 +162,7 @@ def _add_fleet(app: FastAPI, reader: Reader, show: _Shown) -> None:
             span=span,
             spans=list(_SPANS),
             alerts=reader.alerts(Wanted(monitor=monitor, entity=entity, is_glob=False), limit=_ROWS),
+            exclusions=reader.exclusions(monitor, entity),
             drawn={"alerts": {"entity": _drawn(scores, found)}},
         )
 

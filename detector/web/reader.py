@@ -170,11 +170,11 @@ class Reader:
             scores=content.plain(content.thinned(values, size)),
             unknown=self._unknown(monitor, entity, start, end),
             alerts=[
-                answers.Span(start=row.episode.opened_slot, end=row.episode.closed_slot or end, what=str(row.id))
+                answers.Span(start=row.episode.opened_slot, end=_ended(row) or end, what=str(row.id))
                 for row in alerts.page(
                     self.engine, Wanted(monitor=monitor, entity=entity, is_glob=False, until=end), most=200
                 )
-                if row.state != "withdrawn" and (row.episode.closed_slot or end) >= start
+                if row.state != "withdrawn" and (_ended(row) or end) >= start
             ],
             excluded=[
                 answers.Span(start=begin, end=stop, what=exclusion.effect)
@@ -270,8 +270,8 @@ class Reader:
                 )
         raise NotFound(f"no model version {version}")
 
-    def exclusions(self, monitor: str | None = None) -> list[answers.Exclusion]:
-        """Exclusions of one monitor, or of all."""
+    def exclusions(self, monitor: str | None = None, entity: str | None = None) -> list[answers.Exclusion]:
+        """Exclusions of one monitor, or of all; those that are about an entity, or all."""
         return [
             answers.Exclusion(
                 start=told.moment(found.start),
@@ -288,4 +288,10 @@ class Reader:
             for section in self.config.monitors
             if monitor in {None, section.name}
             for found in self.store.exclusions(section.name)
+            if entity is None or exclusions.concerns(found, entity)
         ]
+
+
+def _ended(row: AlertRow) -> int | None:
+    """When an alert ended for people, epoch milliseconds; None if it is open."""
+    return row.episode.closed_slot if row.closed_at is None else row.closed_at

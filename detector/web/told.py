@@ -50,6 +50,8 @@ def entity(view: MonitorView, row: int, is_anomalous: bool) -> answers.Entity:
     assert view.states is not None
     reason = Reason(int(view.reason[row]))
     is_known = reason is Reason.KNOWN
+    is_silent = view.is_silent is not None and bool(view.is_silent[row])
+    is_told = bool(view.states.is_open[row]) and not is_silent
     surprise = float(view.surprise[row])
     return answers.Entity(
         monitor=view.monitor,
@@ -58,8 +60,8 @@ def entity(view: MonitorView, row: int, is_anomalous: bool) -> answers.Entity:
         reason=None if is_known else reason.label,
         score=round(float(view.score[row]), 4) if is_known else None,
         surprise=round(surprise, 4) if is_known and math.isfinite(surprise) else None,
-        has_alert=bool(view.states.is_open[row]),
-        is_critical=bool(view.states.is_open[row] and view.states.is_critical[row]),
+        has_alert=is_told,
+        is_critical=is_told and bool(view.states.is_critical[row]),
     )
 
 

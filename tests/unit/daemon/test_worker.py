@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 
 from detector.config.sections import Config, DatabaseSection, EmbeddedSource, MonitorSection
 from detector.daemon.tasks import Services
-from detector.daemon.worker import CronTrigger, Worker
+from detector.daemon.worker import CronTrigger, GridTrigger, Worker
 from detector.errors import ConfigError
 from detector.export.prometheus import Exporter
 from detector.sources.memory import MemorySource
@@ -165,6 +165,26 @@ def test_a_signal_within_the_wait_for_the_stop_does_not_wait_for_itself(
     assert sorted(worker._signals) == sorted([signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
     worker._handle_signals()
     assert worker._stop.is_set()
+
+
+@pytest.mark.parametrize(
+    ("now", "previous", "expected"),
+    [  # ticks of a minute, ten seconds after its end: whenever the daemon has started
+        ("10:00:26", None, "10:01:10"),
+        ("10:00:26.5", "10:00:26", "10:01:10"),
+        ("10:01:10.001", "10:01:10", "10:02:10"),
+        ("10:01:10", "10:01:10", "10:02:10"),
+        ("10:07:00", "10:01:10", "10:07:10"),
+        ("10:00:05", None, "10:00:10"),
+    ],
+)
+def test_a_tick_comes_as_soon_as_its_slot_is_complete(now: str, previous: str | None, expected: str) -> None:
+    def at(clock: str) -> datetime:
+        return datetime.fromisoformat(f"2026-01-01T{clock}+00:00")
+
+    found = GridTrigger(60_000, 10_000).get_next_fire_time(None if previous is None else at(previous), at(now))
+
+    assert found == at(expected)
 
 
 def test_the_daemon_trains_when_the_cron_line_says_so_in_its_zone() -> None:
