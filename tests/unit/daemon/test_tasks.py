@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -233,9 +233,30 @@ def test_a_damaged_new_live_version_leaves_the_good_one_in_memory(following: _Fo
     following.follow()
     assert following.in_memory() == 1
 
-    following.versions.number = 3
+    following.versions.number, following.run.missed_training = 3, "out of memory"
     following.follow()
     assert following.in_memory() == 3
+    assert following.run.missed_training is None  # whoever trained it
+
+
+@pytest.mark.parametrize(("newest", "is_trained"), [(2, True), (3, False)])
+def test_a_short_baseline_is_trained_again_unless_somebody_went_back_to_it(
+    run: MonitorRun, newest: int, is_trained: bool
+) -> None:
+    stage = Stage(run, lambda _monitor, _before: 0)
+    trained: list[MonitorRun] = []
+    stage.tasks._train_now = trained.append
+    stage.tasks._services.versions["web"] = versions = _Versions()  # type: ignore[index]
+    versions.number = newest
+    step = run.plan.horizon.step
+    model = SimpleNamespace(kind="baseline", version=2, trained_from=0, trained_until=100 * step)
+    run.memory = SimpleNamespace(model=model)  # type: ignore[assignment]
+    source = SimpleNamespace(extent=lambda _now: (0, 500 * step))  # twice as much, and more
+    run.monitor = replace(run.monitor, source=source)
+
+    stage.tasks._train_if_ready(run, 500 * step)
+
+    assert trained == ([run] if is_trained else [])
 
 
 def test_a_daemon_that_starts_with_a_damaged_live_version_takes_the_one_before(following: _Following) -> None:
