@@ -59,6 +59,7 @@ def test_the_fleet_at_a_glance(site: Site) -> None:
     assert "/alerts/1" in page.links
 
 
+@pytest.mark.slow
 def test_every_link_of_every_page_leads_somewhere(site: Site) -> None:
     waiting, seen = ["/"], {"/"}
     while waiting:

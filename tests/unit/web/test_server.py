@@ -83,6 +83,7 @@ def test_a_client_that_hangs_up_is_not_worth_a_line(
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_clients_that_say_half_of_a_request_delay_nobody_and_are_sent_away(
     address: tuple[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,6 +101,7 @@ def test_clients_that_say_half_of_a_request_delay_nobody_and_are_sent_away(
         assert [client.recv(1) for client in clients] == [b""] * 200  # sent away: that is the end of the stream
 
 
+@pytest.mark.slow
 def test_a_client_that_sends_a_letter_at_a_time_is_sent_away_all_the_same(
     address: tuple[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
