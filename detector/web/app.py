@@ -44,8 +44,7 @@ def create(registry: CollectorRegistry, reader: Reader, access: Access) -> Guard
     app.state.access = access
     _supervised(app, registry, reader.problem)
     app.include_router(api.router(reader, access))
-    pages.add(app, reader, access)
-    _answer_errors(app, reader, access)
+    _answer_errors(app, pages.add(app, reader, access))
     app.add_middleware(Tagged, without=("/metrics", "/healthz", "/readyz"))
     app.add_middleware(GZipMiddleware, minimum_size=4096, compresslevel=1)
     return Guard(app, access)
@@ -70,13 +69,13 @@ def _supervised(app: FastAPI, registry: CollectorRegistry, ready: Ready) -> None
         return PlainTextResponse(f"{problem or 'ok'}\n", 503 if problem else 200)
 
 
-def _answer_errors(app: FastAPI, reader: Reader, access: Access) -> None:
+def _answer_errors(app: FastAPI, refuse: pages.Refuse) -> None:
     """Every error is a line that says what is wrong: JSON for the API, a page for people."""
 
     def told(request: Request, status: int, line: str) -> Response:
         if request.url.path.startswith("/api/"):
             return JSONResponse({"detail": line}, status)
-        return pages.refusal(request, reader, access, status=status, line=line)
+        return refuse(request, status, line)
 
     def add(kind: type[Exception], status: int) -> None:
         @app.exception_handler(kind)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import cache
 from importlib import resources
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
@@ -37,21 +38,22 @@ _FILES = {
 }
 _TYPES = {"js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
 
+Refuse = Callable[[Request, int, str], Response]
+"""A page for a request, a status and a line."""
+
 PageNumber = Annotated[int, Query(ge=1, le=10**7)]
 
 
-def add(app: FastAPI, reader: Reader, access: Access) -> None:
-    """Adds all pages to an application."""
+def add(app: FastAPI, reader: Reader, access: Access) -> Refuse:
+    """Adds all pages to an application; what makes a page that says why there is none."""
     show = _Shown(reader, access)
     _add_files(app)
     _add_fleet(app, reader, show)
     _add_alerts(app, reader, show)
     _add_models(app, reader, show)
-
-
-def refusal(request: Request, reader: Reader, access: Access, *, status: int, line: str) -> Response:
-    """A page that says why there is none."""
-    return _Shown(reader, access)(request, "refusal.html", status=status, title="Not to be shown", line=line)
+    return lambda request, status, line: show(
+        request, "refusal.html", status=status, title="Not to be shown", line=line
+    )
 
 
 class _Shown:
@@ -260,6 +262,7 @@ def _url(path: str, values: Mapping[str, Any] | None = None, **more: Any) -> str
     return f"{path}?{urlencode(query)}" if query else path
 
 
+@cache
 def _file_url(name: str) -> str:
     """A link to a file, another one when it has changed."""
     package, path = _FILES[name]
