@@ -8,7 +8,9 @@ from datetime import timedelta
 from typing import Annotated, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     field_validator,
@@ -35,6 +37,9 @@ HOST_METRICS = (
     "processes",
 )
 """Metrics that `source.type = "host"` records; `sources.host` reads them in this order."""
+PositiveDuration = Annotated[Duration, AfterValidator(more_than_nothing)]
+Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
+"""One name, or several."""
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
@@ -108,23 +113,13 @@ class SqlSource(Section):
     url_file: str = ""
     table: str = ""
     query: str = ""
-    entity: tuple[str, ...] = ()
+    entity: Names = ()
     time: str = "time"
     time_format: Literal["timestamp", "epoch_seconds", "epoch_milliseconds"] = "timestamp"
     time_zone: Zone = "UTC"
     metric: str = ""
     value: str = ""
-    timeout: Duration = timedelta(seconds=30)
-
-    @field_validator("timeout")
-    @classmethod
-    def _is_positive(cls, value: timedelta) -> timedelta:
-        return more_than_nothing(value)
-
-    @field_validator("entity", mode="before")
-    @classmethod
-    def _one_or_many(cls, value: object) -> object:
-        return (value,) if isinstance(value, str) else value
+    timeout: PositiveDuration = timedelta(seconds=30)
 
     @model_validator(mode="after")
     def _is_complete(self) -> SqlSource:
@@ -150,21 +145,11 @@ class PrometheusSource(Section):
     url: str = ""
     url_file: str = ""
     queries: dict[str, str] = {}
-    entity: tuple[str, ...] = ()
+    entity: Names = ()
     token: str = ""
     token_file: str = ""
     ca_file: str = ""
-    timeout: Duration = timedelta(seconds=30)
-
-    @field_validator("timeout")
-    @classmethod
-    def _is_positive(cls, value: timedelta) -> timedelta:
-        return more_than_nothing(value)
-
-    @field_validator("entity", mode="before")
-    @classmethod
-    def _one_or_many(cls, value: object) -> object:
-        return (value,) if isinstance(value, str) else value
+    timeout: PositiveDuration = timedelta(seconds=30)
 
     @field_validator("url")
     @classmethod

@@ -53,7 +53,6 @@ def test_demo_finds_nearly_all_faults_and_hardly_ever_cries_wolf(
     # five of five and none with the shipped seed; other processors may find one less, or one more
     assert sum(fault["found"] for fault in result["faults"]) >= 4
     assert result["false_alerts"] <= 1
-    assert result["seconds"] > 0
 
 
 def test_alert_on_a_fault_names_a_metric_it_shows_in(result: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
+from detector.web import access
 from detector.web.access import Access
 from detector.web.guard import Guard
 from detector.web.server import Endpoint
@@ -51,9 +52,9 @@ def serve(folder: Path) -> Serve:
     @contextmanager
     def serving(text: str) -> Iterator[Endpoint]:
         (folder / "web.yml").write_text(text)
-        access = Access(folder / "web.yml")
+        rules = Access(folder / "web.yml")
         app = Starlette(routes=[Route("/", lambda _request: PlainTextResponse("here"))])
-        endpoint = Endpoint(("127.0.0.1", 0), Guard(app, access), access)
+        endpoint = Endpoint(("127.0.0.1", 0), Guard(app, rules), rules)
         endpoint.start()
         try:
             yield endpoint
@@ -103,6 +104,20 @@ def test_a_renewed_certificate_is_shown_without_a_restart(serve: Serve, folder: 
 
     assert status == 200
     assert before != after
+
+
+def test_a_certificate_that_comes_after_the_file_that_names_it_is_shown(
+    serve: Serve, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(access, "_RETRY_SECONDS", 0.0)
+    with serve(SERVER) as endpoint:
+        _, before = _asked(endpoint, folder)
+        (folder / "web.yml").write_text(SERVER.replace("server.", "next."))
+        _, refused = _asked(endpoint, folder)
+        _certificate(folder, "next", san="IP:127.0.0.1")
+        _, after = _asked(endpoint, folder)
+
+    assert refused == before != after
 
 
 def test_only_clients_with_a_certificate_of_the_authority_are_answered(serve: Serve, folder: Path) -> None:
