@@ -27,6 +27,12 @@ def read_only(array: NDArray[Any]) -> None:
     array.flags.writeable = False
 
 
+def any_metric(values: Bool) -> Bool:
+    """Whether something is true of any metric, (…, F) -> (…)."""
+    # the sum of truth values; several times faster than `any` over an axis that is short
+    return np.asarray(np.einsum("...f->...", values), dtype=np.bool_)
+
+
 class Reason(IntEnum):
     """Why an entity has no score at a slot; `KNOWN` where it has one. Kept as int8 in arrays."""
 

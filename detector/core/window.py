@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from detector.core.series import Bool, Float32, Int8, Reason
+from detector.core.series import Bool, Float32, Int8, Reason, any_metric
 
 
 def slide(values: Float32, timesteps: int) -> Float32:
@@ -25,11 +25,11 @@ def reasons(values: Float32, timesteps: int, *, max_missing: float, expected: Bo
     expected: (E, F) metrics that each entity should have; others may be missing [all]
     """
     missing = np.isnan(values)  # (E, L, F)
-    empty: Bool = np.all(missing, axis=2)  # (E, L)
+    empty = ~any_metric(~missing)  # (E, L)
     if expected is None:
-        holes = missing.mean(axis=2)  # (E, L)
-    else:
-        holes = (missing & expected[:, None]).sum(axis=2) / np.maximum(expected.sum(axis=1), 1)[:, None]
+        expected = np.ones((len(values), values.shape[2]), dtype=np.bool_)
+    holes = np.einsum("elf,ef->el", missing.astype(np.int32), expected.astype(np.int32))
+    holes = holes / np.maximum(expected.sum(axis=1), 1)[:, None]
     share = _rolling_mean(holes, timesteps)  # (E, K)
     result = np.full(share.shape, Reason.KNOWN, dtype=np.int8)
     result[share > max_missing] = Reason.GAP
@@ -57,7 +57,7 @@ def silent(values: Float32, slots: int, *, had_data: Bool) -> Bool:
     had_data: (E,) entities that had some before these slots. Of the slots only those up to each one count: an entity
     that has no data yet is not silent, whatever comes later.
     """
-    empty: Bool = np.all(np.isnan(values), axis=2)
+    empty = ~any_metric(~np.isnan(values))
     position = np.arange(values.shape[1])[None, :]
     last = np.maximum.accumulate(np.where(empty, -1, position), axis=1)  # (E, L) newest slot with data
     known = (last >= 0) | had_data[:, None]
@@ -74,10 +74,9 @@ def _rolling_mean(values: np.ndarray[tuple[int, int], np.dtype[np.float64]], len
 def _starts_empty(empty: Bool, timesteps: int, max_missing: float) -> Bool:
     """Windows whose oldest slots are all empty, for longer than a window may be missing."""
     leading = int(np.floor(np.round(max_missing * timesteps, 9))) + 1  # 0.29 × 100 is less than 29 before rounding
-    lead: Bool = np.all(
-        np.lib.stride_tricks.sliding_window_view(empty, leading, axis=1), axis=2
-    )  # (E, L − leading + 1)
-    return lead[:, : empty.shape[1] - timesteps + 1]
+    oldest = empty[:, : empty.shape[1] - timesteps + leading]
+    lead: Bool = np.all(np.lib.stride_tricks.sliding_window_view(oldest, leading, axis=1), axis=2)
+    return lead
 
 
 INPUT_CLIP = 10.0

@@ -366,21 +366,22 @@ def _errors(
     rows: (E,) as in `Memory`; only: the entities wanted, (R,) [all]
     """
     rules, metrics = horizon.metric_rules, history.values.shape[2]
-    wanted = np.arange(len(rows)) if only is None else only
+    count = len(rows) if only is None else len(only)
     begin = history.values.shape[1] - slots - model.timesteps + 1
-    errors = np.empty((len(wanted), slots), dtype=np.float32)
-    reason = np.zeros((len(wanted), slots), dtype=np.int8)
-    share = np.empty((len(wanted), metrics), dtype=np.float32)
+    errors = np.empty((count, slots), dtype=np.float32)
+    reason = np.zeros((count, slots), dtype=np.int8)
+    share = np.empty((count, metrics), dtype=np.float32)
     windows = 0
-    for part in blocks(len(wanted) if slots else 0):
-        values = history.values[wanted[part], begin:]
-        reasons = residuals.reasons(model, values, rows[wanted[part]], max_missing=horizon.max_missing)  # (B, K)
+    for part in blocks(count if slots else 0):
+        at = part if only is None else only[part]
+        values = history.values[at, begin:]
+        reasons = residuals.reasons(model, values, rows[at], max_missing=horizon.max_missing)  # (B, K)
         chosen = reasons == Reason.KNOWN
-        selection = Selection(values, rows[wanted[part]], history.slots[begin:], chosen)
+        selection = Selection(values, rows[at], history.slots[begin:], chosen)
         errors[part], shares = residuals.errors(model, selection, rules)
         is_invalid = rules.outside(values[:, -1])  # (B, F)
-        count = is_invalid.sum(axis=1, keepdims=True)
-        share[part] = np.where(count > 0, is_invalid / np.maximum(count, 1), shares[:, -1])
+        invalid = is_invalid.sum(axis=1, keepdims=True)
+        share[part] = np.where(invalid > 0, is_invalid / np.maximum(invalid, 1), shares[:, -1])
         reason[part] = reasons
         windows += int(chosen.sum())
     if model.version == NO_MODEL:
@@ -388,6 +389,6 @@ def _errors(
     return _Made(errors, reason, share, windows)
 
 
-def blocks(count: int) -> list[Int64]:
-    """Row indices 0 … count − 1 in blocks of some thousand, (B,) each."""
-    return [np.arange(begin, min(begin + _BLOCK, count)) for begin in range(0, count, _BLOCK)]
+def blocks(count: int) -> list[slice]:
+    """Rows 0 … count − 1 in blocks of some thousand."""
+    return [slice(begin, min(begin + _BLOCK, count)) for begin in range(0, count, _BLOCK)]

@@ -92,7 +92,8 @@ def recall(
         recalled = checkpoints.with_rests(recalled, stored.kept, begin=start)
     again = recalled.scores.copy()
     for rows in memory.blocks(len(recalled.entities)):
-        parts = scores.scores_by_mechanism(horizon, recalled, horizon.scores, only=rows)
+        only = np.arange(rows.start, rows.stop)
+        parts = scores.scores_by_mechanism(horizon, recalled, horizon.scores, only=only)
         again[rows, -horizon.scores :] = threshold.worst(parts)
     recalled = replace(recalled, scores=again)
     states = alerts.states_of(horizon, recalled, relevant)

@@ -7,7 +7,7 @@ import numpy as np
 from detector.core import frozen, pool, score, threshold, window
 from detector.core.decide import THRESHOLD, AlertStates
 from detector.core.news import MECHANISMS, POOL, POOLED
-from detector.core.series import Bool, Float32, Int64, Reason
+from detector.core.series import Bool, Float32, Int64, Reason, any_metric
 from detector.core.threshold import worst
 from detector.detect import residuals
 from detector.detect.horizon import Horizon
@@ -26,20 +26,19 @@ def freeze_limits(model: ModelVersion, rows: Int64) -> Int64:
     return np.where((rows < 0)[:, None], frozen.NEVER, known[rows])
 
 
-def lost_metrics(horizon: Horizon, memory: Memory, slots: int, *, only: Int64) -> Bool:
+def lost_metrics(horizon: Horizon, model: ModelVersion, values: Float32, rows: Int64, slots: int) -> Bool:
     """True where a metric that the model knows of an entity is missing for a whole window, while others are not.
 
-    only: rows of the entities wanted, (R,). Returns (R, K, F) of the newest K slots.
+    values: (E, L, F); rows: (E,) as in `Memory`. Returns (E, K, F) of the newest K slots.
     """
-    seen, values = memory.model.artifact.seen, memory.history.values
-    result = np.zeros((len(only), slots, values.shape[2]), dtype=np.bool_)
-    rows = memory.rows[only]
+    seen = model.artifact.seen
+    result = np.zeros((len(rows), slots, values.shape[2]), dtype=np.bool_)
     if not seen.size:
         return result
-    expected = np.where((rows < 0)[:, None], False, seen[rows])  # (R, F)
-    holed = np.flatnonzero((np.isnan(values[only, -slots:]) & expected[:, None]).any(axis=(1, 2)))  # few, as a rule
+    expected = np.where((rows < 0)[:, None], False, seen[rows])  # (E, F)
+    holed = np.flatnonzero((np.isnan(values[:, -slots:]) & expected[:, None]).any(axis=(1, 2)))  # few, as a rule
     if holed.size:
-        result[holed] = window.lost(values[only[holed]], expected[holed], horizon.timesteps)[:, -slots:]
+        result[holed] = window.lost(values[holed], expected[holed], horizon.timesteps)[:, -slots:]
     return result
 
 
@@ -52,20 +51,20 @@ def scores_by_mechanism(horizon: Horizon, memory: Memory, slots: int, *, only: I
     """
     rules, level = horizon.rules, level_of(horizon, memory.model)
     invalid_score = np.float32(max(rules.score_critical, rules.score_at_once))
-    wanted = np.arange(len(memory.rows)) if only is None else only
-    scores, periods = np.empty((len(wanted), slots, len(MECHANISMS)), dtype=np.float32), _periods(memory, slots)
-    for block in blocks(len(wanted)):
-        rows, at = memory.rows[wanted[block]], wanted[block]
-        found = threshold.scores(periods[at], level)
+    count, periods = len(memory.rows) if only is None else len(only), _periods(memory, slots)
+    scores = np.empty((count, slots, len(MECHANISMS)), dtype=np.float32)
+    for block in blocks(count):
+        at = block if only is None else only[block]
+        rows, found = memory.rows[at], threshold.scores(periods[at], level)
         values = memory.history.values[at]
-        is_invalid = horizon.metric_rules.outside(values[:, -slots:]).any(axis=2)
+        is_invalid = any_metric(horizon.metric_rules.outside(values[:, -slots:]))
         found[is_invalid] = np.fmax(found[is_invalid], invalid_score)
         limits, rested = freeze_limits(memory.model, rows), memory.rested[at]
-        is_frozen = frozen.is_frozen(values, limits, slots, rested=rested).any(axis=2)
+        is_frozen = any_metric(frozen.is_frozen(values, limits, slots, rested=rested))
         found[is_frozen] = np.fmax(found[is_frozen], np.float32(rules.score_at_once))
         # what is missing is not normal: the others alone may be anomalous, but not say that all is well
         is_missing = np.isnan(memory.errors[at, -slots:]) & ~is_invalid & ~is_frozen
-        is_missing |= lost_metrics(horizon, memory, slots, only=at).any(axis=2)
+        is_missing |= any_metric(lost_metrics(horizon, memory.model, values, rows, slots))
         found[is_missing & ~(worst(found) >= THRESHOLD)] = np.nan
         scores[block] = found
     return scores
@@ -89,14 +88,13 @@ def level_of(horizon: Horizon, model: ModelVersion) -> float:
 
 def surprises(memory: Memory, slots: int, *, only: Int64 | None = None) -> Float32:
     """Surprise (E, K) of the newest K slots, 0 where nothing is known; only: rows of the entities wanted [all]."""
-    wanted = np.arange(len(memory.rows)) if only is None else only
+    result = np.empty((len(memory.rows) if only is None else len(only), slots), dtype=np.float32)
     if not slots:
-        return np.empty((len(wanted), 0), dtype=np.float32)
-    result = np.empty((len(wanted), slots), dtype=np.float32)
+        return result
     calibration, periods = memory.model.artifact.calibration, _periods(memory, slots)
-    for block in blocks(len(wanted)):
-        rows, at = memory.rows[wanted[block]], wanted[block]
-        errors = memory.errors[at, -slots - max(score.SPANS) + 1 :]
+    for block in blocks(len(result)):
+        at = block if only is None else only[block]
+        rows, errors = memory.rows[at], memory.errors[at, -slots - max(score.SPANS) + 1 :]
         news = np.fmax(worst(periods[at]), np.float32(0.0))
         result[block] = np.nan_to_num(calibration.surprise(calibration.smoothed(errors, rows), rows)) + news
     return result
@@ -122,7 +120,7 @@ def for_decisions(
     slots = scores.shape[1]
     is_without = residuals.without_model(model, rows) | (model.version == NO_MODEL)  # (E,)
     if is_without.any():
-        has_data: Bool = np.any(~np.isnan(values[:, -slots:]), axis=2) & is_without[:, None]
+        has_data = any_metric(~np.isnan(values[:, -slots:])) & is_without[:, None]
         scores = np.where(np.isnan(scores) & has_data, np.float32(0.0), scores)
     if horizon.silent:
         is_silent = window.silent(values, horizon.silent, had_data=is_open)[:, -slots:]  # (E, K)
@@ -139,7 +137,7 @@ def snapshot_of(
     newest = memory.scores[:, -1]
     reason = extended.reason[:, -1].copy()
     reason[~np.isnan(newest)] = Reason.KNOWN  # an invalid value is known to be
-    lost = lost_metrics(horizon, memory, 1, only=np.arange(len(reason)))[:, 0]  # (E, F)
+    lost = lost_metrics(horizon, memory.model, memory.history.values, memory.rows, 1)[:, 0]  # (E, F)
     reason[np.isnan(newest) & (reason == Reason.KNOWN) & lost.any(axis=1)] = Reason.NO_METRIC
     has_data = np.any(~np.isnan(memory.history.values[:, -1]), axis=1)
     if np.isnan(memory.history.values[:, -_STALE_SLOTS:]).all():
