@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from detector.core.deviation import Usual
 from detector.core.peaks import ANY, NO_NEWS, Peaks, Tails
 from detector.core.rhythm import Bins, Jobs
 from detector.core.rules import MetricRules
-from detector.core.series import Bool, Float32, Int16, Int64
+from detector.core.series import Bool, Float32, Int16, Int64, any_metric
 from detector.core.shape import Shapes
 from detector.core.threshold import Calibration
 from detector.times import HOUR_MS, MINUTE_MS, WEEK_MS
@@ -224,14 +225,14 @@ def observe(
     """Every mechanism's number at K more slots; spread: (E, F) robust deviation, own units; inf: not known."""
     found, lately = _discounted(experience.lately, seen.deviations, step=step)
     deep = np.concatenate([experience.recent, found], axis=1)  # (E, R + K, F)
-    filled, slots = np.nan_to_num(deep), found.shape[1]
-    known = ~np.isnan(deep).all(axis=2)
+    missing, slots = np.isnan(deep), found.shape[1]
+    filled = np.where(missing, np.float32(0.0), deep)
     far = _mean_of_metrics(deep[:, -slots - RECENT + 1 :])
-    is_known = known[:, -slots:]
+    is_known = any_metric(~missing[:, -slots:])
     metric = np.full((*is_known.shape, len(STREAMS)), ANY, dtype=np.int16)
 
     def worst(name: str, length: int) -> Float32:
-        least = _least(filled[:, -slots - length + 1 :], length)
+        least = _over(np.minimum, filled[:, -slots - length + 1 :], length)
         metric[..., STREAMS.index(name)] = least.argmax(axis=2)
         return np.where(is_known, least.max(axis=2), np.float32(np.nan))
 
@@ -240,12 +241,13 @@ def observe(
     columns += [worst("one3", RECENT), worst("one10", long_slots(step))]
     columns += [np.where(is_known, np.maximum(seen.missed, np.float32(_LEAST_MISSED)), np.float32(np.nan))]
     streams = np.log(np.maximum(np.stack(columns, axis=2), np.float32(_LEAST_STREAM)))
-    many = (_least(filled[:, -slots - _BROAD_SLOTS + 1 :], _BROAD_SLOTS) > _BROAD_DEVIATIONS).sum(axis=2)
+    least = _over(np.minimum, filled[:, -slots - _BROAD_SLOTS + 1 :], _BROAD_SLOTS)
+    many = (least > _BROAD_DEVIATIONS).sum(axis=2)
     lowest, highest = (
         edge.accumulate(np.concatenate([before[:, None], seen.values[:, :slots]], axis=1), axis=1)[:, 1:]
         for edge, before in ((np.fmin, experience.lowest), (np.fmax, experience.highest))
     )
-    has_value = ~np.isnan(seen.values[:, RECENT:]).all(axis=2)  # (E, K)
+    has_value = any_metric(~np.isnan(seen.values[:, RECENT:]))  # (E, K)
     last = np.where(has_value, seen.slots, experience.last[:, None]).max(axis=1)
     after = replace(
         experience, last=last, lately=lately, recent=deep[:, slots:], lowest=lowest[:, -1], highest=highest[:, -1]
@@ -304,9 +306,10 @@ def _mean_of_metrics(deep: Float32) -> Float32:
     return np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(np.float32)
 
 
-def _least(values: Float32, length: int) -> Float32:
-    """The least of the last `length` slots of (E, L, F), (E, L − length + 1, F)."""
-    return np.asarray(np.lib.stride_tricks.sliding_window_view(values, length, axis=1).min(axis=-1))
+def _over(extreme: np.ufunc, values: Float32, length: int) -> Float32:
+    """The least or the largest of the last `length` slots of (E, L, F), (E, L − length + 1, F)."""
+    count = values.shape[1] - length + 1
+    return np.asarray(reduce(extreme, [values[:, n : n + count] for n in range(length)]))
 
 
 def _beyond(values: Float32, lowest: Float32, highest: Float32, *, spread: Float32, rules: MetricRules) -> Float32:
@@ -315,21 +318,20 @@ def _beyond(values: Float32, lowest: Float32, highest: Float32, *, spread: Float
     values: (E, RECENT + K, F); lowest, highest: (E, K, F); spread: (E, F). In units of the range. NaN where no metric
     has a value.
     """
-    recent = np.lib.stride_tricks.sliding_window_view(values[:, 1:], RECENT, axis=1)  # (E, K, F, RECENT)
-    least = rules.least + 0.0
-    up, down = recent.min(axis=-1) - highest, lowest - recent.max(axis=-1)
-    up = np.where(rules.counts_up & (up >= np.maximum(least, rules.least_share * np.abs(highest))), up, 0.0)
-    down = np.where(rules.counts_down & (down >= np.maximum(least, rules.least_share * np.abs(lowest))), down, 0.0)
+    bottom, top = (_over(extreme, values[:, 1:], RECENT) for extreme in (np.minimum, np.maximum))  # (E, K, F)
+    up, down = bottom - highest, lowest - top
+    up = np.where(rules.counts_up & (up >= np.maximum(rules.least, rules.least_share * np.abs(highest))), up, 0.0)
+    down = np.where(rules.counts_down & (down >= np.maximum(rules.least, rules.least_share * np.abs(lowest))), down, 0.0)
     level = np.float32(_LEAST_OF_LEVEL) * np.maximum(np.abs(highest), np.abs(lowest))
     unit = np.maximum(np.maximum(highest - lowest, level), spread[:, None])
     # in double precision: a metric that was always 0 has next to no unit
     outside = np.maximum(np.fmax(up, down), 0.0) / np.maximum(unit.astype(np.float64), _LEAST_UNIT)
     # what was never negative has a floor: traffic that falls from its lowest to nothing moves by little of its range
     is_lower = (down > 0) & (lowest > 0) & np.isfinite(spread)[:, None]
-    times = (lowest + level) / np.maximum(np.fmax(recent.max(axis=-1), 0.0) + level, np.float32(_LEAST_UNIT))
+    times = (lowest + level) / np.maximum(np.fmax(top, 0.0) + level, np.float32(_LEAST_UNIT))
     fall = np.log(np.where(is_lower, times, 1.0))
     found = (np.log1p(np.nan_to_num(outside)) + np.float32(_FALL) * fall).max(axis=2)
-    known: Bool = np.any(~np.isnan(values[:, RECENT:]), axis=2)
+    known = any_metric(~np.isnan(values[:, RECENT:]))
     return np.where(known, found, np.nan).astype(np.float32)
 
 

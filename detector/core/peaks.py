@@ -8,6 +8,7 @@ remembered peaks that reach it, softly counted. So a repetition is no news, and 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import numpy as np
 
@@ -238,9 +239,12 @@ def _rate(
     nearest = np.exp(behind)
     if of is not None:
         mine = of[..., None]
-        weight = np.where((metric == mine) | (metric == ANY) | (mine == ANY), np.float32(1.0), np.float32(_OTHER))
+        is_own = (metric == mine) | (metric == ANY) | (mine == ANY)
+        weight = is_own * np.float32(1.0 - _OTHER) + np.float32(_OTHER)
         near, nearest = near * weight, nearest * weight
-    return np.asarray(near.sum(axis=-1) + np.float32(beyond) * nearest.max(axis=-1))
+    # peak by peak: many times faster than `max` over an axis that is short
+    largest = reduce(np.maximum, np.moveaxis(nearest, -1, 0))
+    return np.asarray(near.sum(axis=-1) + np.float32(beyond) * largest)
 
 
 def _rarity(rate: Float32, weeks: Float64, step: int) -> Float32:

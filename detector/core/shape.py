@@ -102,22 +102,23 @@ def statistics(scaled: Float32) -> Float32:
     A value of which nothing is known in a window is taken to be the median, 0: a window does not depend on what was
     before it.
     """
+    scaled = np.ascontiguousarray(scaled.transpose(1, 2, 0))  # (L, F, B): each slot is one piece of memory
     missing = np.isnan(scaled)
     has_gaps = bool(missing.any())
     if has_gaps:
-        at = np.maximum.accumulate(np.where(missing, 0, np.arange(scaled.shape[1])[None, :, None]), axis=1)
-        scaled = np.nan_to_num(np.take_along_axis(scaled, at, axis=1))
-    squeezed = np.copysign(np.log1p(np.abs(scaled)), scaled).astype(np.float32)
-    count = squeezed.shape[1] - SLOTS + 1
+        at = np.maximum.accumulate(np.where(missing, 0, np.arange(len(scaled))[:, None, None]), axis=0)
+        scaled = np.nan_to_num(np.take_along_axis(scaled, at, axis=0))
+    squeezed = np.copysign(np.log1p(np.abs(scaled)), scaled)
+    count = len(squeezed) - SLOTS + 1
     around = (np.arange(SLOTS) - (SLOTS - 1) / 2).astype(np.float32)
-    total, squares, slope, steps = (np.zeros_like(squeezed[:, :count]) for _ in range(4))
+    total, squares, slope, steps = (np.zeros_like(squeezed[:count]) for _ in range(4))
     highest = lowest = before = np.zeros_like(total)
-    is_known = np.zeros_like(missing[:, :count])
+    is_known = np.zeros_like(missing[:count])
     # slot by slot, so that rounding does not depend on how many windows there are
     for offset, weight in enumerate(around):
-        now = squeezed[:, offset : offset + count]
+        now = squeezed[offset : offset + count]
         if has_gaps:
-            is_known = is_known | ~missing[:, offset : offset + count]
+            is_known = is_known | ~missing[offset : offset + count]
             now = np.where(is_known, now, np.float32(0.0))
         total += now
         squares += now**2
@@ -134,4 +135,4 @@ def statistics(scaled: Float32) -> Float32:
         np.sqrt(steps / np.float32(SLOTS - 1)),
         slope / np.float32(np.sqrt((around**2).sum() * SLOTS)),
     ]
-    return np.concatenate(parts, axis=-1)
+    return np.ascontiguousarray(np.concatenate(parts, axis=1).transpose(2, 0, 1))

@@ -12,7 +12,7 @@ from detector.core import news, rhythm, scaling, shape
 from detector.core.news import BEFORE, MECHANISMS, RECENT, Experience, Habits, Observed, Seen
 from detector.core.rules import MetricRules
 from detector.core.scaling import Scaling
-from detector.core.series import Bool, Float32, Int64
+from detector.core.series import Bool, Float32, Int64, any_metric
 from detector.cores import cores
 from detector.ports import ModelVersion
 
@@ -109,7 +109,7 @@ def observe(norm: Norm, experience: Experience, slots: Slots) -> tuple[Experienc
 def has_shape(slots: Slots) -> Bool:
     """Whether the window that ends with each slot, (E, K), has a value in this slot and in half of all."""
     count = slots.slots.shape[-1]
-    has_value: Bool = np.any(~np.isnan(slots.values[:, -count - shape.SLOTS + 1 :]), axis=2)
+    has_value = any_metric(~np.isnan(slots.values[:, -count - shape.SLOTS + 1 :]))
     before = np.cumsum(np.pad(has_value, ((0, 0), (1, 0))), axis=1)
     known: Int64 = before[:, shape.SLOTS :] - before[:, : -shape.SLOTS]  # slots of each window
     return np.asarray(has_value[:, -count:] & (2 * known >= shape.SLOTS), dtype=np.bool_)

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 
 from detector.core.news import BEFORE, Experience
-from detector.core.series import Float32
+from detector.core.series import Float32, any_metric
 from detector.detect import news
 from detector.detect.horizon import Horizon
 from detector.detect.memory import Late, Memory, Point
@@ -82,7 +82,7 @@ def _advance(horizon: Horizon, model: ModelVersion, experience: Experience, slot
     norm, step = news.norm_of(model, horizon.metric_rules, horizon.step), horizon.step
     forgotten = {"none": horizon.forget, "last": horizon.forget - horizon.hold, "zero": horizon.values * step}
     longest = np.where(slots.rows < 0, horizon.values * step, forgotten[horizon.filled])  # (E,)
-    has_value = ~np.isnan(slots.values[:, LOOK_BACK:]).all(axis=2)  # (E, K)
+    has_value = any_metric(~np.isnan(slots.values[:, LOOK_BACK:]))  # (E, K)
     known = np.where(has_value, slots.slots, experience.last[:, None])
     before = np.maximum.accumulate(np.concatenate([experience.last[:, None], known[:, :-1]], axis=1), axis=1)
     is_anew = has_value & (slots.slots - before >= longest[:, None])

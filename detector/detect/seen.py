@@ -9,7 +9,7 @@ import numpy as np
 from detector.core import fill
 from detector.core.decide import LONG_AGO
 from detector.core.fill import LastRows
-from detector.core.series import Bool, Float32, Int64
+from detector.core.series import Bool, Float32, Int64, any_metric
 from detector.detect.horizon import Horizon
 
 
@@ -68,7 +68,7 @@ def filled(horizon: Horizon, values: Float32, *, start: int, seen: Seen, late: i
     """
     slots = start + horizon.step * np.arange(values.shape[1], dtype=np.int64)
     before = -1 - late
-    present = ~np.isnan(values).all(axis=2)  # (E, L)
+    present = any_metric(~np.isnan(values))  # (E, L)
     newest = np.maximum.accumulate(np.where(present, slots, LONG_AGO), axis=1)
     known = seen.slot[:, before, None]
     last = np.maximum(newest, np.where(known <= slots, known, LONG_AGO))
