@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import reduce
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -243,8 +244,9 @@ def observe(
     streams = np.log(np.maximum(np.stack(columns, axis=2), np.float32(_LEAST_STREAM)))
     least = _over(np.minimum, filled[:, -slots - _BROAD_SLOTS + 1 :], _BROAD_SLOTS)
     many = (least > _BROAD_DEVIATIONS).sum(axis=2)
+    left = [seen.values[:, k] for k in range(slots)]  # the slots that are the newest RECENT ones no more
     lowest, highest = (
-        edge.accumulate(np.concatenate([before[:, None], seen.values[:, :slots]], axis=1), axis=1)[:, 1:]
+        np.stack(list(accumulate([before, *left], edge))[1:], axis=1)
         for edge, before in ((np.fmin, experience.lowest), (np.fmax, experience.highest))
     )
     has_value = any_metric(~np.isnan(seen.values[:, RECENT:]))  # (E, K)
@@ -320,8 +322,9 @@ def _beyond(values: Float32, lowest: Float32, highest: Float32, *, spread: Float
     """
     bottom, top = (_over(extreme, values[:, 1:], RECENT) for extreme in (np.minimum, np.maximum))  # (E, K, F)
     up, down = bottom - highest, lowest - top
-    up = np.where(rules.counts_up & (up >= np.maximum(rules.least, rules.least_share * np.abs(highest))), up, 0.0)
-    down = np.where(rules.counts_down & (down >= np.maximum(rules.least, rules.least_share * np.abs(lowest))), down, 0.0)
+    counts = [np.maximum(rules.least, rules.least_share * np.abs(edge)) for edge in (highest, lowest)]
+    up = np.where(rules.counts_up & (up >= counts[0]), up, 0.0)
+    down = np.where(rules.counts_down & (down >= counts[1]), down, 0.0)
     level = np.float32(_LEAST_OF_LEVEL) * np.maximum(np.abs(highest), np.abs(lowest))
     unit = np.maximum(np.maximum(highest - lowest, level), spread[:, None])
     # in double precision: a metric that was always 0 has next to no unit

@@ -233,15 +233,19 @@ def _rate(
     beyond: float = _BEYOND,
 ) -> Float32:
     """`Peaks.rate` of x (…, S); peak, age (milliseconds, ≤ 0), count and metric: (…, S, PEAKS)."""
-    behind = np.minimum((peak - x[..., None]) / scale[..., None], np.float32(0.0))
-    aged = (age * (np.log(2.0) / HALF_LIFE)).astype(np.float32)
-    near = np.exp(behind * np.float32(1.0 / _BANDWIDTH) + aged) * count
-    nearest = np.exp(behind)
+    behind = peak - x[..., None]
+    behind /= scale[..., None]
+    np.minimum(behind, np.float32(0.0), out=behind)
+    near = behind * np.float32(1.0 / _BANDWIDTH)
+    near += (age * (np.log(2.0) / HALF_LIFE)).astype(np.float32)
+    near = np.exp(near, out=near) * count
+    nearest = np.exp(behind, out=behind)
     if of is not None:
         mine = of[..., None]
         is_own = (metric == mine) | (metric == ANY) | (mine == ANY)
         weight = is_own * np.float32(1.0 - _OTHER) + np.float32(_OTHER)
-        near, nearest = near * weight, nearest * weight
+        near *= weight
+        nearest *= weight
     # peak by peak: many times faster than `max` over an axis that is short
     largest = reduce(np.maximum, np.moveaxis(nearest, -1, 0))
     return np.asarray(near.sum(axis=-1) + np.float32(beyond) * largest)

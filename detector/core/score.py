@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from detector.core import window
 from detector.core.series import Float32
 
 SPANS = (1, 10, 60, 120)
@@ -51,9 +52,7 @@ def smooth(errors: Float32, span: int) -> Float32:
     known = np.ascontiguousarray(~np.isnan(errors).T)  # (L, E): whole slots lie side by side
     filled = np.where(known, errors.T, np.float32(0.0))
     slots = errors.shape[1] - span + 1
-    first = known[:span].sum(axis=0, dtype=np.int32)  # (E,)
-    changes = known[span:].astype(np.int32) - known[: max(0, slots - 1)]  # from each slot to the next
-    count = np.cumsum(np.concatenate([first[None], changes]), axis=0, dtype=np.int32)[:slots]
+    count = window.rolling_sum(known, span)
     # slot by slot and not by cumulative sums of all, whose rounding would depend on where the errors begin
     if 0 < slots * len(errors) < _FEW:  # the same sums in the same order by fewer, larger steps
         windows = np.lib.stride_tricks.sliding_window_view(filled, span, axis=0)  # (slots, E, span)

@@ -15,6 +15,7 @@ from detector.core.rejects import Reject
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
+Int32 = NDArray[np.int32]
 Int16 = NDArray[np.int16]
 Int8 = NDArray[np.int8]
 Bool = NDArray[np.bool_]

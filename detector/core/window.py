@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from detector.core.series import Bool, Float32, Int8, Reason, any_metric
+from detector.core.series import Bool, Float32, Int8, Int32, Reason, any_metric
 
 
 def slide(values: Float32, timesteps: int) -> Float32:
@@ -29,8 +29,9 @@ def reasons(values: Float32, timesteps: int, *, max_missing: float, expected: Bo
     if expected is None:
         expected = np.ones((len(values), values.shape[2]), dtype=np.bool_)
     holes = np.einsum("elf,ef->el", missing.astype(np.int32), expected.astype(np.int32))
-    holes = holes / np.maximum(expected.sum(axis=1), 1)[:, None]
-    share = _rolling_mean(holes, timesteps)  # (E, K)
+    most = timesteps * np.maximum(expected.sum(axis=1), 1)[:, None]
+    # rounding keeps a share that is exactly max_missing from counting as more
+    share = np.round(rolling_sum(holes.T, timesteps).T / most, 9).astype(np.float32)  # (E, K)
     result = np.full(share.shape, Reason.KNOWN, dtype=np.int8)
     result[share > max_missing] = Reason.GAP
     result[_starts_empty(empty, timesteps, max_missing)] = Reason.WARMING_UP
@@ -64,11 +65,12 @@ def silent(values: Float32, slots: int, *, had_data: Bool) -> Bool:
     return np.asarray(known & (position - last >= slots), dtype=np.bool_)
 
 
-def _rolling_mean(values: np.ndarray[tuple[int, int], np.dtype[np.float64]], length: int) -> Float32:
-    sums = np.cumsum(values, axis=1)
-    sums = np.concatenate([np.zeros((len(values), 1)), sums], axis=1)
-    # rounding keeps a share that is exactly max_missing from counting as more
-    return np.asarray(np.round((sums[:, length:] - sums[:, :-length]) / length, 9), dtype=np.float32)
+def rolling_sum(values: Bool | Int32, span: int) -> Int32:
+    """Sum of the last `span` slots of small numbers: (L, E) -> (L − span + 1, E)."""
+    slots = len(values) - span + 1
+    first = values[:span].sum(axis=0, dtype=np.int32)  # (E,)
+    changes = values[span:].astype(np.int32) - values[: max(0, slots - 1)]  # from each slot to the next
+    return np.cumsum(np.concatenate([first[None], changes]), axis=0, dtype=np.int32)[:slots]
 
 
 def _starts_empty(empty: Bool, timesteps: int, max_missing: float) -> Bool:

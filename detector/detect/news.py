@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from detector.core import news, rhythm, scaling, shape
+from detector.core import news, rhythm, scaling, shape, window
 from detector.core.news import BEFORE, MECHANISMS, RECENT, Experience, Habits, Observed, Seen
 from detector.core.rules import MetricRules
 from detector.core.scaling import Scaling
@@ -109,10 +109,9 @@ def observe(norm: Norm, experience: Experience, slots: Slots) -> tuple[Experienc
 def has_shape(slots: Slots) -> Bool:
     """Whether the window that ends with each slot, (E, K), has a value in this slot and in half of all."""
     count = slots.slots.shape[-1]
-    has_value = any_metric(~np.isnan(slots.values[:, -count - shape.SLOTS + 1 :]))
-    before = np.cumsum(np.pad(has_value, ((0, 0), (1, 0))), axis=1)
-    known: Int64 = before[:, shape.SLOTS :] - before[:, : -shape.SLOTS]  # slots of each window
-    return np.asarray(has_value[:, -count:] & (2 * known >= shape.SLOTS), dtype=np.bool_)
+    has_value = np.ascontiguousarray(any_metric(~np.isnan(slots.values[:, -count - shape.SLOTS + 1 :])).T)  # (L, E)
+    is_enough = 2 * window.rolling_sum(has_value, shape.SLOTS) >= shape.SLOTS
+    return np.asarray((has_value[-count:] & is_enough).T, dtype=np.bool_)
 
 
 def statistics(norm: Norm, slots: Slots) -> Float32:
