@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from detector.core import window
-from detector.core.series import Float32, Reason
+from detector.core.series import Float32, Reason, any_metric
 
 NAN = math.nan
 KNOWN, NO_DATA, GAP, WARMING_UP = Reason.KNOWN, Reason.NO_DATA, Reason.GAP, Reason.WARMING_UP
@@ -184,3 +184,19 @@ def test_what_the_network_reads_does_not_depend_on_the_newest_slot(windows: Floa
     changed[:, -1] = newest
 
     np.testing.assert_array_equal(window.network_input(windows), window.network_input(changed))
+
+
+def test_slots_are_summed_over_a_span() -> None:
+    values = np.array([[1, 0], [2, 0], [0, 5], [4, 1]], dtype=np.int32)
+
+    np.testing.assert_array_equal(window.rolling_sum(values, 2), [[3, 0], [2, 5], [4, 6]])
+    np.testing.assert_array_equal(window.rolling_sum(values > 0, 4), [[3, 2]])
+    assert window.rolling_sum(values, 5).shape == (0, 2)
+
+
+def test_one_metric_is_enough_of_however_many() -> None:
+    values = np.zeros((3, 300), dtype=np.bool_)
+    values[1, 7] = values[2] = True
+
+    assert any_metric(values).tolist() == [False, True, True]
+    assert any_metric(values[:, None, :8]).tolist() == [[False], [True], [True]]
