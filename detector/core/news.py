@@ -56,13 +56,16 @@ BEFORE = 9
 """Slots before a new one that `observe` takes errors of: those of the longest mean."""
 
 RECENT = 3
-"""Slots that must all lie beyond everything seen; and slots before a new one that `observe` takes values of."""
+"""Slots that must all lie beyond everything seen before."""
+
+MOST_LONG = 30
+"""Slots that `long_slots` is at most."""
 
 # What chose these stands in tests/benchmarks/README.md, "Return periods".
 _LATELY = 6 * HOUR_MS  # half-life of what a metric has shown lately
 _FEWEST_LATELY = 6  # slots of that half-life
 _MOST_IN_MEAN = 100.0  # deviations of one metric in a mean over all: one slot of one metric must not carry it
-_LONG, _MOST_LONG = 10 * MINUTE_MS, 30  # that the worst metric lasts; slots at most
+_LONG = 10 * MINUTE_MS  # that the worst metric lasts, and that what came before a record is older than
 _FENCE = 0.12  # of the logarithm of a deviation, for one nat
 # no reason, however rare: so many deviations; of `missed` the share that a job lacks
 _FLOOR = {"far1": 3.0, "far3": 3.0, "one3": 6.0, "one10": 6.0, "missed": 0.4}
@@ -88,7 +91,7 @@ class Experience:
     told: Peaks  # of what was gross, one stream
     lately: Float32  # (E, F) ln(1 + deviation), as it has been for some hours
     recent: Float32  # (E, R, F) discounted deviations of the newest slots, NaN = unknown
-    lowest: Float32  # (E, F) of all slots but the newest RECENT, NaN: none was known
+    lowest: Float32  # (E, F) of all slots but the newest `long_slots`, NaN: none was known
     highest: Float32  # (E, F)
     known: Int64  # (E,) slots with any value
     last: Int64  # (E,) the newest of them, epoch milliseconds
@@ -197,7 +200,7 @@ class Seen:
     """What is known of K new slots of E entities, and of some before them."""
 
     slots: Int64  # (K,) or (E, K) epoch milliseconds
-    values: Float32  # (E, RECENT + K, F) own units, NaN = missing
+    values: Float32  # (E, `long_slots` + K, F) own units, NaN = missing
     errors: Float32  # (E, BEFORE + K) of the network
     deviations: Float32  # (E, K, F) robust ones
     shape: Float32  # (E, K) distance from normal windows
@@ -216,8 +219,8 @@ class Observed:
 
 
 def long_slots(step: int) -> int:
-    """Slots that the worst metric must last for the longer of its two mechanisms."""
-    return max(RECENT, min(_MOST_LONG, round(_LONG / step)))
+    """Slots that the worst metric must last for `one10`; the newest so many are not what was seen before a record."""
+    return max(RECENT, min(MOST_LONG, round(_LONG / step)))
 
 
 def observe(
@@ -244,17 +247,17 @@ def observe(
     streams = np.log(np.maximum(np.stack(columns, axis=2), np.float32(_LEAST_STREAM)))
     least = _over(np.minimum, filled[:, -slots - _BROAD_SLOTS + 1 :], _BROAD_SLOTS)
     many = (least > _BROAD_DEVIATIONS).sum(axis=2)
-    left = [seen.values[:, k] for k in range(slots)]  # the slots that are the newest RECENT ones no more
+    left = [seen.values[:, k] for k in range(slots)]  # the slots that are no longer among the newest `long_slots`
     lowest, highest = (
         np.stack(list(accumulate([before, *left], edge))[1:], axis=1)
         for edge, before in ((np.fmin, experience.lowest), (np.fmax, experience.highest))
     )
-    has_value = any_metric(~np.isnan(seen.values[:, RECENT:]))  # (E, K)
+    has_value = any_metric(~np.isnan(seen.values[:, -slots:]))  # (E, K)
     last = np.where(has_value, seen.slots, experience.last[:, None]).max(axis=1)
     after = replace(
         experience, last=last, lately=lately, recent=deep[:, slots:], lowest=lowest[:, -1], highest=highest[:, -1]
     )
-    record = _beyond(seen.values, lowest, highest, spread=spread, rules=rules)
+    record = _beyond(seen.values[:, -slots - RECENT + 1 :], lowest, highest, spread=spread, rules=rules)
     gross = streams[..., STREAMS.index("far3")]
     return after, Observed(streams.astype(np.float32), metric, gross.astype(np.float32), many >= _BROAD, record)
 
@@ -317,10 +320,10 @@ def _over(extreme: np.ufunc, values: Float32, length: int) -> Float32:
 def _beyond(values: Float32, lowest: Float32, highest: Float32, *, spread: Float32, rules: MetricRules) -> Float32:
     """log(1 + how far RECENT slots all lie outside what came before them), the largest of all metrics: (E, K).
 
-    values: (E, RECENT + K, F); lowest, highest: (E, K, F); spread: (E, F). In units of the range. NaN where no metric
-    has a value.
+    values: (E, RECENT − 1 + K, F); lowest, highest: (E, K, F); spread: (E, F). In units of the range. NaN where no
+    metric has a value.
     """
-    bottom, top = (_over(extreme, values[:, 1:], RECENT) for extreme in (np.minimum, np.maximum))  # (E, K, F)
+    bottom, top = (_over(extreme, values, RECENT) for extreme in (np.minimum, np.maximum))  # (E, K, F)
     up, down = bottom - highest, lowest - top
     counts = [np.maximum(rules.least, rules.least_share * np.abs(edge)) for edge in (highest, lowest)]
     up = np.where(rules.counts_up & (up >= counts[0]), up, 0.0)
@@ -334,7 +337,7 @@ def _beyond(values: Float32, lowest: Float32, highest: Float32, *, spread: Float
     times = (lowest + level) / np.maximum(np.fmax(top, 0.0) + level, np.float32(_LEAST_UNIT))
     fall = np.log(np.where(is_lower, times, 1.0))
     found = (np.log1p(np.nan_to_num(outside)) + np.float32(_FALL) * fall).max(axis=2)
-    known = any_metric(~np.isnan(values[:, RECENT:]))
+    known = any_metric(~np.isnan(values[:, RECENT - 1 :]))
     return np.where(known, found, np.nan).astype(np.float32)
 
 

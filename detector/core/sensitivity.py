@@ -15,7 +15,7 @@ import numpy as np
 
 from detector.core import news, threshold
 from detector.core.decide import THRESHOLD, Rules
-from detector.core.news import BEFORE, RECENT, Experience, Habits, Seen
+from detector.core.news import BEFORE, RECENT, Experience, Habits, Seen, long_slots
 from detector.core.peaks import PEAKS
 from detector.core.rules import MetricRules
 from detector.core.series import Bool, Float32, Float64, Int64
@@ -99,7 +99,7 @@ class _Case:
     rows: Int64  # (C,)
     metric: Int64  # (C,)
     slots: Int64  # (K,) held
-    usual: Float32  # (C, RECENT + K, F) values of slots before and these
+    usual: Float32  # (C, `long_slots` + K, F) values of slots before and these
     spread: Float32  # (C, F)
     scale: Float32  # (C, STREAMS)
 
@@ -108,7 +108,7 @@ class _Case:
         """Before the slots everything was usual, and what is usual is no record; cells: entities and metrics (C,)."""
         entity, metric = cells
         experience, rows = experience.rows(entity), rows[entity]
-        all_slots = slots[0] + terms.step * np.arange(-RECENT, len(slots), dtype=np.int64)
+        all_slots = slots[0] + terms.step * np.arange(-long_slots(terms.step), len(slots), dtype=np.int64)
         usual = terms.habits.usual.medians(all_slots, rows)
         calm = np.where(np.isnan(usual[:, :1]), np.float32(np.nan), np.float32(0.0))
         before = replace(
@@ -123,7 +123,8 @@ class _Case:
     def value(self, sign: float, distance: float | Float64) -> Float32:
         """The value (C,) at a distance from the usual one, log2 of spreads, on one side; the last valid one beyond."""
         cell = np.arange(len(self.metric))
-        usual, spread = (part[cell, self.metric].astype(np.float64) for part in (self.usual[:, RECENT], self.spread))
+        first = self.usual[:, -len(self.slots)]
+        usual, spread = (part[cell, self.metric].astype(np.float64) for part in (first, self.spread))
         found = usual + sign * spread * np.exp2(distance)
         return np.clip(found, self.terms.rules.lowest[self.metric], self.terms.rules.highest[self.metric]).astype(
             np.float32
@@ -143,13 +144,13 @@ class _Case:
         """Whether an alert opens, (C,), while each metric is held at a value (C,)."""
         terms, count = self.terms, len(self.slots)
         values = self.usual.copy()
-        values[np.arange(len(value)), RECENT:, self.metric] = value[:, None]
+        values[np.arange(len(value)), -count:, self.metric] = value[:, None]
         unknown = np.full((len(value), BEFORE + count), np.nan, dtype=np.float32)
         seen = Seen(
             slots=self.slots,
             values=values,
             errors=unknown,
-            deviations=terms.habits.usual.deviations(values[:, RECENT:], self.slots, self.rows, terms.rules),
+            deviations=terms.habits.usual.deviations(values[:, -count:], self.slots, self.rows, terms.rules),
             shape=unknown[:, BEFORE:],
             missed=unknown[:, BEFORE:],
         )

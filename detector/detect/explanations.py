@@ -190,16 +190,18 @@ def _usual(memory: Memory, known: Int64, *, slots: Int64) -> tuple[Float32, Floa
 
 
 def _before(memory: Memory, rows: Int64, *, index: int) -> tuple[Float32, Float32]:
-    """Lowest and highest value (R, F) before the slots of a record that ends at an index into the history.
+    """Lowest and highest value (R, F) that a record at an index into the history lies beyond.
 
     An experience knows the values of all slots but the newest; NaN where none is kept that is old enough.
     """
-    history, first = memory.history, index + 1 - RECENT
+    history = memory.history
+    newest = long_slots(history.step)
+    first = index + 1 - newest
     points = (*memory.points, Point(history.end, memory.experience))
     known = [
         (reach, point.experience)
         for point in points
-        if (reach := (point.slot - history.start) // history.step - RECENT) <= first
+        if (reach := (point.slot - history.start) // history.step - newest) <= first
     ]
     if not known:
         nothing = np.full((len(rows), history.values.shape[2]), np.nan, dtype=np.float32)

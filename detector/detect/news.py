@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from detector.core import news, rhythm, scaling, shape, window
-from detector.core.news import BEFORE, MECHANISMS, RECENT, Experience, Habits, Observed, Seen
+from detector.core.news import BEFORE, MECHANISMS, MOST_LONG, Experience, Habits, Observed, Seen, long_slots
 from detector.core.rules import MetricRules
 from detector.core.scaling import Scaling
 from detector.core.series import Bool, Float32, Int64, any_metric
 from detector.cores import cores
 from detector.ports import ModelVersion
 
-LOOK_BACK = max(shape.SLOTS - 1, RECENT)
+LOOK_BACK = max(shape.SLOTS - 1, MOST_LONG)
 """Slots before a new one whose values are looked at."""
 
 _LEAST = 1e-6
@@ -91,7 +91,7 @@ def observe(norm: Norm, experience: Experience, slots: Slots) -> tuple[Experienc
     bins, missed = experience.bins.follow(daily, lasting, slots.slots, slots.rows)
     seen = Seen(
         slots=slots.slots,
-        values=slots.values[:, -count - RECENT :],
+        values=slots.values[:, -count - long_slots(norm.step) :],
         errors=slots.errors,
         deviations=deviations,
         shape=np.where(

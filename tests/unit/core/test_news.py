@@ -76,7 +76,7 @@ def _seen(
 
     return Seen(
         slots=_slots(count, step),
-        values=or_unknown(values, RECENT, metrics),
+        values=or_unknown(values, news.long_slots(step), metrics),
         errors=or_unknown(errors, BEFORE),
         deviations=or_unknown(deviations, 0, metrics),
         shape=or_unknown(shape, 0),
@@ -102,15 +102,16 @@ def _random(entities: int, count: int, metrics: int, *, step: int = MINUTE, seed
     rng = np.random.default_rng(seed)
     far = np.where(rng.random((entities, count, 1)) < 0.05, 50.0, 1.0)
     deviations = np.abs(rng.normal(0, 3, (entities, count, metrics)) * far).astype(np.float32)
-    values = rng.normal(50, 5, (entities, RECENT + count, metrics)).astype(np.float32)
+    before = news.long_slots(step)
+    values = rng.normal(50, 5, (entities, before + count, metrics)).astype(np.float32)
     values += np.cumsum(rng.random(values.shape) < 0.05, axis=1, dtype=np.float32) * 20.0
     errors = np.abs(rng.normal(0, 1, (entities, BEFORE + count))).astype(np.float32)
     shape, missed = rng.uniform(0.02, 3, (2, entities, count)).astype(np.float32)
     values[rng.random(values.shape) < 0.05] = NAN
-    deviations[np.isnan(values[:, RECENT:])] = NAN
+    deviations[np.isnan(values[:, before:])] = NAN
     errors[rng.random(errors.shape) < 0.2] = NAN
     gap = slice(count // 3, count // 3 + 8)
-    deviations[0, gap], values[0, RECENT:][gap], errors[0, BEFORE:][gap], shape[0, gap] = NAN, NAN, NAN, NAN
+    deviations[0, gap], values[0, before:][gap], errors[0, BEFORE:][gap], shape[0, gap] = NAN, NAN, NAN, NAN
     return Seen(_slots(count, step), values, errors, deviations, shape, missed)
 
 
@@ -350,13 +351,20 @@ def test_streams_are_those_of_a_slow_loop(step: int) -> None:
 # -- records
 
 
+FEW = 5 * MINUTE  # a step at which ten minutes are no more than the three slots of a record
+
+
 def _record(
-    values: Sequence[Sequence[float]], *, rules: MetricRules | None = None, spread: Sequence[float] | None = None
+    values: Sequence[Sequence[float]],
+    *,
+    rules: MetricRules | None = None,
+    spread: Sequence[float] | None = None,
+    step: int = FEW,
 ) -> list[float]:
     """How far out the slots of one entity lie, (K, F), in units of its range; NaN: unknown."""
-    seen = _seen(len(values), metrics=len(values[0]), values=np.array([values], dtype=np.float32))
+    seen = _seen(len(values), metrics=len(values[0]), values=np.array([values], dtype=np.float32), step=step)
     usual = None if spread is None else np.array([spread], dtype=np.float32)
-    _, observed = _observe(_none(1, len(values[0])), seen, rules=rules, spread=usual)
+    _, observed = _observe(_none(1, len(values[0]), step=step), seen, rules=rules, spread=usual, step=step)
     return [float(value) for value in np.expm1(observed.record[0].astype(np.float64))]
 
 
@@ -404,6 +412,25 @@ def test_what_has_lasted_three_slots_has_been_seen_in_the_fourth() -> None:
     found = _record([*RANGE, [40.0], [40.0], [40.0], [40.0], [40.0]])
 
     assert found[6:] == [pytest.approx(2.0), 0.0, 0.0]
+
+
+def test_what_falls_for_some_minutes_is_a_record_of_what_was_before_them() -> None:
+    falling = [[90.0], [70.0], [50.0], [30.0], [10.0], [8.0], [9.0]]
+    before, after = [[100.0], [200.0]] * 6, [[9.0]] * 8
+
+    found = _record([*before, *falling, *after], step=MINUTE)
+
+    # of 10, 8 and 9 the nearest is 10, as if they had come at once; both sides are raised by a hundredth of the largest
+    fallen = (1.0 + 0.9) * (102.0 / 12.0) ** 0.4 - 1.0
+    assert found[18] == pytest.approx(fallen, rel=1e-5)
+    assert found[11:14] == [0.0, 0.0, 0.0]  # 200, 90 and 70: not three slots yet
+
+
+def test_what_has_lasted_ten_minutes_has_been_seen() -> None:
+    found = _record([*RANGE, *RANGE, *RANGE, *[[40.0]] * 12], step=MINUTE)
+
+    assert found[14:22] == [pytest.approx(2.0)] * 8
+    assert found[22:] == [0.0, 0.0]
 
 
 def test_of_several_metrics_the_farthest_counts() -> None:
@@ -474,10 +501,11 @@ def test_rules_of_one_metric_do_not_silence_another() -> None:
     assert _record([*both, *out], rules=_rules(2, counts_up=[False, True]))[-1] == pytest.approx(1.0)
 
 
-def test_the_edges_are_those_of_all_slots_but_the_newest_three() -> None:
-    values = np.array([[[NAN], [5.0], [NAN], [9.0], [2.0], [7.0], [NAN], [1.0]]], dtype=np.float32)
+@pytest.mark.parametrize(("step", "newest"), [(FEW, 3), (MINUTE, 10)])
+def test_the_edges_are_those_of_all_slots_but_the_newest(step: int, newest: int) -> None:
+    values = np.array([[[NAN], [5.0], [NAN], [9.0], [2.0], *[[1.0]] * newest]], dtype=np.float32)
 
-    after, _ = _observe(_none(), _seen(8, values=values))
+    after, _ = _observe(_none(step=step), _seen(5 + newest, values=values, step=step), step=step)
 
     assert (after.lowest.tolist(), after.highest.tolist()) == ([[2.0]], [[9.0]])
 
@@ -696,8 +724,8 @@ def _after_outage(history: Float32, metric: int, sign: int, deviation: float) ->
     columns = ("counts_up", "counts_down") if sign > 0 else ("counts_down", "counts_up")
     allowed = np.arange(metrics) == metric
     rules = _rules(metrics, **{columns[0]: allowed, columns[1]: ~allowed})
-    seen = _seen(slots + RECENT, metrics=metrics, values=np.concatenate([history, outage])[None])
-    experience, observed = _observe(_none(1, metrics), seen, spread=usual.spread, rules=rules)
+    seen = _seen(slots + RECENT, metrics=metrics, values=np.concatenate([history, outage])[None], step=FEW)
+    experience, observed = _observe(_none(1, metrics, step=FEW), seen, spread=usual.spread, rules=rules, step=FEW)
     before = np.count_nonzero(~np.isnan(observed.record[0, :-1]))
     newest = Observed(*(getattr(observed, column.name)[:, -1:] for column in fields(Observed)))
     _, found = _judge(replace(experience, known=np.array([before])), newest, metrics=metrics)
@@ -746,9 +774,10 @@ def _advance(
 
 
 def _part(seen: Seen, begin: int, end: int) -> Seen:
+    before = seen.values.shape[1] - len(seen.slots)
     return Seen(
         seen.slots[begin:end],
-        seen.values[:, begin : RECENT + end],
+        seen.values[:, begin : before + end],
         seen.errors[:, begin : BEFORE + end],
         seen.deviations[:, begin:end],
         seen.shape[:, begin:end],

@@ -113,7 +113,7 @@ def test_a_metric_that_has_shown_the_most_lately_is_left_with_records() -> None:
 
     found = _sensitivity(_terms(), replace(experience, lately=lately), 10)
 
-    outside = math.expm1(0.1 * (LEVEL + 4.0))
+    outside = math.expm1(0.1 * LEVEL)
     np.testing.assert_allclose(found.above, 1e6 + 2e6 * outside, rtol=0.01)
 
 

@@ -101,7 +101,7 @@ def test_a_record_is_told_with_the_lowest_and_the_highest_value_before_it(
 ) -> None:
     metric = _errors(_explained(model, "record", before_newest=before_newest))
 
-    seen = np.concatenate([noise_history(TRAINED).values[0, :, 1], _values()[: AFTER - before_newest - 3, 1]])
+    seen = np.concatenate([noise_history(TRAINED).values[0, :, 1], _values()[: AFTER - before_newest - 10, 1]])
     assert metric["low"] == pytest.approx(float(seen.min()), rel=1e-5)
     assert metric["high"] == pytest.approx(float(seen.max()), rel=1e-5)
     assert metric["observed"] > metric["high"]

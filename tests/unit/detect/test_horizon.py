@@ -39,11 +39,11 @@ def test_scores_reach_back_as_far_as_an_alert_takes_to_close() -> None:
 
     horizon = Horizon.of(_section(decision=decision, lateness="0s"))
 
-    # the oldest of these scores needs a whole window before it, and thirty slots, to tell what shape they have
-    assert (horizon.scores, horizon.values) == (60, 60 + 29)
+    # the oldest of these scores needs a whole window before it, and thirty slots, to tell what was seen before
+    assert (horizon.scores, horizon.values) == (60, 60 + 30)
     assert horizon.errors == 2 + max(score.SPANS) - 1
     # a restart judges 60 slots again from the last but one of what is stored every 60 slots
-    assert horizon.slots == 29 + 9 + 60 + 2 * 60
+    assert horizon.slots == 30 + 9 + 60 + 2 * 60
 
 
 def test_lateness_counts_whole_slots() -> None:

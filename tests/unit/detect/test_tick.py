@@ -266,9 +266,9 @@ def test_what_is_remembered_does_not_grow() -> None:
     for slot in (21, 150, 151, SLOTS):
         memory, _ = tick(Monitor(Horizon.of(FLEET), rows, store), memory, BEGIN + slot * STEP)
 
-        # 60 slots tell for how long an entity has been unknown, and their shape looks back on 29 more; three are late
+        # 60 slots tell for how long an entity has been unknown, and records look back on 30 more; three are late
         assert FLEET.decision.close_unknown_slots == 60
-        assert memory.history.values.shape[1] == 60 + 29 + 3
+        assert memory.history.values.shape[1] == 60 + 30 + 3
         # surprise looks back on 119 slots; two before a decision and twice three late ones
         assert memory.errors.shape[1] == memory.scores.shape[1] == 119 + 2 + 6
         assert memory.return_periods.shape[1] == 60

@@ -66,7 +66,7 @@ def _experience(habits: Habits) -> Experience:
     """What three entities have shown in some hours; nothing is known of the second metric of the first."""
     rng, slots = np.random.default_rng(2), 400
     experience = Experience.none(*habits.tails.at(np.arange(E)), metrics=F, slot=UNTIL - slots * STEP, step=STEP)
-    values = rng.normal(50, 5, (E, news.RECENT + slots, F)).astype(np.float32)
+    values = rng.normal(50, 5, (E, news.long_slots(STEP) + slots, F)).astype(np.float32)
     values[0, :, 1] = np.nan
     deviations = np.abs(rng.normal(0, 4, (E, slots, F))).astype(np.float32)
     deviations[0, :, 1] = np.nan

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from untrained import START, STEP, monitor_of, noise_history
 
 from detector.core import shape
-from detector.core.news import RECENT, STREAMS, Experience, Habits
+from detector.core.news import STREAMS, Experience, Habits, long_slots
 from detector.core.peaks import HALF_LIFE, NO_NEWS
 from detector.core.series import Float32, History
 from detector.detect import news
@@ -99,14 +99,14 @@ def test_what_was_gross_in_training_is_remembered_as_told() -> None:
 
 
 def test_how_far_values_went_is_remembered_of_both_parts_but_the_newest_slots() -> None:
-    history = noise_history(SLOTS)
-    for begin, by in ((50, 70.0), (DIVIDE + 50, -70.0), (SLOTS - RECENT, 500.0)):
+    history, newest = noise_history(SLOTS), long_slots(STEP)
+    for begin, by in ((50, 70.0), (DIVIDE + 50, -70.0), (SLOTS - newest, 500.0)):
         history = _changed(history, begin, begin + 1, by)
 
     _, experience = _fit(history)
 
-    np.testing.assert_array_equal(experience.highest, history.values[:, :-RECENT].max(axis=1))
-    np.testing.assert_array_equal(experience.lowest, history.values[:, :-RECENT].min(axis=1))
+    np.testing.assert_array_equal(experience.highest, history.values[:, :-newest].max(axis=1))
+    np.testing.assert_array_equal(experience.lowest, history.values[:, :-newest].min(axis=1))
     assert (experience.highest[0] > 110.0).all()
     assert (experience.lowest[0] < -10.0).all()
 
