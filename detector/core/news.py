@@ -30,12 +30,12 @@ SHARES = {
     "net1": 0.15,
     "net3": 0.2,
     "net10": 0.15,
-    "shape": 0.15,
+    "shape": 0.1,
     # mean deviation over all metrics, of a slot and of three
     "far1": 0.3,
     "far3": 0.3,
     # least deviation of the worst metric, over three slots and over ten minutes
-    "one3": 0.4,
+    "one3": 0.6,
     "one10": 0.3,
     # share of its usual rise that a daily job lacks
     "missed": 0.3,

@@ -20,7 +20,7 @@ PEAKS = 12
 ANY = -1
 """Metric of what is said of all metrics together."""
 
-HALF_LIFE = 2 * WEEK_MS
+HALF_LIFE = 4 * WEEK_MS
 """Time until a peak, or known time, counts half."""
 
 _CLUSTER, _LONGEST, _FEWEST = 3 * HOUR_MS, 6 * HOUR_MS, 6  # one peak: without a gap so long, at most so long; slots

@@ -81,14 +81,14 @@ def test_a_peak_that_does_not_reach_a_value_counts_less_by_e_for_every_three_ten
 
 
 def test_the_wide_tail_begins_at_the_largest_peak_however_old_it_is() -> None:
-    period = _rarity(_remembered(5.0, 4.0, ages=[2 * WEEK, 0]), 6.0)
+    period = _rarity(_remembered(5.0, 4.0, ages=[4 * WEEK, 0]), 6.0)
 
     rate = 0.5 * math.exp(-1.0 / 0.3) + math.exp(-2.0 / 0.3) + 0.2 * math.exp(-1.0)
     assert period == pytest.approx(-math.log(rate), abs=1e-5)
 
 
-@pytest.mark.parametrize(("weeks", "left"), [(0, 1.0), (1, 0.5**0.5), (2, 0.5), (4, 0.25), (20, 0.5**10)])
-def test_a_peak_counts_half_after_two_weeks(weeks: int, left: float) -> None:
+@pytest.mark.parametrize(("weeks", "left"), [(0, 1.0), (2, 0.5**0.5), (4, 0.5), (8, 0.25), (40, 0.5**10)])
+def test_a_peak_counts_half_after_four_weeks(weeks: int, left: float) -> None:
     period = _rarity(_remembered(5.0, ages=[weeks * WEEK]), 5.0)
 
     assert period == pytest.approx(-math.log(left + 0.2), abs=1e-5)
@@ -97,8 +97,8 @@ def test_a_peak_counts_half_after_two_weeks(weeks: int, left: float) -> None:
 def test_known_time_ages_as_peaks_do() -> None:
     peaks = _remembered(5.0, weeks=3.0)
 
-    assert float(peaks.weeks_at(START + 2 * WEEK)[0, 0]) == pytest.approx(1.5)
-    assert _rarity(peaks, 5.0, slot=START + 2 * WEEK) == pytest.approx(math.log(1.5 / (0.5 + 0.2)), abs=1e-5)
+    assert float(peaks.weeks_at(START + 4 * WEEK)[0, 0]) == pytest.approx(1.5)
+    assert _rarity(peaks, 5.0, slot=START + 4 * WEEK) == pytest.approx(math.log(1.5 / (0.5 + 0.2)), abs=1e-5)
 
 
 def test_a_peak_of_little_weight_counts_by_its_weight() -> None:
@@ -138,11 +138,11 @@ def _by_definition(peaks: Peaks, x: Float32, scale: Float32, slot: int, step: in
             rate, nearest = 0.0, NONE
             for p in range(PEAKS):
                 behind = min((float(peaks.peak[e, s, p]) - float(x[e, s])) / float(scale[e, s]), 0.0)
-                age = 0.5 ** ((slot - int(peaks.when[e, s, p])) / (2 * WEEK))
+                age = 0.5 ** ((slot - int(peaks.when[e, s, p])) / (4 * WEEK))
                 rate += float(peaks.count[e, s, p]) * age * math.exp(behind / 0.3)
                 nearest = max(nearest, behind)
             rate += 0.2 * math.exp(nearest)
-            weeks = float(peaks.weeks[e, s]) * 0.5 ** ((slot - int(peaks.aged[e])) / (2 * WEEK))
+            weeks = float(peaks.weeks[e, s]) * 0.5 ** ((slot - int(peaks.aged[e])) / (4 * WEEK))
             found[e, s] = math.log(max(weeks, step / WEEK) / max(rate, 1e-12))
             if rate > 4.0:
                 found[e, s] = min(found[e, s], -9.0)
@@ -288,17 +288,17 @@ def test_a_peak_counts_as_much_as_its_largest_slot() -> None:
 def test_unknown_slots_are_no_known_time() -> None:
     peaks = _learned(_nothing(), [0.0, NAN, 0.0, NAN, NAN, 0.0], step=HOUR)
 
-    left = [0.5 ** (hours / 336) for hours in (5, 3, 0)]
+    left = [0.5 ** (hours / 672) for hours in (5, 3, 0)]
     assert float(peaks.weeks[0, 0]) == pytest.approx(sum(left) / 168)
     assert peaks.aged.tolist() == [START + 5 * HOUR]
 
 
-def test_known_time_ends_at_what_two_weeks_of_half_life_hold() -> None:
+def test_known_time_ends_at_what_four_weeks_of_half_life_hold() -> None:
     step = 24 * HOUR
 
-    peaks = _learned(_nothing(), [0.0] * 700, step=step)
+    peaks = _learned(_nothing(), [0.0] * 1400, step=step)
 
-    assert float(peaks.weeks[0, 0]) == pytest.approx((1 / 7) / (1 - 0.5 ** (1 / 14)), rel=1e-6)
+    assert float(peaks.weeks[0, 0]) == pytest.approx((1 / 7) / (1 - 0.5 ** (1 / 28)), rel=1e-6)
 
 
 def test_a_repetition_is_less_rare_than_what_it_repeats_and_a_further_step_is_not() -> None:
@@ -334,7 +334,7 @@ class _Slow:
         self.began = self.seen = 0
 
     def learn(self, x: float, slot: int) -> None:
-        self.weeks *= 0.5 ** ((slot - self.slot) / (2 * WEEK))
+        self.weeks *= 0.5 ** ((slot - self.slot) / (4 * WEEK))
         self.slot = slot
         if not math.isnan(x):
             self.weeks += self.step / WEEK
@@ -489,8 +489,8 @@ def test_without_any_entity_everybody_has_the_tails_of_the_fleet() -> None:
     assert (start.tolist(), scale.tolist()) == ([[1.0, 2.0]] * 2, [[2.0, 4.0]] * 2)
 
 
-def test_the_half_life_is_two_weeks() -> None:
-    assert HALF_LIFE == 2 * WEEK
+def test_the_half_life_is_four_weeks() -> None:
+    assert HALF_LIFE == 4 * WEEK
 
 
 def test_a_peak_of_another_metric_counts_a_fifth() -> None:
