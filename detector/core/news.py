@@ -36,7 +36,7 @@ SHARES = {
     "far3": 0.3,
     # least deviation of the worst metric, over three slots and over ten minutes
     "one3": 0.6,
-    "one10": 0.3,
+    "one10": 0.25,
     # share of its usual rise that a daily job lacks
     "missed": 0.3,
 }

@@ -23,7 +23,7 @@ ANY = -1
 HALF_LIFE = 4 * WEEK_MS
 """Time until a peak, or known time, counts half."""
 
-_CLUSTER, _LONGEST, _FEWEST = 3 * HOUR_MS, 6 * HOUR_MS, 6  # one peak: without a gap so long, at most so long; slots
+_CLUSTER, _LONGEST, _FEWEST = HOUR_MS // 2, 6 * HOUR_MS, 6  # one peak: without a gap so long, at most so long; slots
 _COMPARABLE = 0.7  # below its top, a value of the same run
 _BANDWIDTH = 0.3  # of a scale, over which a peak that is not reached counts less by a factor e
 _OTHER = 0.2  # that a peak of another metric counts
