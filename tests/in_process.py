@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from migrated import migrate
 
 from detector import cli, database
-from detector.store import schema
 
 
 class Ended:
@@ -31,7 +31,7 @@ class Commands:
             '[[monitors]]\nname = "db"\nmetrics = ["cpu"]\nsource = { type = "embedded" }\n'
         )
         self.engine = database.connect(self.url)
-        schema.upgrade(self.engine)
+        migrate(self.engine)
 
     def __call__(self, *words: str | Path) -> Ended:
         """Runs a command."""

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 from commits import T0, change, commit
+from migrated import migrate
 from running import DETECTOR, START_SECONDS, configure
 from sqlalchemy import Engine, create_engine, insert, make_url, text
 
 from detector import database
 from detector.commands.watch import followed
 from detector.core.decide import Change
-from detector.store import schema
 from detector.store.state import StateStore
 from detector.tables import alert_event
 
@@ -31,7 +31,7 @@ class Fleet:
 
     def __init__(self, url: str) -> None:
         self.engine = database.connect(url)
-        schema.upgrade(self.engine)
+        migrate(self.engine)
         self._cursor: int | None = None
 
     def opens(self, entity: str) -> None:

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from migrated import migrate
 from running import until
 from sqlalchemy import Engine, select, update
 
 from detector import database
-from detector.store import schema
 from detector.store.lease import LASTS, Lease
 from detector.tables import lease
 
@@ -23,7 +23,7 @@ NOW = 1_800_000_000_000
 
 @pytest.fixture
 def store(engine: Engine) -> Engine:
-    schema.upgrade(engine)
+    migrate(engine)
     return engine
 
 
@@ -106,7 +106,7 @@ def training(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Engine]]:
     """A process that holds a lease as `detector retrain` does."""
     url = f"sqlite:///{tmp_path}/detector.db"
     engine = database.connect(url)
-    schema.upgrade(engine)
+    migrate(engine)
     with subprocess.Popen([sys.executable, "-c", TRAINS, url], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "holds it\n"

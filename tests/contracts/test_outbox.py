@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from migrated import migrate
 from running import until
 from sqlalchemy import Engine, select
 
@@ -20,7 +21,7 @@ from detector.core.decide import Change, Ended, Episode, Severity
 from detector.errors import NotifyError, NotifyUnavailable, StoreError
 from detector.notify.sender import Limits, Sender
 from detector.ports import AlertChange, Commit, Message, Notice, ScoreRows
-from detector.store import alerts, outbox, schema
+from detector.store import alerts, outbox
 from detector.store.outbox import OutboxStore
 from detector.store.state import StateStore
 from detector.tables import delivery
@@ -119,7 +120,7 @@ class Fleet:
 
 @pytest.fixture
 def migrated(engine: Engine) -> Engine:
-    schema.upgrade(engine)
+    migrate(engine)
     return engine
 
 
@@ -462,7 +463,7 @@ def test_whatever_happens_an_alert_that_does_not_change_is_never_sent_twice(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[dict[str, str], bool, int]]
 ) -> None:
     engine = database.connect(f"sqlite:///{tmp_path_factory.mktemp('outbox')}/detector.db")
-    schema.upgrade(engine)
+    migrate(engine)
     fleet, target = Fleet(engine), Target()
     sender = _sender(engine, target, replace(EVENTS, max_messages=2))
     is_open: dict[str, bool] = {}

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from migrated import migrate
 from sqlalchemy import (
     BigInteger,
     Column,
@@ -34,7 +35,6 @@ from detector.errors import SourceError, SourceUnavailable
 from detector.sources.embedded import EmbeddedSource
 from detector.sources.memory import MemorySource
 from detector.sources.sql import SqlSource, TableSpec
-from detector.store import schema
 from detector.tables import sample, series
 
 NAN = math.nan
@@ -474,7 +474,7 @@ def test_a_query_that_takes_too_long_is_given_up(sqlite: Engine) -> None:
 
 @pytest.fixture
 def embedded(engine: Engine) -> EmbeddedSource:
-    schema.upgrade(engine)
+    migrate(engine)
     return EmbeddedSource(engine, "web", ("cpu", "load"))
 
 

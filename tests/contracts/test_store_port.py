@@ -11,13 +11,14 @@ import pytest
 from commits import STEP, T0
 from commits import change as _change
 from commits import commit as _commit
+from migrated import migrate
 from sqlalchemy import Engine, func, select
 
 from detector import database
 from detector.core.decide import Change, Ended, Episode, Severity
 from detector.errors import StaleState, StoreError
 from detector.ports import AlertChange, Commit, JudgedRanges, ScoreRows, Store, StoredAlert, StoredExperience
-from detector.store import alerts, schema
+from detector.store import alerts
 from detector.store.alerts import AlertRow
 from detector.store.memory import MemoryStore, StoredEvent
 from detector.store.state import StateStore
@@ -128,7 +129,7 @@ def kept(request: pytest.FixtureRequest) -> Iterator[Kept]:
         "mariadb": lambda: str(request.getfixturevalue("mariadb_database")),
     }[request.param]()
     engine = database.connect(url)
-    schema.upgrade(engine)
+    migrate(engine)
     yield InDatabase(engine)
     engine.dispose()
 

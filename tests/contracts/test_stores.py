@@ -17,6 +17,7 @@ from alembic.script import ScriptDirectory
 from commits import STEP, T0
 from commits import change as _change
 from commits import commit as _commit
+from migrated import migrate
 from sqlalchemy import Engine, column, delete, event, func, insert, inspect, literal, select, table, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
@@ -61,7 +62,7 @@ def _stored(engine: Engine, severity: Severity, peak_score: float, peak_slot: in
 
 @pytest.fixture
 def migrated(engine: Engine) -> Engine:
-    schema.upgrade(engine)
+    migrate(engine)
     return engine
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from migrated import migrate
 from sqlalchemy import update
 from untrained import MemoryVersions, monitor_of, noise_history
 
@@ -19,7 +20,7 @@ from detector.errors import ModelError
 from detector.models.fitting import MonitorFit
 from detector.ports import ModelVersion, Versions
 from detector.progress import silent
-from detector.store import models, schema
+from detector.store import models
 from detector.tables import model, model_part
 from detector.train.division import Plan
 from detector.train.fit import train
@@ -39,7 +40,7 @@ def open_versions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
         yield lambda monitor=BASELINE: MemoryVersions(shared, monitor)
         return
     engine = database.connect(f"sqlite:///{tmp_path}/detector.db")
-    schema.upgrade(engine)
+    migrate(engine)
     processes = iter(range(1, 1000))
 
     class OfAnotherProcess(StoredVersions):
@@ -180,7 +181,7 @@ def test_the_right_of_a_process_that_was_killed_expires(open_versions: Open) -> 
 @pytest.fixture
 def stored(tmp_path: Path) -> Iterator[StoredVersions]:
     engine = database.connect(f"sqlite:///{tmp_path}/detector.db")
-    schema.upgrade(engine)
+    migrate(engine)
     yield StoredVersions(engine, BASELINE)
     engine.dispose()
 

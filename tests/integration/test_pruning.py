@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from migrated import migrate
 from running import configure, detector
 from sqlalchemy import Engine, insert, select
 
@@ -14,7 +15,6 @@ from detector.commands.shared import now_ms
 from detector.config import loading
 from detector.daemon import serve
 from detector.export.prometheus import Exporter
-from detector.store import schema
 from detector.tables import score
 
 pytestmark = pytest.mark.slow
@@ -32,7 +32,7 @@ def path(tmp_path: Path) -> Path:
 def engine(tmp_path: Path, path: Path) -> Iterator[Engine]:
     """A database with a score of every monitor and day for forty days."""
     engine = database.connect(f"sqlite:///{tmp_path}/detector.db")
-    schema.upgrade(engine)
+    migrate(engine)
     now = now_ms()
     rows = [
         {"monitor": monitor, "slot": now - day * DAY - DAY // 2, "entity": "a", "score": 0.5, "model_version": 1}

@@ -11,6 +11,7 @@ from pathlib import Path
 import matplotlib.image as mpimg
 import numpy as np
 import pytest
+from migrated import migrate
 from running import DETECTOR, configure, detector
 
 from detector import database
@@ -18,7 +19,6 @@ from detector.core.decide import Change, Episode, Severity
 from detector.core.series import Float32
 from detector.detect.explanations import pack
 from detector.ports import AlertChange, Commit, ScoreRows
-from detector.store import schema
 from detector.store.state import StateStore
 
 pytestmark = pytest.mark.slow
@@ -59,7 +59,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     path = configure(folder, {"name": "web", "metrics": ["cpu", "memory"]}, {"name": "calm", "metrics": ["cpu"]})
     engine = database.connect(f"sqlite:///{folder}/detector.db")
-    schema.upgrade(engine)
+    migrate(engine)
 
     def opened(entity: str, explanation: str) -> AlertChange:
         return AlertChange(

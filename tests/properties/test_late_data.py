@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from migrated import migrate
 from sqlalchemy import select
 
 from detector import database
@@ -22,7 +23,6 @@ from detector.detect.memory import Memory
 from detector.detect.recall import recall, stored_state
 from detector.detect.tick import Monitor, tick
 from detector.ports import AlertState, ModelVersion, Store
-from detector.store import schema
 from detector.store.memory import MemoryStore
 from detector.store.state import StateStore
 from detector.tables import alert, metadata
@@ -103,7 +103,7 @@ COMPARED = ("entity", "opened_slot", "decided_slot", "closed_slot", "state", "se
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> StateStore:
     engine = database.connect(f"sqlite:///{tmp_path_factory.mktemp('late')}/detector.db")
-    schema.upgrade(engine)
+    migrate(engine)
     return StateStore(engine)
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from migrated import migrate
 from sqlalchemy import Connection, Engine, event, select, text
 
 from detector import database
@@ -437,7 +438,7 @@ def _holds(case: Case, watch: Callable[[Case, list[Row], Engine], Outcome], engi
 @pytest.fixture(scope="module")
 def sqlite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     engine = database.connect(f"sqlite:///{tmp_path_factory.mktemp('odd')}/detector.db")
-    schema.upgrade(engine)
+    migrate(engine)
     yield engine
     engine.dispose()
 

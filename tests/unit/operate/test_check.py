@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from migrated import migrate
 
 from detector import database
 from detector.config.sections import Config, EmbeddedSource, MonitorSection
@@ -33,7 +34,7 @@ def _checked(tmp_path: Path, monitor: MonitorSection, *, answers: bool) -> list[
     """Rows of a check of one monitor whose source is empty, or does not answer."""
     url = f"sqlite:///{tmp_path}/detector.db"
     engine = database.connect(url)
-    schema.upgrade(engine)
+    migrate(engine)
 
     def opened(_monitor: object) -> Source:
         if not answers:
