@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,7 @@ def _imports(node: ast.AST) -> Iterator[str]:
         yield from _imports(child)
 
 
+@cache
 def _imported(path: Path) -> set[str]:
     return set(_imports(ast.parse(path.read_text(encoding="utf-8"))))
 

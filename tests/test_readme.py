@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -38,13 +39,18 @@ def _words() -> set[str]:
     return {word for words in lists for word in words} | set(gaps) | set(reasons)
 
 
+@cache
+def _functions(file: str) -> set[str]:
+    """Names of a file's functions."""
+    module = ast.parse((TESTS / file).read_text(encoding="utf-8"))
+    return {node.name for node in module.body if isinstance(node, ast.FunctionDef)}
+
+
 @pytest.mark.parametrize("name", _named())
 def test_a_test_that_is_named_exists(name: str) -> None:
     file, function = name.split("::")
 
-    module = ast.parse((TESTS / file).read_text(encoding="utf-8"))
-
-    assert function in {node.name for node in module.body if isinstance(node, ast.FunctionDef)}
+    assert function in _functions(file)
 
 
 def test_there_is_a_row_for_every_kind_and_source() -> None:
