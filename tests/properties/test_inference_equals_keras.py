@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detector.core.series import Float32, Int64, Windows
-from detector.models import inference, network
+from detector.models import inference
 from detector.models.artifact import NetworkSpec
 from detector.models.inference import Autoencoder
 
@@ -43,13 +43,16 @@ class Pair:
     """The same random weights in Keras and in the graph; gates neither all open nor all shut."""
 
     def __init__(self, spec: NetworkSpec) -> None:
+        from detector.models import network  # not at the top: whoever collects tests would load TensorFlow
+
         self.spec = spec
         self.keras = network.build(spec)
         rng = np.random.default_rng(20)
         for weights in self.keras.weights:
             fan_in = weights.shape[0] if weights.name != "bias" else 4
             weights.assign(rng.normal(0.0, 1.5 / np.sqrt(fan_in), weights.shape))
-        self.graph = Autoencoder(spec, network.weights_of(self.keras))
+        self.weights = network.weights_of(self.keras)
+        self.graph = Autoencoder(spec, self.weights)
 
     def windows(self, count: int, missing: float, seed: int) -> Windows:
         """Scaled windows at any times, with heavy tails and the given share of NaN."""
@@ -107,9 +110,7 @@ def test_residuals_of_any_batch_equal_keras(pair: Pair, data: st.DataObject) -> 
 
 
 def test_weight_shapes_name_exactly_the_arrays_of_the_keras_network(pair: Pair) -> None:
-    arrays = network.weights_of(pair.keras)
-
-    assert {name: array.shape for name, array in arrays.items()} == inference.weight_shapes(pair.spec)
+    assert {name: array.shape for name, array in pair.weights.items()} == inference.weight_shapes(pair.spec)
 
 
 def test_the_variants_cover_every_calendar_with_every_cell_depth_and_direction() -> None:

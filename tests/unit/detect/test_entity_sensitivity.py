@@ -22,7 +22,7 @@ from detector.errors import ModelError
 from detector.ports import ModelVersion, StoredExperience
 from detector.sources.memory import MemorySource
 
-SLOTS = 3000
+SLOTS = 900
 END = START + STEP * SLOTS
 NOBODY = np.empty(0, dtype=np.int64)
 EMPTY = MemorySource.of([], NOBODY.astype(np.int32), NOBODY, np.empty((0, 2)))

@@ -1,23 +1,36 @@
-"""Training in Keras, and the graph for ONNX Runtime against arithmetic done by hand."""
+"""Training in Keras."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import replace
+import importlib
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from detector.core import window
 from detector.core.series import Float32, Windows
-from detector.errors import ArtifactError, ModelError
-from detector.models import inference, network
+from detector.errors import ModelError
+from detector.models import inference
 from detector.models.artifact import NetworkSpec
 from detector.models.inference import Autoencoder
-from detector.models.network import Trained, TrainingSettings
+from detector.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from detector.models.network import Trained
+
+pytestmark = pytest.mark.slow
+
+
+@cache
+def network() -> Any:
+    """The module; loaded late, since Keras and TensorFlow take seconds of whoever collects tests."""
+    return importlib.import_module("detector.models.network")
+
 
 SPEC = NetworkSpec(timesteps=8, metrics=2, units=8)
-SETTINGS = TrainingSettings(learning_rate=1e-2, batch_size=64, epochs=6)
+EPOCHS = 6
 
 
 def _windows(values: Float32) -> Windows:
@@ -33,14 +46,15 @@ def _sines(count: int, seed: int) -> Float32:
     return np.stack([np.sin(angle), np.cos(angle)], axis=2).astype(np.float32)
 
 
-def _train(values: Float32, settings: TrainingSettings = SETTINGS, seed: int = 1) -> Trained:
-    return network.train(
+def _train(values: Float32, seed: int = 1, progress: Progress = silent, **changes: float) -> Trained:
+    settings = {"learning_rate": 1e-2, "batch_size": 64, "epochs": EPOCHS} | changes
+    return network().train(
         SPEC,
         _windows(values),
         _windows(_sines(64, 9)),
-        settings=settings,
+        settings=network().TrainingSettings(**settings),
         seed=seed,
-        progress=lambda _done, _text: None,
+        progress=progress,
     )
 
 
@@ -49,12 +63,11 @@ def trained() -> Trained:
     return _train(_sines(512, 1))
 
 
-@pytest.mark.slow
 def test_training_on_sine_waves_beats_predicting_the_mean(trained: Trained) -> None:
     huber_of_the_mean = 0.25  # half the mean of sin², which is a half; of the newest slot and of the rest
 
     assert trained.validation_loss < 2 * huber_of_the_mean / 2
-    assert trained.epochs == SETTINGS.epochs
+    assert trained.epochs == EPOCHS
 
 
 def test_trained_network_rebuilds_the_newest_slot_first(trained: Trained) -> None:
@@ -76,38 +89,26 @@ def test_trained_network_foretells_the_newest_slot_which_it_does_not_read(traine
     assert np.median(residuals) == pytest.approx(3.0, abs=0.3)
 
 
-@pytest.mark.slow
 def test_same_seed_gives_the_same_weights_and_another_seed_does_not() -> None:
-    short = replace(SETTINGS, epochs=1)
     windows = _sines(128, 1)
 
-    first, again, other = (_train(windows, short, seed).weights["encoder_0/kernel"] for seed in (1, 1, 2))
+    first, again, other = (_train(windows, seed, epochs=1).weights["encoder_0/kernel"] for seed in (1, 1, 2))
 
     np.testing.assert_allclose(first, again, rtol=0, atol=1e-6)
     assert np.abs(first - other).max() > 0.01
 
 
-@pytest.mark.slow
 def test_training_stops_early_and_keeps_the_best_epoch() -> None:
-    wild = replace(SETTINGS, learning_rate=0.0, patience=2)  # nothing gets better after the first epoch
-
-    trained = _train(_sines(64, 1), wild)
+    # nothing gets better after the first epoch
+    trained = _train(_sines(64, 1), learning_rate=0.0, patience=2)
 
     assert trained.epochs == 3
 
 
-@pytest.mark.slow
 def test_progress_rises_from_above_zero_to_one() -> None:
     told: list[float] = []
 
-    network.train(
-        SPEC,
-        _windows(_sines(64, 1)),
-        _windows(_sines(64, 2)),
-        settings=replace(SETTINGS, epochs=3),
-        seed=1,
-        progress=lambda done, _text: told.append(done),
-    )
+    _train(_sines(64, 1), epochs=3, progress=lambda done, _text: told.append(done))
 
     assert told == sorted(told)
     assert {1 / 3, 2 / 3, 1.0} <= set(told)
@@ -116,7 +117,7 @@ def test_progress_rises_from_above_zero_to_one() -> None:
 def test_loss_is_quadratic_up_to_one_unit_and_linear_beyond() -> None:
     target = np.array([[[0.5, 3.0]]], dtype=np.float32)
 
-    loss = float(network.masked_huber(target, np.zeros_like(target)))
+    loss = float(network().masked_huber(target, np.zeros_like(target)))
 
     assert loss == pytest.approx((0.5 * 0.5**2 + (3.0 - 0.5)) / 2)
 
@@ -125,7 +126,7 @@ def test_missing_values_do_not_count_in_the_loss() -> None:
     target = np.array([[[0.5, np.nan], [np.nan, 1.0]]], dtype=np.float32)
     rebuilt = np.array([[[0.0, 100.0], [-7.0, 1.0]]], dtype=np.float32)
 
-    loss = float(network.masked_huber(target, rebuilt))
+    loss = float(network().masked_huber(target, rebuilt))
 
     assert loss == pytest.approx((0.125 + 0.0) / 2)
 
@@ -133,7 +134,7 @@ def test_missing_values_do_not_count_in_the_loss() -> None:
 def test_the_newest_slot_counts_in_the_loss_as_much_as_all_others() -> None:
     target = np.array([[[0.5], [3.0], [0.5]], [[np.nan], [1.0], [np.nan]]], dtype=np.float32)  # newest slot first
 
-    loss = float(network.loss(target, np.zeros_like(target)))
+    loss = float(network().loss(target, np.zeros_like(target)))
 
     newest, rest = 0.5 * 0.5**2, ((3.0 - 0.5) + 0.5 * 0.5**2 + 0.5 * 1.0**2) / 3
     assert loss == pytest.approx(newest + rest)
@@ -147,7 +148,7 @@ class _ForetellsZero:
 def test_the_share_of_windows_that_is_rebuilt_worst_is_left_out() -> None:
     sizes = np.array([1.0, 7.0, 2.0, 6.0, 3.0, 5.0, 4.0, 8.0], dtype=np.float32)
     values = np.broadcast_to(sizes[:, None, None], (8, SPEC.timesteps, SPEC.metrics)).copy()
-    batches = network._Batches(SPEC, _windows(values), batch_size=4, seed=1)
+    batches = network()._Batches(SPEC, _windows(values), batch_size=4, seed=1)
 
     batches.leave_out_worst(_ForetellsZero(), share=0.25)
 
@@ -157,41 +158,37 @@ def test_the_share_of_windows_that_is_rebuilt_worst_is_left_out() -> None:
 
 
 def test_no_batch_is_left_with_a_few_windows() -> None:
-    batches = network._Batches(SPEC, _windows(_sines(65, 1)), batch_size=32, seed=1)
+    batches = network()._Batches(SPEC, _windows(_sines(65, 1)), batch_size=32, seed=1)
 
     assert sorted(len(inputs) for inputs, _ in batches.dataset()) == [21, 22, 22]
 
 
-@pytest.mark.slow
 def test_training_goes_on_without_the_worst_rebuilt_windows() -> None:
     windows = _sines(128, 1)
-    few = replace(SETTINGS, epochs=3)  # the first epoch is a third of them
 
-    everything, without_a_quarter = (_train(windows, replace(few, trim=trim)) for trim in (0.0, 0.25))
+    # the first epoch is a third of them
+    everything, without_a_quarter = (_train(windows, epochs=3, trim=trim) for trim in (0.0, 0.25))
 
     names = ("encoder_0/kernel", "output/bias")
     assert all(np.abs(everything.weights[name] - without_a_quarter.weights[name]).max() > 1e-4 for name in names)
 
 
-@pytest.mark.slow
 def test_training_stays_quiet_when_the_windows_left_would_fill_fewer_batches() -> None:
-    _train(_sines(65, 1), replace(SETTINGS, epochs=3, trim=0.05))  # 65 windows in 2 batches, 62 would be 1
+    _train(_sines(65, 1), epochs=3, trim=0.05)  # 65 windows in 2 batches, 62 would be 1
 
 
-@pytest.mark.slow
 def test_noise_and_dropout_while_training_leave_the_arrays_as_the_spec_demands() -> None:
-    trained = _train(_sines(64, 1), replace(SETTINGS, epochs=1, dropout=0.2, input_noise=0.1))
+    trained = _train(_sines(64, 1), epochs=1, dropout=0.2, input_noise=0.1)
 
     assert {name: array.shape for name, array in trained.weights.items()} == inference.weight_shapes(SPEC)
 
 
-@pytest.mark.slow
 def test_training_learns_from_windows_with_missing_values() -> None:
     windows = _sines(256, 1)
     windows[np.random.default_rng(4).random(windows.shape) < 0.1] = np.nan
     windows[0] = np.nan
 
-    trained = _train(windows, replace(SETTINGS, epochs=2))
+    trained = _train(windows, epochs=2)
 
     assert all(np.isfinite(array).all() for array in trained.weights.values())
 
@@ -201,129 +198,20 @@ def test_no_windows_is_an_error_that_says_what_to_do() -> None:
         _train(_sines(0, 1))
 
 
-@pytest.mark.slow
 def test_values_far_out_do_not_spoil_training() -> None:
     windows = _sines(64, 1)
     windows[0, 0, 0], windows[1, -1, 1] = np.inf, -1e30
 
-    trained = _train(windows, replace(SETTINGS, epochs=1))
+    trained = _train(windows, epochs=1)
 
     # rebuilding 0 everywhere costs ¼ twice, and the two values, which count as 10, 9½ each among 128 and 896 others
     assert trained.loss < 2 * (0.25 + 0.25 + 9.5 / 128 + 9.5 / 896)
     assert all(np.isfinite(array).all() for array in trained.weights.values())
 
 
-@pytest.mark.slow
 def test_a_loss_that_is_not_finite_ends_training_with_an_error() -> None:
     with pytest.raises(ModelError, match="finite loss"):
-        _train(_sines(64, 1), replace(SETTINGS, learning_rate=1e38, trim=0.0))
-
-
-def _arrays(spec: NetworkSpec) -> dict[str, Float32]:
-    rng = np.random.default_rng(5)
-    return {name: rng.normal(0, 0.5, shape).astype(np.float32) for name, shape in inference.weight_shapes(spec).items()}
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"units": 9}, r"'encoder_0/kernel': \(3, 36\) expected, \(3, 32\) received"),
-        ({"metrics": 3}, r"'encoder_0/kernel': \(4, 32\) expected, \(3, 32\) received"),
-        ({"layers": 2}, r"'encoder_1/kernel': \(8, 32\) expected, none received"),
-        ({"cell": "gru"}, r"'encoder_0/kernel': \(3, 24\) expected, \(3, 32\) received"),
-        ({"bidirectional": True}, r"'encoder_0/forward/kernel': \(3, 32\) expected, none received"),
-    ],
-)
-def test_weights_of_another_spec_are_refused_by_name_and_shape(change: dict[str, object], message: str) -> None:
-    with pytest.raises(ArtifactError, match=message):
-        Autoencoder(replace(SPEC, **change), _arrays(SPEC))  # type: ignore[arg-type]
-
-
-def test_weights_that_the_spec_has_no_place_for_are_refused() -> None:
-    two_layers = _arrays(replace(SPEC, layers=2))
-
-    with pytest.raises(ArtifactError, match="no such array expected"):
-        Autoencoder(replace(SPEC, layers=1), two_layers)
-
-
-def test_windows_of_another_shape_are_refused() -> None:
-    model = Autoencoder(SPEC, _arrays(SPEC))
-
-    with pytest.raises(ModelError, match=r"\(8, 2\), \(8, 3\) received"):
-        model.residuals(_windows(np.zeros((4, 8, 3), dtype=np.float32)))
-
-
-def test_inputs_that_hold_the_newest_slot_are_refused() -> None:
-    model = Autoencoder(SPEC, _arrays(SPEC))
-
-    with pytest.raises(ModelError, match=r"\(7, 3\), \(8, 3\) received"):
-        model.reconstruct(np.zeros((4, 8, 3), dtype=np.float32), 1)
-
-
-@pytest.mark.parametrize("newest", [0, 9])
-def test_no_more_slots_are_rebuilt_than_a_window_has(newest: int) -> None:
-    model = Autoencoder(SPEC, _arrays(SPEC))
-
-    with pytest.raises(ValueError, match=r"within 1\.\.8"):
-        model.reconstruct(np.zeros((4, 7, 3), dtype=np.float32), newest)
-
-
-def test_no_windows_give_no_residuals() -> None:
-    model = Autoencoder(SPEC, _arrays(SPEC))
-
-    assert model.residuals(_windows(np.empty((0, 8, 2), dtype=np.float32))).shape == (0, 2)
-
-
-def _sigmoid(a: float) -> float:
-    return 1 / (1 + math.exp(-a))
-
-
-def _lstm_by_hand(
-    x: tuple[float, ...], h: float, c: float, weights: dict[str, Float32], layer: str
-) -> tuple[float, float]:
-    """One LSTM step of one unit; Keras stores the gates in the order i, f, C̃, o."""
-    kernel, recurrent, bias = (
-        weights[f"{layer}/{name}"].astype(float) for name in ("kernel", "recurrent_kernel", "bias")
-    )
-    a = [sum(x[d] * kernel[d, g] for d in range(len(x))) + h * recurrent[0, g] + bias[g] for g in range(4)]
-    i, f, candidate, o = _sigmoid(a[0]), _sigmoid(a[1]), math.tanh(a[2]), _sigmoid(a[3])
-    c = f * c + i * candidate
-    return o * math.tanh(c), c
-
-
-def test_one_unit_lstm_equals_scalar_arithmetic() -> None:
-    spec = NetworkSpec(timesteps=3, metrics=1, units=1)
-    weights = _arrays(spec)
-    oldest, older, newest = 0.7, -1.2, 0.4
-
-    h, c = _lstm_by_hand((oldest, 0.0), 0.0, 0.0, weights, "encoder_0")  # 0.0: nothing is missing
-    latent, _ = _lstm_by_hand((older, 0.0), h, c, weights, "encoder_0")
-    first, c = _lstm_by_hand((latent,), 0.0, 0.0, weights, "decoder_0")
-    second, c = _lstm_by_hand((latent,), first, c, weights, "decoder_0")
-    third, _ = _lstm_by_hand((latent,), second, c, weights, "decoder_0")
-    scale, offset = float(weights["output/kernel"][0, 0]), float(weights["output/bias"][0])
-    expected = [scale * h + offset for h in (first, second, third)]
-
-    values = np.array([[[oldest], [older], [newest]]], dtype=np.float32)
-    model = Autoencoder(spec, weights)
-
-    rebuilt = model.reconstruct(window.network_input(values), 3)
-    np.testing.assert_allclose(rebuilt[0, :, 0], expected, rtol=0, atol=1e-6)
-    assert model.residuals(_windows(values))[0, 0] == pytest.approx(newest - expected[0], abs=1e-6)
-
-
-def test_residuals_are_positive_where_the_newest_value_is_higher_than_foretold_and_unknown_where_it_is_missing() -> (
-    None
-):
-    model = Autoencoder(SPEC, _arrays(SPEC))
-    values = np.repeat(_sines(1, 2), 3, axis=0)
-    values[:, -1] = [[50.0, -50.0], [60.0, np.nan], [np.nan, np.nan]]
-
-    residuals = model.residuals(_windows(values))
-
-    assert residuals[0, 0] > 0.0 > residuals[0, 1]
-    assert residuals[1, 0] - residuals[0, 0] == pytest.approx(10.0, abs=1e-4)
-    assert np.isnan(residuals).tolist() == [[False, False], [False, True], [True, True]]
+        _train(_sines(64, 1), learning_rate=1e38, trim=0.0)
 
 
 @pytest.mark.parametrize("backwards", [False, True])
@@ -335,7 +223,7 @@ def test_the_fused_layer_computes_and_learns_as_keras_s_own(backwards: bool, seq
     rng = np.random.default_rng(5)
     inputs = tf.constant(rng.normal(size=(3, 7, 2)), tf.float32)
     settings = {"units": 4, "use_cudnn": False, "return_sequences": sequences, "go_backwards": backwards}
-    layers = [keras.layers.LSTM(**settings), network.FusedLSTM(**settings)]
+    layers = [keras.layers.LSTM(**settings), network().FusedLSTM(**settings)]
     weights = [rng.normal(size=shape) for shape in ((2, 16), (4, 16), (16,))]
 
     found = []
@@ -352,13 +240,11 @@ def test_the_fused_layer_computes_and_learns_as_keras_s_own(backwards: bool, seq
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.slow
 def test_the_number_of_cores_does_not_change_what_is_learned(monkeypatch: pytest.MonkeyPatch) -> None:
-    few = replace(SETTINGS, input_noise=0.0, epochs=2)  # noise is drawn for each part
-
     losses = []
     for count in (1, 2):
-        monkeypatch.setattr(network, "cores", lambda count=count: count)
-        losses.append(_train(_sines(200, 1), few).validation_loss)
+        monkeypatch.setattr(network(), "cores", lambda count=count: count)
+        trained = _train(_sines(200, 1), input_noise=0.0, epochs=2)  # noise is drawn for each part
+        losses.append(trained.validation_loss)
 
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
