@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from made_versions import OneSlot
 
-from detector.config.sections import EmbeddedSource, MonitorSection
+from detector.config.sections import EmbeddedSource, ModelSection, MonitorSection
 from detector.core.series import Bool, Float32, History, Windows
 from detector.errors import ArtifactError, ModelError
 from detector.ports import Fitted, Model, ModelVersion
@@ -88,6 +88,12 @@ def noise_history(slots: int, entities: int = 2, seed: int = 1, holes: Sequence[
 def trained_version(monitor: MonitorSection, history: History, fit: FakeFit, seed: int = 0) -> ModelVersion:
     """A version of a monitor, trained on a history."""
     return train(replace(Plan.of(monitor), seed=seed), history, fit, progress=silent)
+
+
+def network_version(monitor: MonitorSection, history: History, model: Model | None = None) -> ModelVersion:
+    """A version with such a network, which was not compared with a baseline; that takes most of a training."""
+    alone = monitor.model_copy(update={"model": ModelSection(kind="network")})
+    return trained_version(alone, history, FakeFit(model or ExpectsTheMedian()))
 
 
 def found_by(trained: ModelVersion, kind: str) -> dict[str, float]:

@@ -26,7 +26,8 @@ def _commands(group: object = ROOT, words: tuple[str, ...] = ()) -> Iterator[tup
 
 
 @pytest.mark.parametrize("words", list(_commands()), ids=" ".join)
-def test_h_is_help_everywhere_and_nothing_is_cut_off(words: tuple[str, ...]) -> None:
+def test_h_is_help_everywhere_and_nothing_is_cut_off(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(typer.testing, "_get_command", lambda _app: ROOT)  # or it is made anew for each call
     runner = CliRunner()
 
     short, long = (runner.invoke(cli.app, [*words, option], env={"COLUMNS": "80"}) for option in ("-h", "--help"))

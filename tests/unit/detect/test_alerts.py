@@ -261,7 +261,7 @@ def test_an_alert_of_silence_that_somebody_closed_ends_though_silence_lasts(stor
     )
     horizon = Horizon.of(watchful)
     memory = _recalled(horizon, rows, store, _model())
-    for end in range(50, 151):
+    for end in range(50, SLOTS + 1):
         now = BEGIN + STEP * end
         memory, _ = tick(Monitor(horizon, rows.between(0, now), store), memory, now)
         if end == 60:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from untrained import START, STEP, FakeFit, monitor_of, noise_history, trained_version
+from untrained import START, STEP, monitor_of, network_version, noise_history
 
 from detector.config.sections import RuleSection
 from detector.core import sensitivity as core
@@ -31,7 +31,7 @@ EMPTY = MemorySource.of([], NOBODY.astype(np.int32), NOBODY, np.empty((0, 2)))
 @pytest.fixture(scope="module")
 def model() -> ModelVersion:
     """Two entities, web-0 and web-1, whose load and errors are 50 ± 2."""
-    return trained_version(monitor_of(), noise_history(SLOTS), FakeFit())
+    return network_version(monitor_of(), noise_history(SLOTS))
 
 
 def _horizon(*rules: dict[str, Any]) -> Horizon:

@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 
 import numpy as np
-from untrained import START, STEP, FakeFit, monitor_of, noise_history, trained_version
+from untrained import START, STEP, monitor_of, network_version, noise_history
 
 from detector.detect import checkpoints
 from detector.detect.explain_slot import explain_slot
@@ -21,7 +21,7 @@ END = START + STEP * SLOTS
 
 def test_what_is_stored_of_an_entity_counts() -> None:
     history, horizon = noise_history(SLOTS), Horizon.of(monitor_of())
-    model = trained_version(monitor_of(), history, FakeFit())
+    model = network_version(monitor_of(), history)
     values = np.concatenate([history.values[0], history.values[0, -AFTER:]])
     values[-10:, 0] += 100.0  # some fifty deviations
     times = START + STEP * np.arange(SLOTS + AFTER)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from untrained import START, STEP, ExpectsTheMedian, FakeFit, IsDeaf, monitor_of, noise_history, trained_version
+from untrained import START, STEP, ExpectsTheMedian, IsDeaf, monitor_of, network_version, noise_history
 
 from detector.config.sections import RuleSection
 from detector.core.deviation import Usual
@@ -32,7 +32,7 @@ MONITOR = monitor_of(lateness=timedelta(minutes=5))
 @pytest.fixture(scope="module")
 def model() -> ModelVersion:
     """Of metrics that are taken to be 50 ± 2 until noon and 60 ± 2 after it; its network finds nothing."""
-    trained = trained_version(MONITOR, noise_history(TRAINED), FakeFit(IsDeaf(), IsDeaf()))
+    trained = network_version(MONITOR, noise_history(TRAINED), IsDeaf())
     one = np.ones((2, 2), dtype=np.float32)
     offset = np.zeros((2, 24, 2), dtype=np.float32)
     offset[:, 12:] = 5.0

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from untrained import START, STEP, FakeFit, monitor_of, noise_history, trained_version
+from untrained import START, STEP, monitor_of, network_version, noise_history
 
 from detector.core.news import MECHANISMS, POOL, POOLED
 from detector.detect import scores
@@ -24,7 +24,7 @@ END = START + STEP * SLOTS
 def memory() -> Memory:
     """Eight entities, nothing of which is unusual."""
     history = noise_history(SLOTS, ENTITIES)
-    model = trained_version(monitor_of(), history, FakeFit())
+    model = network_version(monitor_of(), history)
     rows = MemorySource.of(
         history.entities,
         np.repeat(np.arange(ENTITIES, dtype=np.int32), SLOTS),
