@@ -22,6 +22,19 @@ class Ended:
         self.status, self.output, self.errors = status, output, errors
 
 
+def ended(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str | Path) -> Ended:
+    """Runs the program to its end."""
+    monkeypatch.setattr(typer.main, "get_command", _parsers)
+    monkeypatch.setattr(sys, "argv", ["detector", *map(str, words)])
+    status = 0
+    try:
+        cli.main()
+    except SystemExit as exc:
+        status = int(exc.code or 0)
+    printed = capsys.readouterr()
+    return Ended(status, printed.out, printed.err)
+
+
 class Commands:
     """The program with a configuration and an empty database."""
 
@@ -39,12 +52,4 @@ class Commands:
 
     def __call__(self, *words: str | Path) -> Ended:
         """Runs a command."""
-        self._monkeypatch.setattr(typer.main, "get_command", _parsers)
-        self._monkeypatch.setattr(sys, "argv", ["detector", *map(str, words), "--config", str(self.config)])
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as exc:
-            status = int(exc.code or 0)
-        printed = self._capsys.readouterr()
-        return Ended(status, printed.out, printed.err)
+        return ended(self._monkeypatch, self._capsys, *words, "--config", self.config)

@@ -1,16 +1,24 @@
-"""People answer alerts: they read why, acknowledge, close, judge, exclude, and ask why there was none."""
+"""People answer alerts of a demo: they read why, acknowledge, close, judge, exclude, and ask why there was none.
+
+The demo is a process; the commands run inside the test's own.
+"""
 
 from __future__ import annotations
 
 import json
+import re
+import signal
 import subprocess
+import sys
 import time
+import urllib.request
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from running import DETECTOR, detector
+from in_process import Ended, ended
 
 from detector import database
 from detector.core.decide import Change, Episode, Severity
@@ -21,29 +29,92 @@ from detector.store.state import StateStore
 pytestmark = pytest.mark.slow
 
 Command = Callable[..., str]
+Ending = Callable[..., Ended]
+Refused = Callable[..., tuple[int, str]]
 NO_SCORES = ScoreRows(entity=[], slot=[], score=[])
 
 
+@dataclass(frozen=True)
+class Demo:
+    """A demo that has ended: its configuration, what it said and some of what it served."""
+
+    config: Path
+    said: str
+    fleet: str
+    metrics: str
+    alert: str
+    status: int
+
+
 @pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Configuration of a demo that has ended, with its alerts."""
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     folder = tmp_path_factory.mktemp("commands") / "demo"
-    detector("demo", "--once", "--json", "--folder", folder)
-    return folder / "config.toml"
+    command = [sys.executable, "-u", "-m", "detector", "demo", "--folder", folder, "--listen", "127.0.0.1:0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        said = ""
+        for line in process.stdout:
+            said += line
+            if found := re.search(r"See it in a browser: (http://127\.0\.0\.1:\d+)/ until Ctrl-C", line):
+                break
+        else:
+            pytest.fail(said)
+        fleet, metrics, alert = (_got(found[1] + path) for path in ("/", "/metrics", "/alerts/1"))
+        process.send_signal(signal.SIGTERM)
+        return Demo(folder / "config.toml", said, fleet, metrics, alert, process.wait(10))
+
+
+def _got(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        text: str = answer.read().decode()
+        return text
 
 
 @pytest.fixture
-def run(config: Path) -> Command:
+def config(demo: Demo) -> Path:
+    """Configuration of a demo that has ended, with its alerts."""
+    return demo.config
+
+
+@pytest.fixture
+def ending(config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Ending:
+    """Runs a command."""
+    return lambda *words: ended(monkeypatch, capsys, *words, "--config", config)
+
+
+@pytest.fixture
+def run(ending: Ending) -> Command:
+    """Runs a command to its good end; what it prints."""
+
     def command(*words: str) -> str:
-        return detector(*words, "--config", config).output
+        done = ending(*words)
+        assert done.status == 0, done.errors
+        return done.output
 
     return command
 
 
-def _refused(config: Path, *words: str) -> tuple[int, str]:
-    done = subprocess.run([*DETECTOR, *words, "--config", config], capture_output=True, text=True, check=False)
-    assert done.stderr.count("\n") == 1, done.stderr
-    return done.returncode, done.stderr
+@pytest.fixture
+def refused(ending: Ending) -> Refused:
+    """Runs a command that is refused in one line; its status and the line."""
+
+    def command(*words: str) -> tuple[int, str]:
+        done = ending(*words)
+        assert done.errors.count("\n") == 1, done.errors
+        return done.status, done.errors
+
+    return command
+
+
+def test_demo_ends_with_a_page_of_its_alerts_until_it_is_stopped(demo: Demo) -> None:
+    assert demo.status == 0
+    assert 'detector_alerts_total{monitor="demo"' in demo.metrics
+    assert "Latest alerts" in demo.fleet
+    assert 'href="/alerts/1"' in demo.fleet
+    drawn = json.loads(re.findall(r'id="drawn">(.*?)</script>', demo.alert, re.DOTALL)[0])["alerts"]["1"]
+    assert any(value and value >= 1 for value in drawn["score"]["values"])
+    assert drawn["metrics"]
+    assert "faults found" in demo.said
 
 
 def _alerts(run: Command, *words: str) -> list[dict[str, Any]]:
@@ -96,18 +167,19 @@ def open_alert(config: Path) -> str:
     return str(number)
 
 
-def test_somebody_looks_after_an_alert_and_closes_it(run: Command, config: Path, open_alert: str) -> None:
+def test_somebody_looks_after_an_alert_and_closes_it(
+    run: Command, ending: Ending, refused: Refused, open_alert: str
+) -> None:
     run("alerts", "ack", open_alert, "--by", "alice", "--comment", "looking")
     shown = json.loads(run("alerts", "show", open_alert, "--json"))
     assert (shown["state"], shown["events"][-1]["by"]) == ("acknowledged", "alice")
-    done = subprocess.run([*DETECTOR, "alerts", "list", "--open", "--config", config], capture_output=True, check=False)
-    assert done.returncode == 3
+    assert ending("alerts", "list", "--open").status == 3
     assert "acknowledged already, by alice" in run("alerts", "ack", open_alert)
 
     run("alerts", "close", open_alert, "--by", "alice")
     assert json.loads(run("alerts", "show", open_alert, "--json"))["state"] == "closed"
     assert run("alerts", "list", "--open") == "no alerts\n"
-    assert _refused(config, "alerts", "close", open_alert) == (2, f"detector: alert {open_alert} is closed already\n")
+    assert refused("alerts", "close", open_alert) == (2, f"detector: alert {open_alert} is closed already\n")
 
 
 @pytest.mark.parametrize("verdict", ["real", "false"])
@@ -131,14 +203,14 @@ def test_a_real_incident_marks_the_alerts_in_its_time_and_is_kept_out_of_trainin
     assert [row["effect"] for row in json.loads(run("exclude", "list", "--json"))] == ["mask"]
 
 
-def test_an_exclusion_is_added_listed_and_removed(run: Command, config: Path) -> None:
+def test_an_exclusion_is_added_listed_and_removed(run: Command, refused: Refused) -> None:
     said = run("exclude", "add", "--monitor", "demo", "--for", "2h", "--rule", "FREQ=WEEKLY;BYDAY=SU", "--comment", "!")
     number = said.split()[1]
 
     assert "next from" in said
     assert [row["rule"] for row in json.loads(run("exclude", "list", "--json")) if str(row["id"]) == number]
     run("exclude", "remove", number)
-    assert _refused(config, "exclude", "remove", number) == (
+    assert refused("exclude", "remove", number) == (
         2,
         f"detector: no exclusion {number}; see: detector exclude list\n",
     )
@@ -197,8 +269,8 @@ def test_a_version_in_use_tells_what_it_takes_to_open_an_alert(run: Command) -> 
         (("explain", "demo", "host", "--at", "yesterday"), "--at must be a time such as"),
     ],
 )
-def test_a_mistake_is_answered_in_one_line(config: Path, words: tuple[str, ...], expected: str) -> None:
-    status, said = _refused(config, *words)
+def test_a_mistake_is_answered_in_one_line(refused: Refused, words: tuple[str, ...], expected: str) -> None:
+    status, said = refused(*words)
 
     assert status in {1, 2}
     assert expected in said

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
-import signal
 import subprocess
-import sys
-import urllib.request
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -75,42 +71,3 @@ def test_demo_does_not_touch_a_folder_it_did_not_make(tmp_path: Path) -> None:
     assert done.stderr == (
         f"detector: {tmp_path} exists and was not made by `detector demo`; choose another with --folder\n"
     )
-
-
-def test_demo_ends_with_a_page_of_its_alerts_until_it_is_stopped(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-u",
-        "-m",
-        "detector",
-        "demo",
-        "--folder",
-        str(tmp_path / "demo"),
-        "--listen",
-        "127.0.0.1:0",
-    ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        assert process.stdout is not None
-        said = ""
-        for line in process.stdout:
-            said += line
-            if found := re.search(r"See it in a browser: (http://127\.0\.0\.1:\d+)/ until Ctrl-C", line):
-                break
-        else:
-            pytest.fail(said)
-        fleet, metrics, alert = (_got(found[1] + path) for path in ("/", "/metrics", "/alerts/1"))
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
-    assert 'detector_alerts_total{monitor="demo"' in metrics
-    assert "Latest alerts" in fleet
-    assert 'href="/alerts/1"' in fleet
-    drawn = json.loads(re.findall(r'id="drawn">(.*?)</script>', alert, re.DOTALL)[0])["alerts"]["1"]
-    assert any(value and value >= 1 for value in drawn["score"]["values"])
-    assert drawn["metrics"]
-    assert "faults found" in said
-
-
-def _got(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=10) as answer:
-        text: str = answer.read().decode()
-        return text

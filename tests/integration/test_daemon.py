@@ -264,7 +264,7 @@ def test_scoring_daemon_has_no_tensorflow_and_little_memory(
 STEP = 60
 FIRST = 1_735_689_600  # 2025-01-01
 TRAINING_SLOTS = 3_000
-REPLAYED_SLOTS = 24 * 1_440
+REPLAYED_SLOTS = 16 * 1_440
 HOSTS = 6
 END_MS = (FIRST + (TRAINING_SLOTS + REPLAYED_SLOTS) * STEP) * 1000
 LONGEST_FAULT = 4_000
@@ -273,7 +273,7 @@ KILLS = 6
 
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database of somebody else's: six hosts for four weeks, with faults in the part that is replayed."""
+    """A database of somebody else's: six hosts for eighteen days, with faults in the part that is replayed."""
     path = tmp_path_factory.mktemp("recording") / "recording.db"
     rng = np.random.default_rng(1)
     slots = np.arange(TRAINING_SLOTS + REPLAYED_SLOTS)
@@ -525,12 +525,12 @@ def test_daemon_outlives_its_database_and_leaves_no_slot_out(
 @pytest.mark.slow
 def test_host_monitor_warms_up_trains_itself_and_scores(tmp_path: Path, record_property: Record) -> None:
     host = {"source": {"type": "host", "entity": "here"}, "metrics": [], "retrain": "0 3 * * sun"}
-    config = configure(tmp_path, {**MONITOR, **host, "training": {"epochs": 2, "minimum_slots": 60}})
+    config = configure(tmp_path, {**MONITOR, **host, "training": {"epochs": 2, "minimum_slots": 25}})
 
     with daemon(config) as running:
         began = time.monotonic()
-        found = running.until_logged(r"event=warming_up monitor=web slots=(\d+) needed=60")
-        assert int(found[1]) < 60
+        found = running.until_logged(r"event=warming_up monitor=web slots=(\d+) needed=25")
+        assert int(found[1]) < 25
         running.until_logged("event=retrain_started monitor=web", 120)
         running.until_logged("event=retrain_done monitor=web", 120)
         running.until_logged(r"event=model_loaded monitor=web version=1 kind=\S+ entities=1")

@@ -307,7 +307,7 @@ def test_a_daemon_killed_between_sending_and_noting_it_sends_again(tmp_path: Pat
 @pytest.mark.slow
 def test_a_stop_while_a_target_hangs_is_quick_and_loses_nothing(tmp_path: Path, receiver: Receiver) -> None:
     receiver.answer = _hang
-    config = _configure(tmp_path, _webhook(receiver.url, timeout="30s"), {"a": 99.0})
+    config = _configure(tmp_path, _webhook(receiver.url, timeout="12s"), {"a": 99.0})
 
     with daemon(config) as running:
         until(lambda: receiver.seen, "an attempt", PATIENCE)
@@ -316,7 +316,7 @@ def test_a_stop_while_a_target_hangs_is_quick_and_loses_nothing(tmp_path: Path, 
     with daemon(config):
         until(lambda: receiver.taken, "the event to be sent by the next process", 2 * PATIENCE)
 
-    assert (status, seconds < 30.0) == (0, True)  # it does not wait until the target is given up
+    assert (status, seconds < 12.0) == (0, True)  # it does not wait until the target is given up
     assert receiver.messages[0]["event"]["change"] == "opened"
 
 

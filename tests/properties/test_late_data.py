@@ -172,7 +172,7 @@ def test_late_rows_in_any_order_give_the_alerts_of_rows_in_time_order(
     _assert_same(_alerts(store, arrivals), in_time)
 
 
-@settings(max_examples=100)
+@settings(max_examples=40)
 @given(arrivals=_arrivals())
 def test_in_memory_too_late_rows_give_the_alerts_of_rows_in_time_order(arrivals: list[Arrival]) -> None:
     in_time = _alerts_in_memory([(entity, slot, value, 0) for entity, slot, value, _ in arrivals])
@@ -188,7 +188,7 @@ def test_a_store_in_memory_ends_with_the_alerts_of_one_in_a_database(
     _assert_same(_alerts_in_memory(arrivals), _alerts(store, arrivals))
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=40)
 @given(arrivals=_arrivals(), restarts=st.sets(st.integers(1, SLOTS + LATENESS)))
 def test_rows_that_come_while_nobody_looks_give_the_alerts_of_rows_in_time_order(
     arrivals: list[Arrival], restarts: set[int]

@@ -966,7 +966,7 @@ def _opened(scores: Float32) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("law", LAWS)
 def test_errors_of_noise_open_no_more_alerts_a_week_than_the_budget_says(law: str) -> None:
-    monitors, entities, history, weeks = 12, 10, 4000, 2
+    monitors, entities, history, weeks = 24, 10, 4000, 1
     everyone, slots = monitors * entities, history + weeks * 7 * 24 * 60
     errors = LAWS[law](np.random.default_rng(0), (everyone, slots)).astype(np.float32)
 
