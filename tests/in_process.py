@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import signal
 import sys
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
 from migrated import migrate
+from sqlalchemy import Engine
 
 from detector import cli, database
 
@@ -24,15 +30,52 @@ class Ended:
 
 def ended(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str | Path) -> Ended:
     """Runs the program to its end."""
+    status = _status(monkeypatch, words)
+    printed = capsys.readouterr()
+    return Ended(status, printed.out, printed.err)
+
+
+def ended_in(folder: Path, *words: str | Path, environment: Mapping[str, str] | None = None) -> Ended:
+    """Runs the program to its end in a folder, as somebody does who is at no terminal."""
+    signals = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    with (
+        pytest.MonkeyPatch.context() as patched,
+        redirect_stdout(io.StringIO()) as output,
+        redirect_stderr(io.StringIO()) as errors,
+    ):
+        connected = _noted(patched)
+        patched.setattr(sys, "stdin", io.StringIO())
+        patched.chdir(folder)
+        for name, value in (environment or {}).items():
+            patched.setenv(name, value)
+        status = _status(patched, words)
+    for engine in connected:  # a process that ends closes its connections
+        engine.dispose()
+    for number, handler in signals.items():  # a training has changed them for its process, which is this one
+        signal.signal(number, handler)
+    return Ended(status, output.getvalue(), errors.getvalue())
+
+
+def _noted(patched: pytest.MonkeyPatch) -> list[Engine]:
+    """The engines that the program makes from now on."""
+    connect, noted = database.connect, list[Engine]()
+
+    def noting(*arguments: Any, **named: Any) -> Engine:
+        noted.append(connect(*arguments, **named))
+        return noted[-1]
+
+    patched.setattr(database, "connect", noting)
+    return noted
+
+
+def _status(monkeypatch: pytest.MonkeyPatch, words: Sequence[str | Path]) -> int:
     monkeypatch.setattr(typer.main, "get_command", _parsers)
     monkeypatch.setattr(sys, "argv", ["detector", *map(str, words)])
-    status = 0
     try:
         cli.main()
     except SystemExit as exc:
-        status = int(exc.code or 0)
-    printed = capsys.readouterr()
-    return Ended(status, printed.out, printed.err)
+        return int(exc.code or 0)
+    return 0
 
 
 class Commands:

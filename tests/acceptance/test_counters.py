@@ -6,13 +6,13 @@ import json
 import math
 import random
 import sqlite3
-import subprocess
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from running import DETECTOR, configure, detector
+from in_process import ended_in
+from running import configure
 
 pytestmark = pytest.mark.slow
 
@@ -39,9 +39,14 @@ def _monitor(folder: Path, *, stops: int = 3 * 1440, **settings: object) -> Path
 
 
 def _check(config: Path) -> dict[str, object]:
-    command = [*DETECTOR, "check", "--json", "--config", str(config)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return next(row for row in json.loads(done.stdout) if "monitor" in row)
+    done = ended_in(config.parent, "check", "--json", "--config", config)
+    return next(row for row in json.loads(done.output) if "monitor" in row)
+
+
+def _run(*words: str | Path) -> str:
+    done = ended_in(Path.cwd(), *words)
+    assert done.status == 0, done.errors
+    return done.output
 
 
 def test_a_raw_counter_is_noticed_with_the_key_to_write(tmp_path: Path) -> None:
@@ -57,21 +62,21 @@ def test_a_raw_counter_is_noticed_with_the_key_to_write(tmp_path: Path) -> None:
 
 def test_an_ordinary_day_of_a_counter_that_begins_anew_is_quiet(tmp_path: Path) -> None:
     config = _monitor(tmp_path, rates=["requests_total"])
-    detector("db", "upgrade", "--config", config)
-    detector("retrain", "--to", "2026-11-22T00:00Z", "--config", config)
+    _run("db", "upgrade", "--config", config)
+    _run("retrain", "--to", "2026-11-22T00:00Z", "--config", config)
     for hour in (1, 6, 7, 12, 23):
-        detector("score", "web", "--at", f"2026-11-22T{hour:02d}:59Z", "--config", config)
+        _run("score", "web", "--at", f"2026-11-22T{hour:02d}:59Z", "--config", config)
 
-    assert json.loads(detector("alerts", "list", "--json", "--config", config).output) == []
+    assert json.loads(_run("alerts", "list", "--json", "--config", config)) == []
 
 
 def test_a_counter_that_stands_still_opens_an_alert_that_tells_its_rate(tmp_path: Path) -> None:
     config = _monitor(tmp_path, stops=2 * 1440 + 720, rates=["requests_total"])
-    detector("db", "upgrade", "--config", config)
-    detector("retrain", "--to", "2026-11-22T00:00Z", "--config", config)
+    _run("db", "upgrade", "--config", config)
+    _run("retrain", "--to", "2026-11-22T00:00Z", "--config", config)
     for hour in (11, 12):
-        detector("score", "web", "--at", f"2026-11-22T{hour:02d}:59Z", "--config", config)
+        _run("score", "web", "--at", f"2026-11-22T{hour:02d}:59Z", "--config", config)
 
-    (alert,) = json.loads(detector("alerts", "list", "--json", "--config", config).output)
+    (alert,) = json.loads(_run("alerts", "list", "--json", "--config", config))
     assert alert["opened"].startswith("2026-11-22T12:0")
-    assert "requests_total 0/s, expected" in detector("alerts", "show", str(alert["id"]), "--config", config).output
+    assert "requests_total 0/s, expected" in _run("alerts", "show", str(alert["id"]), "--config", config)

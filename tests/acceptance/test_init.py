@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import shapes
+from in_process import ended_in
 from query_servers import SERVERS, Series
 from running import DETECTOR
 from sqlalchemy import create_engine, event, make_url, text
@@ -46,16 +47,8 @@ class Done:
 
 
 def _run(folder: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> Done:
-    done = subprocess.run(
-        [*DETECTOR, *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        stdin=subprocess.DEVNULL,
-        cwd=folder,
-        env={**os.environ, **(environment or {})},
-    )
-    return Done(done.returncode, done.stdout, done.stderr, folder / "config.toml")
+    done = ended_in(folder, *arguments, environment=environment)
+    return Done(done.status, done.output, done.errors, folder / "config.toml")
 
 
 def _init(folder: Path, url: str, *arguments: str) -> Done:

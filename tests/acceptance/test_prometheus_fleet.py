@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from in_process import ended_in
 from query_servers import SERVERS, Series, prometheus
-from running import DETECTOR, configure, detector
+from running import configure
 
 pytestmark = pytest.mark.slow
 
@@ -50,52 +51,52 @@ def _monitor(url: str, **source: object) -> dict[str, object]:
 
 
 def _check(config: Path) -> tuple[int, str, dict[str, object]]:
-    done = subprocess.run(
-        [*DETECTOR, "check", "--json", "--config", str(config)], capture_output=True, text=True, check=False
-    )
-    rows = json.loads(done.stdout) if done.stdout else []
-    return done.returncode, done.stderr, next((row for row in rows if row.get("monitor")), {})
+    done = ended_in(config.parent, "check", "--json", "--config", config)
+    rows = json.loads(done.output) if done.output else []
+    return done.status, done.errors, next((row for row in rows if row.get("monitor")), {})
 
 
-@pytest.mark.parametrize("kind", sorted(SERVERS))
-def test_a_fleet_is_checked_trained_and_scored(kind: str, tmp_path: Path) -> None:
-    with SERVERS[kind](tmp_path, list(_fleet())) as url:
-        config = configure(tmp_path, _monitor(url))
-        status, _, row = _check(config)
-        assert status == 0
-        assert row["newest_window"] == "180 samples of 3 entities"
-        assert str(row["daemon"]).startswith("would train a model at once")
+def _run(config: Path, *words: str) -> str:
+    done = ended_in(config.parent, *words, "--config", config)
+    assert done.status == 0, done.errors
+    return done.output
 
-        detector("db", "upgrade", "--config", config)
-        before = f"{NOW // 1000 - 60 * (FAULT + 10)}"
-        at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(int(before)))
-        detector("retrain", "--to", at, "--config", config)
-        for minutes in (FAULT + 5, 10, 0):
-            at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(NOW // 1000 - 60 * minutes + 15))
-            detector("score", "web", "--at", at, "--config", config)
-        alerts = json.loads(detector("alerts", "list", "--json", "--config", config).output)
+
+@pytest.fixture(scope="module", params=sorted(SERVERS))
+def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Each of the servers, with the fleet."""
+    with SERVERS[request.param](tmp_path_factory.mktemp(request.param), list(_fleet())) as found:
+        yield found
+
+
+def test_a_fleet_is_checked_trained_and_scored(url: str, tmp_path: Path) -> None:
+    config = configure(tmp_path, _monitor(url))
+    status, _, row = _check(config)
+    assert status == 0
+    assert row["newest_window"] == "180 samples of 3 entities"
+    assert str(row["daemon"]).startswith("would train a model at once")
+
+    _run(config, "db", "upgrade")
+    at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(NOW // 1000 - 60 * (FAULT + 10)))
+    _run(config, "retrain", "--to", at)
+    for minutes in (FAULT + 5, 10, 0):
+        at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(NOW // 1000 - 60 * minutes + 15))
+        _run(config, "score", "web", "--at", at)
+    alerts = json.loads(_run(config, "alerts", "list", "--json"))
 
     assert {alert["entity"] for alert in alerts} == {"web-1:9100"}
 
 
-def test_a_misspelt_metric_is_named_with_the_nearest(tmp_path: Path) -> None:
-    with prometheus(tmp_path, list(_fleet())) as url:
-        monitor = _monitor(url) | {"metrics": ["node_laod1", "requests"]}
-        status, _, row = _check(configure(tmp_path, monitor))
+def test_a_misspelt_metric_is_named_with_the_nearest(url: str, tmp_path: Path) -> None:
+    status, _, row = _check(configure(tmp_path, _monitor(url) | {"metrics": ["node_laod1", "requests"]}))
 
     assert status == 1
     assert "for 'node_laod1' perhaps 'node_load1'" in str(row["problem"])
 
 
-def test_labels_that_do_not_tell_series_apart_are_a_problem_that_names_them(tmp_path: Path) -> None:
-    with prometheus(tmp_path, list(_fleet())) as url:
-        status, _, row = _check(
-            configure(
-                tmp_path,
-                _monitor(url, entity="job")
-                | {"metrics": ["node_load1"], "source": {"type": "prometheus", "url": url, "entity": "job"}},
-            )
-        )
+def test_labels_that_do_not_tell_series_apart_are_a_problem_that_names_them(url: str, tmp_path: Path) -> None:
+    source = {"type": "prometheus", "url": url, "entity": "job"}
+    status, _, row = _check(configure(tmp_path, _monitor(url) | {"metrics": ["node_load1"], "source": source}))
 
     assert status == 1
     assert "differ in labels, such as 'node: instance'" in str(row["rejects"])
