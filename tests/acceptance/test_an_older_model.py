@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import subprocess
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -12,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from running import DETECTOR, configure, usage_table
+from in_process import Ended, ended_in
+from running import configure, usage_table
 
 pytestmark = pytest.mark.slow
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
+Run = Callable[..., Ended]
 
 
 @pytest.fixture
@@ -30,26 +30,25 @@ def run(tmp_path: Path) -> Run:
     monitor = {"name": "web", "metrics": ["load"], "model": {"kind": "baseline"}}
     config = configure(tmp_path, {**monitor, "source": usage_table(tmp_path / "usage.db")})
 
-    def command(*words: str) -> subprocess.CompletedProcess[str]:
-        called = [*DETECTOR, *words, "--config", str(config)]
-        return subprocess.run(called, capture_output=True, text=True, check=False)
+    def command(*words: str) -> Ended:
+        return ended_in(config.parent, *words, "--config", config)
 
     for words in (("db", "upgrade"), ("retrain",), ("retrain",)):
-        assert command(*words).returncode == 0
+        assert command(*words).status == 0
     return command
 
 
 def test_an_older_version_becomes_the_live_one_and_scores(run: Run) -> None:
     said = run("models", "promote", "1")
 
-    assert said.stdout == (
+    assert said.output == (
         "model version 1 of monitor web is live instead of 2, until the next training (0 3 * * sun);"
         " a daemon takes it at its next tick\n"
     )
-    listed = json.loads(run("models", "list", "--json").stdout)
+    listed = json.loads(run("models", "list", "--json").output)
     assert {row["version"]: row["live"] for row in listed} == {1: True, 2: False}
-    assert "would score with model version 1" in run("check").stdout
-    assert run("score").returncode == 0
+    assert "would score with model version 1" in run("check").output
+    assert run("score").status == 0
 
 
 def test_a_version_that_does_not_fit_or_is_none_is_refused(run: Run, tmp_path: Path) -> None:
@@ -58,13 +57,13 @@ def test_a_version_that_does_not_fit_or_is_none_is_refused(run: Run, tmp_path: P
 
     misfit, missing = run("models", "promote", "1"), run("models", "promote", "9")
 
-    assert (misfit.returncode, missing.returncode) == (1, 2)
-    assert "was trained for other settings than monitor 'web' has now" in misfit.stderr
-    assert missing.stderr == "detector: no model version 9; see: detector models list\n"
+    assert (misfit.status, missing.status) == (1, 2)
+    assert "was trained for other settings than monitor 'web' has now" in misfit.errors
+    assert missing.errors == "detector: no model version 9; see: detector models list\n"
 
 
 def test_a_version_is_shown_without_innards_and_whole_as_json(run: Run) -> None:
-    shown, as_json = run("models", "show", "2").stdout, json.loads(run("models", "show", "2", "--json").stdout)
+    shown, as_json = run("models", "show", "2").output, json.loads(run("models", "show", "2", "--json").output)
 
     assert not {"nan", "calibrated_from"} & set(shown.split())
     assert "{" not in shown

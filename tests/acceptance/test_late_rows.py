@@ -1,17 +1,17 @@
-"""Rows that come late, with a process for each tick: judged as if they had come in time (cases c39, c42)."""
+"""Rows that come late, with a command for each tick: judged as if they had come in time (cases c39, c42)."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
-import subprocess
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
-from running import DETECTOR, configure, detector, usage_table
+from in_process import detector, ended_in
+from running import configure, usage_table
 
 DAY = datetime(2026, 11, 20, tzinfo=UTC)
 BASELINE = {"kind": "baseline"}
@@ -58,8 +58,7 @@ def meters(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 def _import_last_day(config: Path) -> str:
     file = config.parent / "day0.csv"
-    command: list[str | Path] = [*DETECTOR, "import", file, "--monitor", "meters", "--config", config]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    return detector("import", file, "--monitor", "meters", "--config", config).errors
 
 
 @pytest.mark.slow
@@ -82,9 +81,8 @@ def test_a_day_that_comes_too_late_is_told_with_the_command_that_judges_it(meter
     command = f"detector db rewind meters --to {_at(0, 0)}"
     assert command in told
 
-    further: list[str | Path] = [*DETECTOR, "db", "rewind", "meters", "--to", _at(-9, 0), "--config", meters]
-    refused = subprocess.run(further, capture_output=True, text=True, check=False)
-    assert (refused.returncode, "raise max_catch_up first" in refused.stderr) == (2, True)
+    refused = ended_in(meters.parent, "db", "rewind", "meters", "--to", _at(-9, 0), "--config", meters)
+    assert (refused.status, "raise max_catch_up first" in refused.errors) == (2, True)
 
     detector(*command.split()[1:], "--config", meters)
     detector("score", "meters", "--at", _at(0, 1_800), "--config", meters)
@@ -124,7 +122,7 @@ def test_score_from_cron_judges_rows_that_come_two_minutes_late(tmp_path: Path) 
     detector("db", "upgrade", "--config", config)
     detector("retrain", "--to", _at(0, 1_430), "--config", config)
 
-    for minute in range(1, 42, 2):  # every other minute a process of its own
+    for minute in range(1, 42, 2):  # every other minute a command of its own
         now = DAY + timedelta(days=1, minutes=minute, seconds=20)
         _arrive(database, now)
         detector("score", "web", "--at", f"{now:%Y-%m-%dT%H:%M:%SZ}", "--config", config)

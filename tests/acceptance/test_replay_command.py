@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-import subprocess
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,7 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from running import DETECTOR, configure, detector, usage_table
+from in_process import detector, ended_in
+from running import configure, usage_table
 from sqlalchemy import select
 
 from detector import wiring
@@ -156,11 +156,10 @@ def test_a_replay_can_be_read_as_a_report(config: Path, tmp_path: Path) -> None:
 
 
 def test_what_the_model_has_learned_from_is_told(config: Path) -> None:
-    command = ("replay", "web", "--from", _at(0), "--to", _at(3 * SLOTS_A_DAY), "--config", config)
-    done = subprocess.run([*DETECTOR, *command], capture_output=True, text=True, check=True)
+    done = detector("replay", "web", "--from", _at(0), "--to", _at(3 * SLOTS_A_DAY), "--config", config)
 
-    assert f"has learned from data up to {_at(2 * SLOTS_A_DAY)}" in done.stderr
-    assert "stored of this time: " in done.stdout
+    assert f"has learned from data up to {_at(2 * SLOTS_A_DAY)}" in done.errors
+    assert "stored of this time: " in done.output
 
 
 @pytest.mark.parametrize(
@@ -178,18 +177,15 @@ def test_what_the_model_has_learned_from_is_told(config: Path) -> None:
     ],
 )
 def test_what_cannot_be_replayed_is_refused_in_a_line(config: Path, words: tuple[str, ...], told: str) -> None:
-    done = subprocess.run(
-        [*DETECTOR, "replay", "web", *words, "--config", config], capture_output=True, text=True, check=False
-    )
+    done = ended_in(config.parent, "replay", "web", *words, "--config", config)
 
-    assert done.returncode in {1, 2}
-    assert told in done.stderr
-    assert done.stderr.count("\n") == 1
+    assert done.status in {1, 2}
+    assert told in done.errors
+    assert done.errors.count("\n") == 1
 
 
 def test_a_time_without_rows_is_no_time_without_alerts(config: Path) -> None:
-    command = ("replay", "web", "--from", "2026-11-25", "--to", "2026-11-26", "--config", config)
-    done = subprocess.run([*DETECTOR, *command], capture_output=True, text=True, check=False)
+    done = ended_in(config.parent, "replay", "web", "--from", "2026-11-25", "--to", "2026-11-26", "--config", config)
 
-    assert done.returncode == 1
-    assert "could be judged; see: detector check" in done.stderr
+    assert done.status == 1
+    assert "could be judged; see: detector check" in done.errors

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from running import configure, detector, usage_table
+from in_process import detector
+from running import configure, usage_table
 
 DAY = datetime(2026, 11, 20, tzinfo=UTC)  # the first one after four of training
 BASELINE = {"kind": "baseline"}

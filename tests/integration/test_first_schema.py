@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from running import DETECTOR, daemon, detector
+from in_process import detector, ended_in
+from running import daemon
 
 from detector.store import schema
 
@@ -73,8 +73,8 @@ def test_old_alerts_live_on_and_the_old_model_scores_what_it_would_have_scored(t
         assert after[number]["opened_slot"] == alert["opened_slot"]
         assert alert["closed_slot"] is None or after[number] == alert
     # its notifier does not answer, so this is no success
-    checked = subprocess.run([*DETECTOR, "check"], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert "alerts by its errors alone; for all of them run: detector retrain web" in checked.stdout
+    checked = ended_in(tmp_path, "check")
+    assert "alerts by its errors alone; for all of them run: detector retrain web" in checked.output
 
 
 def test_daemon_goes_on_with_the_old_model(tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from in_process import detector
 from query_servers import SERVERS, Series, process_of
-from running import EVERY_SECOND, Daemon, configure, daemon, detector, labelled, until
+from running import EVERY_SECOND, Daemon, configure, daemon, labelled, until
 
 pytestmark = pytest.mark.slow
 

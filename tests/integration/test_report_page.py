@@ -11,8 +11,9 @@ from pathlib import Path
 import matplotlib.image as mpimg
 import numpy as np
 import pytest
+from in_process import detector, ended_in
 from migrated import migrate
-from running import DETECTOR, configure, detector
+from running import configure
 
 from detector import database
 from detector.core.decide import Change, Episode, Severity
@@ -97,9 +98,9 @@ def report(config: Path) -> Path:
 
 
 def _refused(*arguments: str | Path) -> str:
-    done = subprocess.run([*DETECTOR, "report", *arguments], capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    return done.stderr
+    done = ended_in(Path.cwd(), "report", *arguments)
+    assert done.status == 2
+    return done.errors
 
 
 def test_alerts_that_are_still_open_are_shown_however_old(config: Path, tmp_path: Path) -> None:
