@@ -13,6 +13,7 @@ from datetime import timedelta
 import pytest
 from commits import T0, commit
 from lines import Line
+from migrated import migrate
 from running import until
 from sqlalchemy import Connection, Engine, event, select, text
 from sqlalchemy.exc import DBAPIError
@@ -20,7 +21,6 @@ from sqlalchemy.exc import DBAPIError
 from detector import database
 from detector.daemon import health
 from detector.errors import StaleState, StoreError
-from detector.store import schema
 from detector.store.state import StateStore
 from detector.tables import cursor, sample
 
@@ -34,7 +34,7 @@ def line(request: pytest.FixtureRequest) -> Iterator[Line]:
     """A line to a migrated database."""
     url = str(request.getfixturevalue(f"{request.param.replace('postgresql', 'postgres')}_database"))
     engine = database.connect(url)
-    schema.upgrade(engine)
+    migrate(engine)
     engine.dispose()
     line = Line(url)
     yield line

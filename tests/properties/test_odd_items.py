@@ -32,7 +32,6 @@ from detector.detect.tick import Monitor, tick
 from detector.ports import Store
 from detector.sources.sql import SqlSource, TableSpec
 from detector.store import alerts as stored_alerts
-from detector.store import schema
 from detector.store.alerts import AlertRow
 from detector.store.memory import MemoryStore
 from detector.store.state import StateStore
@@ -460,7 +459,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[Engine]:
     engine = database.connect(str(request.getfixturevalue(f"{request.param}_database")))
     if request.param == "mariadb":  # which else holds no zero date
         event.listen(engine, "connect", lambda connection, _: connection.query("SET sql_mode = ''"))
-    schema.upgrade(engine)
+    migrate(engine)
     yield engine
     engine.dispose()
 
