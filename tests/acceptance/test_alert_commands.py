@@ -49,7 +49,7 @@ class Demo:
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     folder = tmp_path_factory.mktemp("commands") / "demo"
-    command = [sys.executable, "-u", "-m", "detector", "demo", "--folder", folder, "--listen", "127.0.0.1:0"]
+    command = [sys.executable, "-u", "-m", "detector", "demo", "--folder", str(folder), "--listen", "127.0.0.1:0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout is not None
         said = ""

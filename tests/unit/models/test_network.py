@@ -48,7 +48,7 @@ def _sines(count: int, seed: int) -> Float32:
 
 def _train(values: Float32, seed: int = 1, progress: Progress = silent, **changes: float) -> Trained:
     settings = {"learning_rate": 1e-2, "batch_size": 64, "epochs": EPOCHS} | changes
-    return network().train(
+    trained: Trained = network().train(
         SPEC,
         _windows(values),
         _windows(_sines(64, 9)),
@@ -56,6 +56,7 @@ def _train(values: Float32, seed: int = 1, progress: Progress = silent, **change
         seed=seed,
         progress=progress,
     )
+    return trained
 
 
 @pytest.fixture(scope="module")
