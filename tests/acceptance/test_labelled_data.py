@@ -35,7 +35,7 @@ Record = Callable[[str, object], None]
 NAB_BEGIN = datetime(2014, 1, 1, tzinfo=UTC)
 NAB_TRAINED = NAB_BEGIN + timedelta(minutes=5 * 750)  # at most 750 rows of a file are history
 SMD_HISTORY = 23_687  # rows of each file that are history
-SMD_ROWS = slice(17_000, 33_000)  # days of both parts; the files have two weeks of each
+SMD_ROWS = slice(20_000, 29_000)  # days of both parts; the files have two weeks of each
 SMD_TRAINED = datetime(2000, 1, 1, tzinfo=UTC) + timedelta(minutes=SMD_HISTORY)
 
 
