@@ -512,6 +512,7 @@ PACKET = 4 << 20
 LARGE = _bytes(PACKET + 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("database_url", [pytest.param("mariadb", marks=pytest.mark.mysql)], indirect=True)
 def test_a_server_refuses_what_is_larger_than_its_packets(small_packets: Engine) -> None:
     with pytest.raises(DBAPIError), small_packets.connect() as connection:

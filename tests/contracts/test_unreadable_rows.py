@@ -153,6 +153,7 @@ def test_a_time_far_from_all_others_is_left_out_of_the_extent(engine: Engine, ba
 
 
 @pytest.mark.mysql
+@pytest.mark.slow
 def test_a_zero_date_leaves_the_other_rows_alone(mariadb_database: str) -> None:
     engine = database.connect(mariadb_database)
     _good(engine, "DATETIME", _blank)
@@ -166,6 +167,8 @@ def test_a_zero_date_leaves_the_other_rows_alone(mariadb_database: str) -> None:
     engine.dispose()
 
 
+@pytest.mark.mysql
+@pytest.mark.slow
 def test_numbers_where_timestamps_are_configured_are_named(mariadb_database: str) -> None:
     engine = database.connect(mariadb_database)
     _good(engine, "BIGINT", lambda at: int(at.timestamp()))
@@ -312,6 +315,7 @@ def test_parts_of_names_that_differ_by_trailing_blanks_are_not_merged(sqlite: En
 
 
 @pytest.mark.mysql
+@pytest.mark.slow
 def test_a_metric_that_differs_by_trailing_blanks_is_named(mariadb_database: str) -> None:
     engine = database.connect(mariadb_database)
     with engine.begin() as connection:
@@ -342,6 +346,7 @@ def test_columns_that_pad_with_blanks_give_names_without(engine: Engine, kind: s
 
 
 @pytest.mark.mysql
+@pytest.mark.slow
 def test_binary_names_and_bits_of_mariadb_are_read(mariadb_database: str) -> None:
     engine = database.connect(mariadb_database)
     with engine.begin() as connection:
@@ -362,6 +367,7 @@ def test_binary_names_and_bits_of_mariadb_are_read(mariadb_database: str) -> Non
 
 
 @pytest.mark.mysql
+@pytest.mark.slow
 def test_a_metric_that_only_the_database_takes_for_the_monitors_is_named(mariadb_database: str) -> None:
     engine = database.connect(mariadb_database)
     with engine.begin() as connection:
