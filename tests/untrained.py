@@ -40,10 +40,10 @@ class IsDeaf(ExpectsTheMedian):
 
 
 class CriesWolf(ExpectsTheMedian):
-    """Is calm while it is calibrated, which is the first time it is asked, and beside itself ever after."""
+    """Is calm where it is calibrated and shown what is usual, the first two times, and beside itself ever after."""
 
     def residuals(self, windows: Windows) -> Float32:
-        return super().residuals(windows) * (1.0 if len(self.asked) == 1 else 1000.0)
+        return super().residuals(windows) * (1.0 if len(self.asked) <= 2 else 1000.0)
 
 
 @dataclass

@@ -50,7 +50,12 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
 
 def _watch(config: Path, *words: str) -> subprocess.Popen[str]:
     command = [*DETECTOR, "alerts", "watch", *words, "--config", str(config)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1)
+    # whoever runs the tests may have it ignored, as nohup does, and so would the process that begins here
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_new_events_come_as_json_lines_until_ctrl_c(tmp_path: Path, fleet: Fleet) -> None:

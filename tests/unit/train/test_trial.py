@@ -93,8 +93,8 @@ def test_models_are_compared_where_a_fault_and_all_that_is_looked_back_on_has_ro
     fewer: int, comparable: bool
 ) -> None:
     decision = DecisionSection(open_slots=2, open_of=3, close_slots=5)
-    # windows of half an hour; ten minutes that the worst metric lasts; and what the rule to open looks back on
-    needed = (30 - 1) + 10 + (3 - 1) + trial.FAULT_SLOTS
+    # what a record looks back on at most; ten minutes that the worst metric lasts; what the rule to open looks back on
+    needed = 30 + 10 + (3 - 1) + trial.FAULT_SLOTS
     monitor = monitor_of(decision=decision, training=TrainingSection(minimum_slots=60))
 
     trained = trained_version(monitor, noise_history(needed - fewer), FakeFit())
