@@ -17,13 +17,15 @@ def slide(values: Float32, timesteps: int) -> Float32:
 
 
 def reasons(values: Float32, timesteps: int, *, max_missing: float, expected: Bool | None = None) -> Int8:
-    """Why each window cannot be scored, `KNOWN` where it can: (E, L, F) -> (E, L − timesteps + 1) of `Reason`.
+    """Why each window cannot be scored, `KNOWN` where it can: (E, L, F) -> (E, L − timesteps + 1) of `Reason`, or none.
 
     A window has no data if none of its newest slot's metrics has a value; it is warming up if its oldest slots hold
     nothing at all; it has a gap if more than `max_missing` of its values are missing.
 
     expected: (E, F) metrics that each entity should have; others may be missing [all]
     """
+    if values.shape[1] < timesteps:
+        return np.zeros((len(values), 0), dtype=np.int8)
     missing = np.isnan(values)  # (E, L, F)
     empty = ~any_metric(~missing)  # (E, L)
     if expected is None:

@@ -49,6 +49,13 @@ def test_a_history_shorter_than_a_window_is_refused() -> None:
         window.slide(_values([1, 2]), timesteps=3)
 
 
+@pytest.mark.parametrize("slots", [0, 1, 28, 29])
+def test_of_fewer_slots_than_a_window_has_there_is_no_window(slots: int) -> None:
+    values = np.zeros((2, slots, 3), dtype=np.float32)
+
+    assert window.reasons(values, 30, max_missing=0.2).shape == (2, 0)
+
+
 def test_a_full_window_is_known() -> None:
     assert _reasons([1, 2, 3, 4, 5], 4, 0.0) == [KNOWN, KNOWN]
 
