@@ -56,7 +56,7 @@ BEFORE = 9
 """Slots before a new one that `observe` takes errors of: those of the longest mean."""
 
 RECENT = 3
-"""Slots that must all lie beyond everything seen before."""
+"""Slots that must all lie beyond everything older than `long_slots`."""
 
 MOST_LONG = 30
 """Slots that `long_slots` is at most."""
@@ -215,7 +215,7 @@ class Observed:
     metric: Int16  # (E, K, STREAMS) that a stream is of, ANY: of all
     gross: Float32  # (E, K) logarithm of the mean deviation of all metrics over RECENT slots
     broad: Bool  # (E, K) many metrics at once
-    record: Float32  # (E, K) log(1 + how far outside of everything seen), 0 inside
+    record: Float32  # (E, K) log(1 + how far outside of everything older than `long_slots`), 0 inside
 
 
 def long_slots(step: int) -> int:
@@ -325,9 +325,9 @@ def _beyond(values: Float32, lowest: Float32, highest: Float32, *, spread: Float
     """
     bottom, top = (_over(extreme, values, RECENT) for extreme in (np.minimum, np.maximum))  # (E, K, F)
     up, down = bottom - highest, lowest - top
-    counts = [np.maximum(rules.least, rules.least_share * np.abs(edge)) for edge in (highest, lowest)]
-    up = np.where(rules.counts_up & (up >= counts[0]), up, 0.0)
-    down = np.where(rules.counts_down & (down >= counts[1]), down, 0.0)
+    least_up, least_down = (np.maximum(rules.least, rules.least_share * np.abs(edge)) for edge in (highest, lowest))
+    up = np.where(rules.counts_up & (up >= least_up), up, 0.0)
+    down = np.where(rules.counts_down & (down >= least_down), down, 0.0)
     level = np.float32(_LEAST_OF_LEVEL) * np.maximum(np.abs(highest), np.abs(lowest))
     unit = np.maximum(np.maximum(highest - lowest, level), spread[:, None])
     # in double precision: a metric that was always 0 has next to no unit

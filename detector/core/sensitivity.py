@@ -53,7 +53,7 @@ def sensitivity(terms: Terms, experience: Experience, rows: Int64, *, slot: int,
     """
     usual = terms.habits.usual.medians(np.array([slot]), rows)[:, 0]  # (E, F)
     above, below = np.full_like(usual, np.inf), np.full_like(usual, -np.inf)
-    for entity, metric in _cells(~np.isnan(usual), held):
+    for entity, metric in _cells(~np.isnan(usual), long_slots(terms.step) + held):
         case = _Case.of(terms, experience, rows, (entity, metric), _held(terms, slot, held))
         above[entity, metric], below[entity, metric] = case.nearest(1.0), case.nearest(-1.0)
     return Sensitivity(usual, above, below)
@@ -71,7 +71,7 @@ def blind(terms: Terms, experience: Experience, rows: Int64, *, slot: int, held:
     # most open one soon and upwards, so few are held for long
     for slots in sorted({min(RECENT + terms.decision.open_slots - 1, held), held}):
         for sign in (1.0, -1.0):
-            for entity, metric in _cells(found & ~is_unknown, slots):
+            for entity, metric in _cells(found & ~is_unknown, long_slots(terms.step) + slots):
                 case = _Case.of(terms, experience, rows, (entity, metric), _held(terms, slot, slots))
                 found[entity, metric] = ~case.opens(case.value(sign, _FURTHEST))
     return found
@@ -81,10 +81,10 @@ def _held(terms: Terms, slot: int, held: int) -> Int64:
     return slot + terms.step * np.arange(held, dtype=np.int64)
 
 
-def _cells(chosen: Bool, held: int) -> Iterator[tuple[Int64, Int64]]:
-    """Entities and metrics where `chosen` (E, F) is true, some at a time."""
+def _cells(chosen: Bool, slots: int) -> Iterator[tuple[Int64, Int64]]:
+    """Entities and metrics where `chosen` (E, F) is true, as many at a time as may have so many slots each."""
     entity, metric = np.nonzero(chosen)
-    at_a_time = max(1, _CELLS // max(chosen.shape[1] * held, PEAKS))
+    at_a_time = max(1, _CELLS // max(chosen.shape[1] * slots, PEAKS))
     for begin in range(0, len(entity), at_a_time):
         part = slice(begin, begin + at_a_time)
         yield entity[part], metric[part]

@@ -111,7 +111,7 @@ class _View:
     shape_share: Float32  # (F,) of the window's distance from normal ones, NaN: nothing is known
     usual: Float32  # (K, F) median at the time of day, own units, NaN where none was known
     spread: Float32  # (F,) robust deviation from it
-    lowest: Float32  # (F,) of everything before what a record is made of, NaN: not known
+    lowest: Float32  # (F,) of everything older than the newest `long_slots`, NaN: not known
     highest: Float32  # (F,)
     due: _Due
 
@@ -192,7 +192,7 @@ def _usual(memory: Memory, known: Int64, *, slots: Int64) -> tuple[Float32, Floa
 def _before(memory: Memory, rows: Int64, *, index: int) -> tuple[Float32, Float32]:
     """Lowest and highest value (R, F) that a record at an index into the history lies beyond.
 
-    An experience knows the values of all slots but the newest; NaN where none is kept that is old enough.
+    An experience knows the values of all slots but the newest `long_slots`; NaN where none is kept that is old enough.
     """
     history = memory.history
     newest = long_slots(history.step)

@@ -87,7 +87,7 @@ def test_a_record_opens_one_where_it_is_nearer() -> None:
 
     found = _sensitivity(_terms(), experience)
 
-    # so many weeks are one nat of a record; its score must be 2, since only three slots can be one
+    # so many weeks are one nat of a record; its score must be 2, since only the third of three slots is one
     outside = math.expm1(0.1 * (LEVEL + 4.0))
     np.testing.assert_allclose(found.above, 54.0 + 8.0 * outside, rtol=0.01)
     # what was never negative falls to a share of it, too; .54 is a hundredth of the largest value

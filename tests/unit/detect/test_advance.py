@@ -70,7 +70,7 @@ def _assert_equal(one: Experience, other: Experience) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("step", [MINUTE, HOUR])
+@pytest.mark.parametrize("step", [5_000, MINUTE, HOUR])
 @pytest.mark.parametrize("cuts", [[*range(1, K)], [1, 50, 51, 120], [65]], ids=["slot by slot", "odd", "halves"])
 def test_slots_come_to_the_same_in_whatever_pieces(cuts: list[int], step: int) -> None:
     norm, slots = _norm(step), _slots(step)
