@@ -268,9 +268,7 @@ def acting(fleet: Fleet, tmp_path: Path) -> Iterator[Acting]:
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Commands]:
     """Commands in this process, on a database of their own."""
-    from in_process import Commands
+    from in_process import Commands, own_signals
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    yield Commands(tmp_path, monkeypatch, capsys)
-    for number, handler in before.items():  # a training has changed them for its process, which is this one
-        signal.signal(number, handler)
+    with own_signals():
+        yield Commands(tmp_path, monkeypatch, capsys)

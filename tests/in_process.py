@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import logging
 import signal
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from migrated import migrate
 from sqlalchemy import Engine
 
 from detector import cli, database
+from detector.commands import shared
 
 _parsers = cache(typer.main.get_command)  # Typer makes them anew for every command, which takes a tenth of a second
 
@@ -37,23 +39,36 @@ def ended(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *
 
 def ended_in(folder: Path, *words: str | Path, environment: Mapping[str, str] | None = None) -> Ended:
     """Runs the program to its end in a folder, as somebody does who is at no terminal."""
-    signals = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     with (
+        own_signals(),
         pytest.MonkeyPatch.context() as patched,
         redirect_stdout(io.StringIO()) as output,
         redirect_stderr(io.StringIO()) as errors,
     ):
+        for name, value in vars(shared.display).items():
+            patched.setattr(shared.display, name, value)
         connected = _noted(patched)
         patched.setattr(sys, "stdin", io.StringIO())
         patched.chdir(folder)
         for name, value in (environment or {}).items():
             patched.setenv(name, value)
-        status = _status(patched, words)
-    for engine in connected:  # a process that ends closes its connections
-        engine.dispose()
-    for number, handler in signals.items():  # a training has changed them for its process, which is this one
-        signal.signal(number, handler)
+        try:
+            status = _status(patched, words)
+        finally:
+            for engine in connected:  # a process that ends closes its connections
+                engine.dispose()
     return Ended(status, output.getvalue(), errors.getvalue())
+
+
+@contextmanager
+def own_signals() -> Iterator[None]:
+    """A training changes what signals do in its process: not in this one."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def detector(*words: str | Path, cwd: Path | None = None) -> Ended:
@@ -77,6 +92,7 @@ def _noted(patched: pytest.MonkeyPatch) -> list[Engine]:
 
 def _status(monkeypatch: pytest.MonkeyPatch, words: Sequence[str | Path]) -> int:
     monkeypatch.setattr(typer.main, "get_command", _parsers)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # pytest's, beside which the program would set up no own
     monkeypatch.setattr(sys, "argv", ["detector", *map(str, words)])
     try:
         cli.main()

@@ -39,8 +39,10 @@ def _executed(engine: Engine) -> list[tuple[str, Any]]:
             noted.append((statement, parameters))
 
     event.listen(engine, "before_cursor_execute", note)
-    schema.upgrade(engine)
-    event.remove(engine, "before_cursor_execute", note)
+    try:
+        schema.upgrade(engine)
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
     return noted
 
 

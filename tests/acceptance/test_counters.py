@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from in_process import ended_in
+from in_process import detector, ended_in
 from running import configure
 
 pytestmark = pytest.mark.slow
@@ -43,12 +43,6 @@ def _check(config: Path) -> dict[str, object]:
     return next(row for row in json.loads(done.output) if "monitor" in row)
 
 
-def _run(*words: str | Path) -> str:
-    done = ended_in(Path.cwd(), *words)
-    assert done.status == 0, done.errors
-    return done.output
-
-
 def test_a_raw_counter_is_noticed_with_the_key_to_write(tmp_path: Path) -> None:
     row = _check(_monitor(tmp_path))
 
@@ -62,21 +56,21 @@ def test_a_raw_counter_is_noticed_with_the_key_to_write(tmp_path: Path) -> None:
 
 def test_an_ordinary_day_of_a_counter_that_begins_anew_is_quiet(tmp_path: Path) -> None:
     config = _monitor(tmp_path, rates=["requests_total"])
-    _run("db", "upgrade", "--config", config)
-    _run("retrain", "--to", "2026-11-22T00:00Z", "--config", config)
+    detector("db", "upgrade", "--config", config)
+    detector("retrain", "--to", "2026-11-22T00:00Z", "--config", config)
     for hour in (1, 6, 7, 12, 23):
-        _run("score", "web", "--at", f"2026-11-22T{hour:02d}:59Z", "--config", config)
+        detector("score", "web", "--at", f"2026-11-22T{hour:02d}:59Z", "--config", config)
 
-    assert json.loads(_run("alerts", "list", "--json", "--config", config)) == []
+    assert json.loads(detector("alerts", "list", "--json", "--config", config).output) == []
 
 
 def test_a_counter_that_stands_still_opens_an_alert_that_tells_its_rate(tmp_path: Path) -> None:
     config = _monitor(tmp_path, stops=2 * 1440 + 720, rates=["requests_total"])
-    _run("db", "upgrade", "--config", config)
-    _run("retrain", "--to", "2026-11-22T00:00Z", "--config", config)
+    detector("db", "upgrade", "--config", config)
+    detector("retrain", "--to", "2026-11-22T00:00Z", "--config", config)
     for hour in (11, 12):
-        _run("score", "web", "--at", f"2026-11-22T{hour:02d}:59Z", "--config", config)
+        detector("score", "web", "--at", f"2026-11-22T{hour:02d}:59Z", "--config", config)
 
-    (alert,) = json.loads(_run("alerts", "list", "--json", "--config", config))
+    (alert,) = json.loads(detector("alerts", "list", "--json", "--config", config).output)
     assert alert["opened"].startswith("2026-11-22T12:0")
-    assert "requests_total 0/s, expected" in _run("alerts", "show", str(alert["id"]), "--config", config)
+    assert "requests_total 0/s, expected" in detector("alerts", "show", str(alert["id"]), "--config", config).output
