@@ -7,28 +7,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from waves import at_no_time, sines
 
 from detector.core import window
-from detector.core.series import Float32, Windows
+from detector.core.series import Float32
 from detector.errors import ArtifactError, ModelError
 from detector.models import inference
 from detector.models.artifact import NetworkSpec
 from detector.models.inference import Autoencoder
 
 SPEC = NetworkSpec(timesteps=8, metrics=2, units=8)
-
-
-def _windows(values: Float32) -> Windows:
-    """Windows of one entity; without a calendar their times do not matter."""
-    none = np.zeros(len(values), dtype=np.int64)
-    return Windows(values, none, none)
-
-
-def _sines(count: int, seed: int) -> Float32:
-    """Windows of two sine waves, a quarter turn apart, at random phases: (count, 8, 2)."""
-    phase = np.random.default_rng(seed).uniform(0, 2 * np.pi, (count, 1))
-    angle = phase + np.arange(SPEC.timesteps) * 2 * np.pi / SPEC.timesteps
-    return np.stack([np.sin(angle), np.cos(angle)], axis=2).astype(np.float32)
 
 
 def _arrays(spec: NetworkSpec) -> dict[str, Float32]:
@@ -62,7 +50,7 @@ def test_windows_of_another_shape_are_refused() -> None:
     model = Autoencoder(SPEC, _arrays(SPEC))
 
     with pytest.raises(ModelError, match=r"\(8, 2\), \(8, 3\) received"):
-        model.residuals(_windows(np.zeros((4, 8, 3), dtype=np.float32)))
+        model.residuals(at_no_time(np.zeros((4, 8, 3), dtype=np.float32)))
 
 
 def test_inputs_that_hold_the_newest_slot_are_refused() -> None:
@@ -83,7 +71,7 @@ def test_no_more_slots_are_rebuilt_than_a_window_has(newest: int) -> None:
 def test_no_windows_give_no_residuals() -> None:
     model = Autoencoder(SPEC, _arrays(SPEC))
 
-    assert model.residuals(_windows(np.empty((0, 8, 2), dtype=np.float32))).shape == (0, 2)
+    assert model.residuals(at_no_time(np.empty((0, 8, 2), dtype=np.float32))).shape == (0, 2)
 
 
 def _sigmoid(a: float) -> float:
@@ -121,17 +109,17 @@ def test_one_unit_lstm_equals_scalar_arithmetic() -> None:
 
     rebuilt = model.reconstruct(window.network_input(values), 3)
     np.testing.assert_allclose(rebuilt[0, :, 0], expected, rtol=0, atol=1e-6)
-    assert model.residuals(_windows(values))[0, 0] == pytest.approx(newest - expected[0], abs=1e-6)
+    assert model.residuals(at_no_time(values))[0, 0] == pytest.approx(newest - expected[0], abs=1e-6)
 
 
 def test_residuals_are_positive_where_the_newest_value_is_higher_than_foretold_and_unknown_where_it_is_missing() -> (
     None
 ):
     model = Autoencoder(SPEC, _arrays(SPEC))
-    values = np.repeat(_sines(1, 2), 3, axis=0)
+    values = np.repeat(sines(1, 2), 3, axis=0)
     values[:, -1] = [[50.0, -50.0], [60.0, np.nan], [np.nan, np.nan]]
 
-    residuals = model.residuals(_windows(values))
+    residuals = model.residuals(at_no_time(values))
 
     assert residuals[0, 0] > 0.0 > residuals[0, 1]
     assert residuals[1, 0] - residuals[0, 0] == pytest.approx(10.0, abs=1e-4)

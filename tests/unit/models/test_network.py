@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from waves import at_no_time, sines
 
 from detector.core import window
-from detector.core.series import Float32, Windows
+from detector.core.series import Float32
 from detector.errors import ModelError
 from detector.models import inference
 from detector.models.artifact import NetworkSpec
@@ -33,25 +34,12 @@ SPEC = NetworkSpec(timesteps=8, metrics=2, units=8)
 EPOCHS = 6
 
 
-def _windows(values: Float32) -> Windows:
-    """Windows of one entity; without a calendar their times do not matter."""
-    none = np.zeros(len(values), dtype=np.int64)
-    return Windows(values, none, none)
-
-
-def _sines(count: int, seed: int) -> Float32:
-    """Windows of two sine waves, a quarter turn apart, at random phases: (count, 8, 2)."""
-    phase = np.random.default_rng(seed).uniform(0, 2 * np.pi, (count, 1))
-    angle = phase + np.arange(SPEC.timesteps) * 2 * np.pi / SPEC.timesteps
-    return np.stack([np.sin(angle), np.cos(angle)], axis=2).astype(np.float32)
-
-
 def _train(values: Float32, seed: int = 1, progress: Progress = silent, **changes: float) -> Trained:
     settings = {"learning_rate": 1e-2, "batch_size": 64, "epochs": EPOCHS} | changes
     trained: Trained = network().train(
         SPEC,
-        _windows(values),
-        _windows(_sines(64, 9)),
+        at_no_time(values),
+        at_no_time(sines(64, 9)),
         settings=network().TrainingSettings(**settings),
         seed=seed,
         progress=progress,
@@ -61,7 +49,7 @@ def _train(values: Float32, seed: int = 1, progress: Progress = silent, **change
 
 @pytest.fixture(scope="module")
 def trained() -> Trained:
-    return _train(_sines(512, 1))
+    return _train(sines(512, 1))
 
 
 def test_training_on_sine_waves_beats_predicting_the_mean(trained: Trained) -> None:
@@ -72,7 +60,7 @@ def test_training_on_sine_waves_beats_predicting_the_mean(trained: Trained) -> N
 
 
 def test_trained_network_rebuilds_the_newest_slot_first(trained: Trained) -> None:
-    windows = _sines(200, 3)
+    windows = sines(200, 3)
 
     rebuilt = Autoencoder(SPEC, trained.weights).reconstruct(window.network_input(windows), SPEC.timesteps)
 
@@ -82,16 +70,16 @@ def test_trained_network_rebuilds_the_newest_slot_first(trained: Trained) -> Non
 
 
 def test_trained_network_foretells_the_newest_slot_which_it_does_not_read(trained: Trained) -> None:
-    windows = _sines(200, 3)
+    windows = sines(200, 3)
     windows[:, -1] += 3.0
 
-    residuals = Autoencoder(SPEC, trained.weights).residuals(_windows(windows))
+    residuals = Autoencoder(SPEC, trained.weights).residuals(at_no_time(windows))
 
     assert np.median(residuals) == pytest.approx(3.0, abs=0.3)
 
 
 def test_same_seed_gives_the_same_weights_and_another_seed_does_not() -> None:
-    windows = _sines(128, 1)
+    windows = sines(128, 1)
 
     first, again, other = (_train(windows, seed, epochs=1).weights["encoder_0/kernel"] for seed in (1, 1, 2))
 
@@ -101,7 +89,7 @@ def test_same_seed_gives_the_same_weights_and_another_seed_does_not() -> None:
 
 def test_training_stops_early_and_keeps_the_best_epoch() -> None:
     # nothing gets better after the first epoch
-    trained = _train(_sines(64, 1), learning_rate=0.0, patience=2)
+    trained = _train(sines(64, 1), learning_rate=0.0, patience=2)
 
     assert trained.epochs == 3
 
@@ -109,7 +97,7 @@ def test_training_stops_early_and_keeps_the_best_epoch() -> None:
 def test_progress_rises_from_above_zero_to_one() -> None:
     told: list[float] = []
 
-    _train(_sines(64, 1), epochs=3, progress=lambda done, _text: told.append(done))
+    _train(sines(64, 1), epochs=3, progress=lambda done, _text: told.append(done))
 
     assert told == sorted(told)
     assert {1 / 3, 2 / 3, 1.0} <= set(told)
@@ -149,7 +137,7 @@ class _ForetellsZero:
 def test_the_share_of_windows_that_is_rebuilt_worst_is_left_out() -> None:
     sizes = np.array([1.0, 7.0, 2.0, 6.0, 3.0, 5.0, 4.0, 8.0], dtype=np.float32)
     values = np.broadcast_to(sizes[:, None, None], (8, SPEC.timesteps, SPEC.metrics)).copy()
-    batches = network()._Batches(SPEC, _windows(values), batch_size=4, seed=1)
+    batches = network()._Batches(SPEC, at_no_time(values), batch_size=4, seed=1)
 
     batches.leave_out_worst(_ForetellsZero(), share=0.25)
 
@@ -159,13 +147,13 @@ def test_the_share_of_windows_that_is_rebuilt_worst_is_left_out() -> None:
 
 
 def test_no_batch_is_left_with_a_few_windows() -> None:
-    batches = network()._Batches(SPEC, _windows(_sines(65, 1)), batch_size=32, seed=1)
+    batches = network()._Batches(SPEC, at_no_time(sines(65, 1)), batch_size=32, seed=1)
 
     assert sorted(len(inputs) for inputs, _ in batches.dataset()) == [21, 22, 22]
 
 
 def test_training_goes_on_without_the_worst_rebuilt_windows() -> None:
-    windows = _sines(128, 1)
+    windows = sines(128, 1)
 
     # the first epoch is a third of them
     everything, without_a_quarter = (_train(windows, epochs=3, trim=trim) for trim in (0.0, 0.25))
@@ -175,17 +163,17 @@ def test_training_goes_on_without_the_worst_rebuilt_windows() -> None:
 
 
 def test_training_stays_quiet_when_the_windows_left_would_fill_fewer_batches() -> None:
-    _train(_sines(65, 1), epochs=3, trim=0.05)  # 65 windows in 2 batches, 62 would be 1
+    _train(sines(65, 1), epochs=3, trim=0.05)  # 65 windows in 2 batches, 62 would be 1
 
 
 def test_noise_and_dropout_while_training_leave_the_arrays_as_the_spec_demands() -> None:
-    trained = _train(_sines(64, 1), epochs=1, dropout=0.2, input_noise=0.1)
+    trained = _train(sines(64, 1), epochs=1, dropout=0.2, input_noise=0.1)
 
     assert {name: array.shape for name, array in trained.weights.items()} == inference.weight_shapes(SPEC)
 
 
 def test_training_learns_from_windows_with_missing_values() -> None:
-    windows = _sines(256, 1)
+    windows = sines(256, 1)
     windows[np.random.default_rng(4).random(windows.shape) < 0.1] = np.nan
     windows[0] = np.nan
 
@@ -196,11 +184,11 @@ def test_training_learns_from_windows_with_missing_values() -> None:
 
 def test_no_windows_is_an_error_that_says_what_to_do() -> None:
     with pytest.raises(ModelError, match=r"training needs at least 1 window, 0 received; give it"):
-        _train(_sines(0, 1))
+        _train(sines(0, 1))
 
 
 def test_values_far_out_do_not_spoil_training() -> None:
-    windows = _sines(64, 1)
+    windows = sines(64, 1)
     windows[0, 0, 0], windows[1, -1, 1] = np.inf, -1e30
 
     trained = _train(windows, epochs=1)
@@ -212,7 +200,7 @@ def test_values_far_out_do_not_spoil_training() -> None:
 
 def test_a_loss_that_is_not_finite_ends_training_with_an_error() -> None:
     with pytest.raises(ModelError, match="finite loss"):
-        _train(_sines(64, 1), learning_rate=1e38, trim=0.0)
+        _train(sines(64, 1), learning_rate=1e38, trim=0.0)
 
 
 @pytest.mark.parametrize("backwards", [False, True])
@@ -245,7 +233,7 @@ def test_the_number_of_cores_does_not_change_what_is_learned(monkeypatch: pytest
     losses = []
     for count in (1, 2):
         monkeypatch.setattr(network(), "cores", lambda count=count: count)
-        trained = _train(_sines(200, 1), input_noise=0.0, epochs=2)  # noise is drawn for each part
+        trained = _train(sines(200, 1), input_noise=0.0, epochs=2)  # noise is drawn for each part
         losses.append(trained.validation_loss)
 
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
