@@ -69,8 +69,8 @@ _LONG = 10 * MINUTE_MS  # that the worst metric lasts, and that what came before
 _FENCE = 0.12  # of the logarithm of a deviation, for one nat
 # no reason, however rare: so many deviations; of `missed` the share that a job lacks
 _FLOOR = {"far1": 3.0, "far3": 3.0, "one3": 6.0, "one10": 6.0, "missed": 0.4}
-_GROSS = 7.0  # mean deviation over all metrics
-_TOLD = 2.0  # times a week that something gross of one size is told
+_GROSS = 5.0  # mean deviation over all metrics
+_WEEKLY, _MOST_TOLD = 7.0, 2.5  # one that is told once a week, and more often with its square; times a week at most
 _BROAD, _BROAD_DEVIATIONS, _BROAD_SLOTS, _BROAD_COUNT = 3, 6.0, 2, 0.05  # metrics from which on it hardly counts
 _TOLD_FROM = 1.0  # nats below the fence, from where on what was there counts
 _RECORD_SCALE, _RECORD_SHARE = 0.1, 0.5  # of log(1 + how far outside, in units of the range), for one nat
@@ -278,7 +278,8 @@ def judge(
         gross = observed.gross[:, k, None]  # (E, 1)
         rate = np.maximum(told.rate(gross, width, slot=slot, beyond=0.0), np.float32(1e-3))
         often = np.log(rate) - np.log(told.weeks_at(slot)).astype(np.float32)
-        above = np.minimum((gross - fence) / np.float32(_FENCE), np.float32(np.log(_TOLD)) - often)
+        may = np.minimum(2.0 * (gross - np.float32(np.log(_WEEKLY))), np.float32(np.log(_MOST_TOLD)))
+        above = np.minimum((gross - fence) / np.float32(_FENCE), may - often)
         found[:, k, len(STREAMS)] = above[:, 0]
         counts = np.where(observed.broad[:, k], np.float32(_BROAD_COUNT), np.float32(1.0))[:, None]
         matters = np.isnan(gross) | (gross >= fence - np.float32(_TOLD_FROM))

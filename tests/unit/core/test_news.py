@@ -613,7 +613,7 @@ def test_small_deviations_are_no_reason_however_rare(name: str, least: float) ->
     assert found[0, 0, MECHANISMS.index("net1")] > 5.0
 
 
-@pytest.mark.parametrize(("size", "nats"), [(7.0, 0.0), (7.0 * math.exp(0.12), 1.0), (7.0 * math.exp(-0.24), -2.0)])
+@pytest.mark.parametrize(("size", "nats"), [(5.0, 0.0), (5.0 * math.exp(0.12), 1.0), (5.0 * math.exp(-0.24), -2.0)])
 def test_the_gross_has_a_return_period_by_its_distance_from_the_fence(size: float, nats: float) -> None:
     assert _gross(_told(4.0), size) == pytest.approx(nats, abs=1e-5)
 
@@ -621,15 +621,20 @@ def test_the_gross_has_a_return_period_by_its_distance_from_the_fence(size: floa
 @pytest.mark.parametrize(
     ("weeks", "peaks", "period"),
     [
-        (1.0, [70.0], math.log(2.0)),  # once in a week is half as often as may be told
-        (1.0, [70.0, 80.0], 0.0),
-        (1.0, [70.0] * 4, -math.log(2.0)),
-        (8.0, [70.0] * 4, math.log(4.0)),
-        (1.0, [70.0 * math.exp(-0.09)], math.log(2.0) + 1.0),  # counts by how near it comes
+        (1.0, [70.0], math.log(2.5)),  # once in a week is less often than it may be told
+        (1.0, [70.0, 80.0], math.log(2.5 / 2)),
+        (1.0, [70.0] * 4, math.log(2.5 / 4)),
+        (8.0, [70.0] * 4, math.log(2.5 / 4 * 8)),
+        (1.0, [70.0 * math.exp(-0.09)], math.log(2.5) + 1.0),  # counts by how near it comes
     ],
 )
-def test_the_gross_of_one_size_is_told_twice_a_week(weeks: float, peaks: list[float], period: float) -> None:
+def test_the_gross_of_one_size_is_told_two_or_three_times_a_week(weeks: float, peaks: list[float], period: float) -> None:
     assert _gross(_told(weeks, *peaks), 70.0) == pytest.approx(period, abs=1e-4)
+
+
+@pytest.mark.parametrize("size", [6.0, 7.0, 9.0, 11.0])
+def test_the_gross_is_told_more_often_with_the_square_of_its_size(size: float) -> None:
+    assert _gross(_told(1.0, size), size) == pytest.approx(2.0 * math.log(size / 7.0), abs=1e-4)
 
 
 def test_something_more_gross_is_told_anew() -> None:
@@ -652,7 +657,7 @@ def test_the_gross_is_remembered_and_what_hit_many_metrics_hardly() -> None:
 
 
 def test_what_is_far_below_the_fence_is_not_remembered_as_gross_but_known() -> None:
-    after, _ = _judge(_none(), _observed(400, gross=_logs(*[2.5] * 400)))
+    after, _ = _judge(_none(), _observed(400, gross=_logs(*[1.8] * 400)))
 
     assert after.told.peak.max() == pytest.approx(-9.0)
     assert float(after.told.weeks[0, 0]) == pytest.approx(400 / 10_080, rel=1e-2)
