@@ -58,12 +58,22 @@ def stored_state(horizon: Horizon, store: Store, *, version: int) -> Stored:
 
 
 def recall(
-    horizon: Horizon, source: Source, model: ModelVersion, *, stored: Stored, now: int, begin: int | None = None
+    horizon: Horizon,
+    source: Source,
+    model: ModelVersion,
+    *,
+    stored: Stored,
+    now: int,
+    begin: int | None = None,
+    scored: int = 0,
 ) -> Memory:
     """Rebuilds from the source what the monitor needs to go on from its cursor.
 
     A monitor without a cursor starts at `begin`, or where its model's training data ended. Slots further back than
-    `max_catch_up` are skipped, with a warning. begin, now: epoch milliseconds
+    `max_catch_up` are skipped, with a warning.
+
+    begin, now: epoch milliseconds; scored: slots before the cursor that have scores also where the model, or what is
+    remembered, has seen them already
     """
     first = model.trained_until if begin is None else begin
     # a cursor of another step may lie within a slot, which is judged already, if only in part
@@ -78,7 +88,7 @@ def recall(
     gone = judged.departed(stored.judged)
     others = sorted(alerted | judged.filled_ones(horizon, stored.judged))
     last = _remembered(horizon, stored, cursor)
-    judge_from = _judge_from(horizon, model, last, cursor)
+    judge_from = _judge_from(horizon, model, last, cursor, scored=scored)
     start = cursor - horizon.look_back
     known = (*others, *(name for name in last.entities if name not in gone)) if last else others
     recalled = memory.empty(horizon, model, cursor=stored.cursor, others=known, start=start, gone=gone)
@@ -119,10 +129,10 @@ def _remembered(horizon: Horizon, stored: Stored, cursor: int) -> Remembered | N
     return next(filter(None, map(checkpoints.unpacked, [*enough, *found])), None)
 
 
-def _judge_from(horizon: Horizon, model: ModelVersion, last: Remembered | None, cursor: int) -> int:
+def _judge_from(horizon: Horizon, model: ModelVersion, last: Remembered | None, cursor: int, *, scored: int) -> int:
     """The slot from which return periods are made again: where the experience ends, unless that is long ago."""
     begin = grid.floor(model.trained_until, horizon.step) if last is None else last.slot
-    is_near = 0 <= cursor - begin <= horizon.replayed * horizon.step
+    is_near = scored * horizon.step <= cursor - begin <= horizon.replayed * horizon.step
     return begin if is_near else cursor - horizon.scores * horizon.step
 
 

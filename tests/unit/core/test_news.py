@@ -628,7 +628,7 @@ def test_the_gross_has_a_return_period_by_its_distance_from_the_fence(size: floa
         (1.0, [70.0 * math.exp(-0.09)], math.log(2.5) + 1.0),  # counts by how near it comes
     ],
 )
-def test_the_gross_of_one_size_is_told_two_or_three_times_a_week(weeks: float, peaks: list[float], period: float) -> None:
+def test_the_gross_of_one_size_is_told_some_times_a_week(weeks: float, peaks: list[float], period: float) -> None:
     assert _gross(_told(weeks, *peaks), 70.0) == pytest.approx(period, abs=1e-4)
 
 

@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from untrained import START, STEP, monitor_of, network_version, noise_history
 
 from detector.detect import checkpoints
@@ -41,3 +42,32 @@ def test_what_is_stored_of_an_entity_counts() -> None:
 
     # the network and the shape find it as strange as before
     assert score(point) < score() - 0.3
+
+
+@pytest.mark.parametrize("before", [1, 2, 3, 60])
+def test_the_newest_slots_of_a_training_have_scores_too(before: int) -> None:
+    history, horizon = noise_history(SLOTS), Horizon.of(monitor_of())
+    model = network_version(monitor_of(), history)
+    times = START + STEP * np.arange(SLOTS)
+    source = MemorySource.of(["web-0"], np.zeros(SLOTS, np.int32), times, history.values[0].astype(np.float64))
+
+    answer = explain_slot(
+        *(horizon, source, model), entity="web-0", at=END - STEP * before, excluded=(), past=(), remembered=()
+    )
+
+    assert None not in (answer.score, *answer.recent)
+    assert answer.why == [f"the score {answer.score:.2f} is below the threshold of 1"]
+
+
+def test_a_slot_that_was_remembered_at_once_has_a_score_too() -> None:
+    history, horizon = noise_history(SLOTS + AFTER), Horizon.of(monitor_of())
+    model = network_version(monitor_of(), noise_history(SLOTS))
+    times = START + STEP * np.arange(SLOTS + AFTER)
+    source = MemorySource.of(["web-0"], np.zeros(len(times), np.int32), times, history.values[0].astype(np.float64))
+    point = checkpoints.packed(Point(int(times[-1]) + STEP, model.artifact.experience), model.artifact.entities)
+
+    answer = explain_slot(
+        *(horizon, source, model), entity="web-0", at=int(times[-1]), excluded=(), past=(), remembered=(point,)
+    )
+
+    assert None not in (answer.score, *answer.recent)
