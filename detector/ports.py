@@ -170,6 +170,16 @@ NOTHING_JUDGED = JudgedRanges()
 
 
 @dataclass(frozen=True)
+class Precedent:
+    """An alert that people have judged."""
+
+    alert: int
+    entity: str
+    is_real: bool
+    explanation: str  # JSON, as stored
+
+
+@dataclass(frozen=True)
 class StoredExperience:
     """What entities had shown before a slot, epoch milliseconds."""
 
@@ -209,6 +219,12 @@ class Store(Protocol):
 
     def exclusions(self, monitor: str) -> list[Exclusion]:
         """All exclusions of a monitor, past ones too."""
+
+    def marks(self, monitor: str) -> tuple[tuple[int, bool], ...]:
+        """The newest alerts that people have judged, in order, and whether each was real."""
+
+    def precedents(self, monitor: str) -> list[Precedent]:
+        """The same with what they looked like."""
 
     def checkpoint(self, monitor: str) -> str | None:
         """The checkpoint of the newest commit, None if it had none."""

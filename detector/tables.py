@@ -111,6 +111,7 @@ alert = Table(
     UniqueConstraint("monitor", "open_entity"),
     Index(None, "monitor", "opened_slot"),
     Index(None, "monitor", "closed_slot"),
+    Index(None, "monitor", "verdict"),
     Index(None, "incident"),
     mysql_charset="utf8mb4",
     mysql_collate="utf8mb4_bin",

@@ -27,6 +27,7 @@ _KINDS = {
     "metric": "One metric far from usual for {slots} slots",
     "pool": "One metric far from usual for {slots} slots, of several entities at once",
     "record": "Beyond everything seen for {slots} slots",
+    "precedent": "Like {precedent}, which was real",
     "missed": "No {move} at {time} UTC as on every day before",
     # of alerts that earlier versions raised
     "spike": "Spike",
@@ -50,13 +51,17 @@ def sentence(explanation: Mapping[str, Any]) -> str:
     part = explanation.get("part") or {}
     kind = str(part.get("kind", ""))
     begin = _KINDS.get(kind, kind.replace("_", " ").capitalize() or "Unusual").format(
-        slots=part.get("slots"), move=part.get("move"), time=_time_of_day(part)
+        slots=part.get("slots"), move=part.get("move"), time=_time_of_day(part), precedent=_precedent(part)
     )
     begin = re.sub(r"\b1 slots\b", "1 slot", begin)
     if not metrics:
         return f"{begin}." if kind == "no_data" else ""
     more = f"; and {len(metrics) - MOST} more" if len(metrics) > MOST else ""
     return f"{begin}: {'; '.join(metric_line(metric) for metric in metrics[:MOST])}{more}."
+
+
+def _precedent(part: Mapping[str, Any]) -> str:
+    return f"alert {part['alert']}" if part.get("alert") else "an alert before it"
 
 
 def _time_of_day(part: Mapping[str, Any]) -> str:

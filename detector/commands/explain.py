@@ -100,6 +100,7 @@ def _tell_why(asked: _Asked, *, as_json: bool) -> None:
             excluded=parts.store.exclusions(horizon.monitor),
             past=_past(parts, horizon.monitor, entity, moment),
             remembered=parts.store.experiences(horizon.monitor, version=asked.model.version),
+            precedents=parts.store.precedents(horizon.monitor),
         )
     except NoDataOfEntity as exc:
         raise ModelError(f"{exc}; {_hint(parts, horizon.monitor, entity)}") from None

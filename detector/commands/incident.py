@@ -86,7 +86,8 @@ def _judge(parts: Parts, identity: int, *, is_real: bool | None, by: str, commen
     verdict = "real" if is_real else "false"
     alerts.judge(parts.engine, row, verdict=verdict, by=by, comment=comment, now=now)
     what = "its time is kept out of training" if is_real else "its scores count as normal"
-    say(f"alert {identity} is marked {verdict}: {what} from the next training on")
+    again = "what is like it opens an alert again, and " if is_real else ""
+    say(f"alert {identity} is marked {verdict}: {again}{what} from the next training on")
 
 
 def _monitor(parts: Parts, name: str | None) -> MonitorSection:

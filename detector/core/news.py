@@ -43,11 +43,11 @@ SHARES = {
 """Mechanisms whose peaks are remembered, and the share of the alert budget that each may use."""
 
 STREAMS = tuple(SHARES)
-GROSS, RECORD, POOL = "gross", "record", "pool"
-MECHANISMS = (*STREAMS, GROSS, RECORD, POOL)
+GROSS, RECORD, POOL, PRECEDENT = "gross", "record", "pool", "precedent"
+MECHANISMS = (*STREAMS, GROSS, RECORD, POOL, PRECEDENT)
 """`gross` is a fixed fence around all metrics at once, `record` a value beyond everything seen. Neither has a share:
 what opens an alert by them is no matter of a budget. `pool` is several entities at once, of which `core.pool` says
-more: one of them alone knows nothing of it."""
+more: one of them alone knows nothing of it. `precedent` is an alert that people called real (`core.precedents`)."""
 
 POOLED = "one10"
 """Mechanism that entities must share for a pool."""

@@ -17,9 +17,10 @@ from detector.detect import checkpoints, exclusions, explanations, recall, score
 from detector.detect.history import gridded
 from detector.detect.horizon import Horizon
 from detector.detect.memory import Memory
+from detector.detect.packed import pack
 from detector.detect.recall import Stored
 from detector.errors import ModelError
-from detector.ports import Exclusion, ModelVersion, Source, StoredExperience
+from detector.ports import Exclusion, ModelVersion, Precedent, Source, StoredExperience
 
 
 @dataclass(frozen=True)
@@ -82,10 +83,12 @@ def explain_slot(
     excluded: Sequence[Exclusion],
     past: Sequence[PastAlert],
     remembered: Sequence[StoredExperience],
+    precedents: Sequence[Precedent] = (),
 ) -> Answer:
     """The slot that holds a time (epoch milliseconds), judged by the model.
 
-    past: the entity's alerts; remembered: what entities have shown, the newest first
+    past: the entity's alerts; remembered: what entities have shown, the newest first; precedents: alerts that people
+    have judged
 
     Raises: SourceError; ModelError if the source has nothing of the entity before that time.
     """
@@ -93,7 +96,7 @@ def explain_slot(
     slot = grid.floor(at, step)
     end = slot + step
     mine = tuple(filter(None, (checkpoints.of_entity(one, entity) for one in remembered)))
-    stored = Stored(end, remembered=mine)
+    stored = Stored(end, remembered=mine, precedents=precedents)
     only = OnlyEntity(source, entity)
     memory = recall.recall(horizon, only, model, stored=stored, now=end + horizon.delay, scored=rules.open_of)
     if entity not in memory.entities or np.isnan(memory.history.values).all():
@@ -151,8 +154,8 @@ def observed(horizon: Horizon, source: Source, entity: str, now: int) -> dict[st
         return None
     values = gridded(horizon, samples, (entity,), start=start, slots=horizon.timesteps)[0]
     metrics = list(horizon.metrics)
-    unknown = explanations.pack(np.full_like(values, np.nan))
-    window = {"start": start, "step": horizon.step, "metrics": metrics, "values": explanations.pack(values)}
+    unknown = pack(np.full_like(values, np.nan))
+    window = {"start": start, "step": horizon.step, "metrics": metrics, "values": pack(values)}
     return {
         "metrics": [
             {"metric": name, "share": None, "observed": None if np.isnan(value) else float(value)}

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import json
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,8 +17,9 @@ from detector.detect import news, residuals
 from detector.detect.horizon import Horizon
 from detector.detect.memory import Memory, Point
 from detector.detect.news import Slots
+from detector.detect.packed import pack
 from detector.detect.residuals import Selection
-from detector.detect.scores import freeze_limits
+from detector.detect.scores import NO_ALERT, freeze_limits, precedents_followed
 
 _TOP_METRICS = 5  # named in an explanation
 _LEAST_SHARE = 0.005  # of the score, for a metric to be named
@@ -39,10 +38,12 @@ _KINDS: dict[str, tuple[str, int | None]] = {
     "record": ("record", RECENT),
     "pool": ("pool", None),
     "missed": ("missed", rhythm.LASTS),
+    "precedent": ("precedent", RECENT),
 }
 """Kind and slots that a mechanism is explained by; None: `long_slots`, which depend on the step."""
 
-_TOLERATED = {"far": tolerated("far3")} | dict.fromkeys(("metric", "record", "pool", "missed"), tolerated("one3"))
+_TOLERATED = dict.fromkeys(("far", "precedent"), tolerated("far3"))
+_TOLERATED |= dict.fromkeys(("metric", "record", "pool", "missed"), tolerated("one3"))
 """Deviations from the median that are expected by kind; of other kinds it is the model that expects something."""
 
 Parts = Callable[[int, int], Float32]
@@ -67,8 +68,17 @@ def explain(
         for row, view in zip(rows, views, strict=True):
             recent = scores[row, index - slots + 1 : index + 1]
             found = _explanation(horizon, view, slot=slot, scores=recent, parts=parts(row, slot))
+            if found["part"]["kind"] == "precedent":
+                found["part"]["alert"] = _precedent(horizon, memory, row, slot)
             result[row, slot] = json.dumps(found)
     return result
+
+
+def _precedent(horizon: Horizon, memory: Memory, row: int, slot: int) -> int:
+    """The alert that a slot is like, `NO_ALERT` if there is none any more."""
+    behind = (memory.history.end - slot) // memory.history.step
+    found = precedents_followed(horizon, memory, behind, only=row).get(row)
+    return NO_ALERT if found is None else int(found[0])
 
 
 @dataclass(frozen=True)
@@ -298,7 +308,7 @@ def _shares(view: _View, kind: str, slots: int) -> Float64:
     deviations = np.nan_to_num(view.deviations[-slots:])
     if kind == "shape":
         shares = np.nan_to_num(view.shape_share)
-    elif kind == "far":
+    elif kind in {"far", "precedent"}:
         shares = deviations.mean(axis=0)
     elif kind in {"metric", "record", "pool"}:
         least = deviations.min(axis=0)
@@ -322,14 +332,3 @@ def shares(explanation: str | None) -> dict[str, float]:
     """Each named metric's share of the score, of an explanation as JSON."""
     found = json.loads(explanation or "{}").get("metrics", [])
     return {metric["metric"]: metric["share"] for metric in found}
-
-
-def pack(values: Float32) -> str:
-    """Values of any shape, such as (K, F), as text: float32, little-endian, compressed."""
-    return base64.b64encode(zlib.compress(values.astype("<f4").tobytes(), 9)).decode()
-
-
-def unpack(text: str, columns: int = 0) -> Float32:
-    """Values of `pack`, (N,), or (N, columns)."""
-    values = np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype="<f4")
-    return values.reshape(-1, columns) if columns else values

@@ -20,6 +20,7 @@ from detector.core.series import Bool, Float32, History, Int8, Int64, Reason, Wi
 from detector.core.threshold import Calibration
 from detector.detect import news, residuals
 from detector.detect.horizon import Horizon
+from detector.detect.precedents import Precedents
 from detector.detect.residuals import Selection
 from detector.detect.seen import Seen, filled
 from detector.ports import Artifact, ModelVersion
@@ -89,6 +90,7 @@ class Memory:
     judged: Int8  # (E, J) codes on record of the newest slots, those that late samples may change and one before
     changed: Int64  # (E,) newest committed slots that rows changed while nobody looked
     seen: Seen  # the newest rows up to the same slots as `judged`
+    precedents: Precedents  # as of the last tick
     gone: frozenset[str]  # entities that are not expected back, until they have a row again
     told: int  # the newest slot, epoch milliseconds, that was logged to have got its rows too late
     snapshot: Snapshot
@@ -210,6 +212,7 @@ def empty(
         judged=np.full((count, horizon.late + 1), UNRECORDED, dtype=np.int8),
         changed=np.zeros(count, dtype=np.int64),
         seen=Seen.none(horizon, count),
+        precedents=Precedents(),
         gone=gone,
         told=0,
         snapshot=Snapshot(entities, share[:, 0], share[:, 0], np.empty(count, np.int8), states, states.is_open, share),

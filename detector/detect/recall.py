@@ -10,7 +10,7 @@ import numpy as np
 
 from detector.core import grid, threshold
 from detector.core.news import BEFORE
-from detector.detect import alerts, checkpoints, history, judged, memory, return_periods, scores, seen
+from detector.detect import alerts, checkpoints, history, judged, memory, precedents, return_periods, scores, seen
 from detector.detect.checkpoints import NOTHING_KEPT, Kept, Remembered
 from detector.detect.horizon import Horizon
 from detector.detect.memory import Memory
@@ -19,6 +19,7 @@ from detector.ports import (
     NOTHING_JUDGED,
     JudgedRanges,
     ModelVersion,
+    Precedent,
     ScoreRows,
     Source,
     Store,
@@ -39,13 +40,14 @@ class Stored:
     scores: ScoreRows = NO_SCORES  # by the live model version, of the slots that late rows may change
     kept: Kept = NOTHING_KEPT
     remembered: Sequence[StoredExperience] = ()  # by the live model version, the newest first
+    precedents: Sequence[Precedent] = ()
 
 
 def stored_state(horizon: Horizon, store: Store, *, version: int) -> Stored:
     """A monitor's cursor, and what is stored of the slots before it that still matters; version: of its model."""
     name, cursor = horizon.monitor, store.cursor(horizon.monitor)
     if cursor is None:
-        return Stored(None, store.alerts_since(name, 0))
+        return Stored(None, store.alerts_since(name, 0), precedents=store.precedents(name))
     end = grid.floor(cursor, horizon.step)
     return Stored(
         cursor,
@@ -54,6 +56,7 @@ def stored_state(horizon: Horizon, store: Store, *, version: int) -> Stored:
         store.scores_since(name, end - horizon.late * horizon.step, version=version),
         checkpoints.read(store.checkpoint(name)),
         store.experiences(name, version=version),
+        store.precedents(name),
     )
 
 
@@ -93,6 +96,7 @@ def recall(
     known = (*others, *(name for name in last.entities if name not in gone)) if last else others
     recalled = memory.empty(horizon, model, cursor=stored.cursor, others=known, start=start, gone=gone)
     recalled = _with_experience(recalled, last, stored)
+    recalled = replace(recalled, precedents=precedents.of(horizon, model, stored.precedents))
     recalled = replace(recalled, seen=recalled.seen.since(judged.last_rows(horizon, recalled, stored.judged)))
     while recalled.history.end < cursor:  # in pieces: what is read is many times what is kept
         extended = _next_piece(horizon, source, recalled, needed=known, cursor=cursor, judge_from=judge_from)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 
-from detector.core import frozen, pool, score, threshold, window
+from detector.core import frozen, grid, pool, precedents, score, threshold, window
 from detector.core.decide import THRESHOLD, AlertStates
-from detector.core.news import MECHANISMS, POOL, POOLED
+from detector.core.news import MECHANISMS, POOL, POOLED, PRECEDENT
+from detector.core.precedents import Patterns
 from detector.core.series import Bool, Float32, Int64, Reason, any_metric
 from detector.core.threshold import worst
 from detector.detect import residuals
 from detector.detect.horizon import Horizon
 from detector.detect.memory import NO_MODEL, Extended, Memory, Snapshot, blocks
 from detector.ports import ModelVersion
+
+NO_ALERT = 0
+"""No alert has this number."""
 
 _STALE_SLOTS = 5
 """Slots without data of any entity after which it is the source that has stopped. Not varied."""
@@ -53,9 +57,14 @@ def scores_by_mechanism(horizon: Horizon, memory: Memory, slots: int, *, only: I
     invalid_score = np.float32(max(rules.score_critical, rules.score_at_once))
     count, periods = len(memory.rows) if only is None else len(only), _periods(memory, slots)
     scores = np.empty((count, slots, len(MECHANISMS)), dtype=np.float32)
+    alike = precedents_followed(horizon, memory, slots)
     for block in blocks(count):
         at = block if only is None else only[block]
         rows, found = memory.rows[at], threshold.scores(periods[at], level)
+        here = np.arange(len(memory.rows))[block] if only is None else only[block]
+        for row, alert in alike.items():
+            for n in np.flatnonzero(here == row).tolist():
+                found[n, alert != NO_ALERT, MECHANISMS.index(PRECEDENT)] = THRESHOLD
         values = memory.history.values[at]
         is_invalid = any_metric(horizon.metric_rules.outside(values[:, -slots:]))
         found[is_invalid] = np.fmax(found[is_invalid], invalid_score)
@@ -68,6 +77,32 @@ def scores_by_mechanism(horizon: Horizon, memory: Memory, slots: int, *, only: I
         found[is_missing & ~(worst(found) >= THRESHOLD)] = np.nan
         scores[block] = found
     return scores
+
+
+def precedents_followed(horizon: Horizon, memory: Memory, slots: int, *, only: int | None = None) -> dict[int, Int64]:
+    """The real alert (K,) that each of the newest K slots is like, `NO_ALERT` if none; by row, of those with any.
+
+    only: the row wanted [all]
+    """
+    names = [name for name, known in memory.precedents.known.items() if known.is_real.any()]
+    result: dict[int, Int64] = {}
+    if not names:
+        return result
+    length = slots + precedents.SLOTS - 1
+    for name, row in zip(names, grid.positions(names, memory.entities).tolist(), strict=True):
+        if row < 0 or memory.rows[row] < 0 or only not in (None, row):
+            continue
+        values, at = memory.history.values[[row], -length:], memory.history.slots[-length:]
+        usual, of = memory.model.artifact.habits.usual, memory.rows[[row]]
+        deviations = precedents.padded(usual.deviations(values, at, of, horizon.metric_rules)[0], length)
+        windows = np.lib.stride_tricks.sliding_window_view(deviations, precedents.SLOTS, axis=0).swapaxes(1, 2)
+        known = memory.precedents.known[name]
+        is_older = known.slot < memory.history.slots[-slots:, None]
+        nearest = precedents.followed(Patterns.of(windows), known.patterns, known.is_real, is_older=is_older)
+        found = np.where(nearest == precedents.NONE, NO_ALERT, known.alert[nearest])
+        if (found != NO_ALERT).any():
+            result[row] = found
+    return result
 
 
 def _periods(memory: Memory, slots: int) -> Float32:

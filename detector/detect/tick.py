@@ -11,7 +11,18 @@ from detector.core import grid, rejects, threshold
 from detector.core.decide import AlertStates, Change, Severity
 from detector.core.rejects import Reject
 from detector.core.series import Bool, Float32, Int64, Reason, Samples
-from detector.detect import alerts, checkpoints, history, judged, memory, return_periods, revisions, scores, seen
+from detector.detect import (
+    alerts,
+    checkpoints,
+    history,
+    judged,
+    memory,
+    precedents,
+    return_periods,
+    revisions,
+    scores,
+    seen,
+)
 from detector.detect.alerts import Decisions
 from detector.detect.horizon import Horizon
 from detector.detect.judged import Recorded
@@ -75,6 +86,8 @@ def tick(
         newest = extent[1] if extent else 0
     total = Report(remembered.cursor, newest, 0, 0, (), remembered.snapshot)
     late = horizon.late
+    known = precedents.current(horizon, monitor.store, remembered.model, remembered.precedents)
+    remembered = replace(remembered, precedents=known)
     while remembered.history.end < complete and not should_stop():
         end = min(complete, remembered.history.end + horizon.step * _chunk_slots(remembered))
         nothing_to_come = total.newest_sample is not None and total.newest_sample < remembered.history.end

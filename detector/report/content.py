@@ -16,7 +16,7 @@ from detector import wording as words
 from detector.config.sections import MonitorSection
 from detector.core.series import Float64
 from detector.detect import exclusions
-from detector.detect.explanations import unpack
+from detector.detect.packed import unpack
 from detector.ports import Exclusion
 from detector.times import WEEK_MS
 

@@ -16,12 +16,13 @@ from detector.ports import (
     Commit,
     Exclusion,
     JudgedRanges,
+    Precedent,
     ScoreRows,
     StoredAlert,
     StoredExperience,
 )
 from detector.store.alerts import AlertRow
-from detector.store.state import NOTIFIED, closing
+from detector.store.state import MOST_PRECEDENTS, NOTIFIED, closing
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,18 @@ class MemoryStore:
     def exclusions(self, monitor: str) -> list[Exclusion]:
         """All exclusions of a monitor, past ones too."""
         return [exclusion for exclusion in self._exclusions if exclusion.monitor == monitor]
+
+    def marks(self, monitor: str) -> tuple[tuple[int, bool], ...]:
+        """The newest alerts that people have judged, in order, and whether each was real."""
+        return tuple((one.alert, one.is_real) for one in self.precedents(monitor))
+
+    def precedents(self, monitor: str) -> list[Precedent]:
+        """The same with what they looked like."""
+        judged = [
+            row for row in self._tables.alerts.values() if row.monitor == monitor and row.verdict and _is_there(row)
+        ]
+        newest = sorted(judged, key=lambda row: row.id)[-MOST_PRECEDENTS:]
+        return [Precedent(row.id, row.entity, row.verdict == "real", json.dumps(row.explanation)) for row in newest]
 
     def checkpoint(self, monitor: str) -> str | None:
         """The checkpoint of the newest commit, None if it had none."""
@@ -161,6 +174,10 @@ class MemoryStore:
     def exclude(self, exclusion: Exclusion) -> None:
         """Adds an exclusion."""
         self._exclusions.append(exclusion)
+
+    def judge(self, alert: int, verdict: str | None) -> None:
+        """Notes whether an alert was real or false, as `store.alerts.judge`."""
+        self._tables.alerts[alert] = replace(self._tables.alerts[alert], verdict=verdict)
 
     def close(self, alert: int, *, by: str, now: int) -> None:
         """Closes an alert for people, as `store.alerts.close`. now: epoch milliseconds."""

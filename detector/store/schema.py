@@ -14,7 +14,7 @@ from detector.errors import SchemaOutdated, StoreError
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "0005"
+HEAD = "0006"
 """The revision this version of the program needs; a test holds it equal to the newest migration."""
 
 VERSION_TABLE = "detector_alembic_version"

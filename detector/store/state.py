@@ -9,10 +9,12 @@ from itertools import groupby
 from typing import Any
 
 from sqlalchemy import (
+    Column,
     Connection,
     CursorResult,
     Engine,
     RowMapping,
+    Select,
     Table,
     and_,
     bindparam,
@@ -34,6 +36,7 @@ from detector.ports import (
     DeliveryState,
     Exclusion,
     JudgedRanges,
+    Precedent,
     ScoreRows,
     StoredAlert,
     StoredExperience,
@@ -41,6 +44,9 @@ from detector.ports import (
 from detector.store import experience, judged
 from detector.store.errors import translated
 from detector.tables import alert, alert_event, cursor, delivery, exclusion, score
+
+MOST_PRECEDENTS = 200
+"""Alerts with a verdict that a monitor knows."""
 
 
 def new_id(result: CursorResult[Any]) -> int:
@@ -84,6 +90,19 @@ class StateStore:
                 for start, end in [(row.pop("start_at"), row.pop("end_at"))]
             ]
 
+    def marks(self, monitor: str) -> tuple[tuple[int, bool], ...]:
+        """The newest alerts that people have judged, in order, and whether each was real."""
+        with translated(self._engine), self._engine.connect() as connection:
+            rows = connection.execute(_judged(monitor, alert.c.id, alert.c.verdict)).all()
+        return tuple((row[0], row[1] == "real") for row in reversed(rows))
+
+    def precedents(self, monitor: str) -> list[Precedent]:
+        """The same with what they looked like."""
+        query = _judged(monitor, alert.c.id, alert.c.entity, alert.c.verdict, alert.c.explanation)
+        with translated(self._engine), self._engine.connect() as connection:
+            rows = connection.execute(query).all()
+        return [Precedent(row[0], row[1], row[2] == "real", row[3]) for row in reversed(rows)]
+
     def checkpoint(self, monitor: str) -> str | None:
         """The checkpoint of the newest commit, None if it had none."""
         with translated(self._engine), self._engine.connect() as connection:
@@ -124,6 +143,12 @@ class StateStore:
             _insert_scores(connection, commit, commit.scores)
             for kind, changes in groupby(commit.changes, key=lambda change: (change.change, change.alert is None)):
                 _APPLY.get(kind, _update)(connection, commit, list(changes))
+
+
+def _judged(monitor: str, *columns: Column[Any]) -> Select[Any]:
+    """Columns of the newest alerts of a monitor that have a verdict, the newest first."""
+    mine = (alert.c.monitor == monitor, alert.c.verdict.in_(("real", "false")), alert.c.state != AlertState.WITHDRAWN)
+    return select(*columns).where(*mine).order_by(alert.c.id.desc()).limit(MOST_PRECEDENTS)
 
 
 def _move_cursor(connection: Connection, commit: Commit) -> None:

@@ -24,7 +24,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from detector import database
 from detector.core.decide import Change, Episode, Severity
 from detector.errors import ArtifactError, SchemaOutdated, StaleState, StoreError
-from detector.ports import AlertCounts, ScoreRows, StoredAlert, StoredExperience
+from detector.ports import AlertCounts, Precedent, ScoreRows, StoredAlert, StoredExperience
 from detector.store import alerts, models, parts, schema, scores
 from detector.store.state import StateStore
 from detector.tables import alert, alert_event, cursor, experience_part, metadata, model_part, score
@@ -480,6 +480,25 @@ def test_times_of_alerts_that_people_judged_real_are_told_by_entity(store: State
 # models
 
 ARTIFACT = bytes(range(256)) * 50
+
+
+def test_alerts_that_people_judged_are_precedents(store: StateStore, migrated: Engine) -> None:
+    opened = [_change(Change.OPENED, name, explanation=f'{{"metrics": ["{name}"]}}') for name in "abcd"]
+    store.commit(_commit(changes=opened))
+    first, second, third, _ = sorted(alerts.listing(migrated), key=lambda row: row.id)
+    assert (store.marks("web"), store.precedents("web")) == ((), [])
+
+    for row, verdict in ((second, "false"), (first, "real"), (third, "real")):
+        alerts.judge(migrated, row, verdict=verdict, by="bob", comment=None, now=T0)
+    (third,) = [row for row in alerts.listing(migrated) if row.id == third.id]
+    alerts.judge(migrated, third, verdict=None, by="bob", comment=None, now=T0)
+
+    assert store.marks("web") == ((first.id, True), (second.id, False))
+    assert store.precedents("web") == [
+        Precedent(first.id, "a", is_real=True, explanation='{"metrics": ["a"]}'),
+        Precedent(second.id, "b", is_real=False, explanation='{"metrics": ["b"]}'),
+    ]
+    assert store.marks("other") == ()
 
 
 def _save(engine: Engine, monitor: str = "web", artifact: bytes = ARTIFACT) -> int:

@@ -18,7 +18,7 @@ from running import configure
 from detector import database
 from detector.core.decide import Change, Episode, Severity
 from detector.core.series import Float32
-from detector.detect.explanations import pack
+from detector.detect.packed import pack
 from detector.ports import AlertChange, Commit, ScoreRows
 from detector.store.state import StateStore
 

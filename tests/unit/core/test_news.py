@@ -19,6 +19,7 @@ from detector.core.news import (
     GROSS,
     MECHANISMS,
     POOL,
+    PRECEDENT,
     RECENT,
     RECORD,
     SHARES,
@@ -124,7 +125,7 @@ def _stream(observed: Observed, name: str) -> Float64:
 
 
 def test_every_mechanism_but_those_of_what_is_gross_or_a_record_has_a_share_of_the_budget() -> None:
-    assert (*SHARES, GROSS, RECORD, POOL) == MECHANISMS
+    assert (*SHARES, GROSS, RECORD, POOL, PRECEDENT) == MECHANISMS
     assert all(0 < share < 1 for share in SHARES.values())
 
 
@@ -813,7 +814,7 @@ def test_slots_come_to_the_same_in_whatever_pieces(cuts: list[int], step: int) -
     np.testing.assert_array_equal(np.concatenate(found, axis=1), periods)
     _columns_equal(experience, at_once)
     is_said = np.any(~np.isnan(periods), axis=(0, 1)).tolist()
-    assert [name for name, said in zip(MECHANISMS, is_said, strict=True) if not said] == [POOL]  # of several entities
+    assert [name for name, said in zip(MECHANISMS, is_said, strict=True) if not said] == [POOL, PRECEDENT]  # by others
 
 
 def test_an_entity_alone_is_as_it_is_in_a_fleet() -> None:

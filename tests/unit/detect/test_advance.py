@@ -11,7 +11,7 @@ from made_versions import by_size
 
 from detector.core import scaling, shape
 from detector.core.deviation import Usual
-from detector.core.news import BEFORE, MECHANISMS, POOL, STREAMS, Experience, Habits
+from detector.core.news import BEFORE, MECHANISMS, POOL, PRECEDENT, STREAMS, Experience, Habits
 from detector.core.peaks import Tails
 from detector.core.rhythm import BIN, BINS, Jobs
 from detector.core.rules import MetricRules
@@ -84,7 +84,7 @@ def test_slots_come_to_the_same_in_whatever_pieces(cuts: list[int], step: int) -
     np.testing.assert_array_equal(np.concatenate(found, axis=1), periods)
     _assert_equal(experience, at_once)
     is_said = np.any(~np.isnan(periods), axis=(0, 1)).tolist()
-    assert [name for name, said in zip(MECHANISMS, is_said, strict=True) if not said] == [POOL]  # of several entities
+    assert [name for name, said in zip(MECHANISMS, is_said, strict=True) if not said] == [POOL, PRECEDENT]  # by others
 
 
 def test_an_entity_alone_is_as_it_is_in_a_fleet() -> None:

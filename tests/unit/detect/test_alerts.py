@@ -15,10 +15,10 @@ from detector.core.decide import LONG_AGO, AlertStates, Change, Episode, Severit
 from detector.core.news import MECHANISMS
 from detector.core.revise import Checkpoint
 from detector.core.series import Float32
-from detector.detect import explanations as explaining
 from detector.detect import history
 from detector.detect.horizon import Horizon
 from detector.detect.memory import Memory
+from detector.detect.packed import unpack
 from detector.detect.recall import recall, stored_state
 from detector.detect.tick import Monitor, tick
 from detector.ports import Exclusion, ModelVersion, Source, Store
@@ -366,11 +366,9 @@ def test_the_window_of_an_alert_is_kept_as_it_was(store: MemoryStore) -> None:
     first = (window["start"] - BEGIN) // STEP
     slots = slice(first, first + MONITOR.timesteps)
     assert window["start"] + (MONITOR.timesteps - 1) * STEP == alert.episode.peak_slot
-    np.testing.assert_array_equal(explaining.unpack(window["values"], 2), values[0, slots])
+    np.testing.assert_array_equal(unpack(window["values"], 2), values[0, slots])
     columns = [window["metrics"].index(name) for name in window["named"]]
-    np.testing.assert_array_equal(
-        explaining.unpack(window["expected"], len(columns)), 0.0 * values[0, slots, columns].T
-    )
+    np.testing.assert_array_equal(unpack(window["expected"], len(columns)), 0.0 * values[0, slots, columns].T)
 
 
 @pytest.mark.parametrize("every", [1, 35])

@@ -19,6 +19,7 @@ from detector.core.series import Float32
 from detector.detect import explanations
 from detector.detect.horizon import Horizon
 from detector.detect.memory import Memory
+from detector.detect.packed import unpack
 from detector.detect.recall import Stored, recall
 from detector.ports import ModelVersion
 from detector.sources.memory import MemorySource
@@ -85,8 +86,8 @@ def test_what_is_far_from_usual_was_expected_at_its_median_of_the_time_of_day(
     assert metric["expected"] == EVENING
     assert (metric["low"], metric["high"]) == (EVENING - 2.0 * deviations, EVENING + 2.0 * deviations)
     column, named = window["named"].index("errors"), len(window["named"])
-    assert explanations.unpack(window["expected"], named)[-1, column] == EVENING
-    assert explanations.unpack(window["band"], named)[-1, column] == 2.0 * deviations
+    assert unpack(window["expected"], named)[-1, column] == EVENING
+    assert unpack(window["band"], named)[-1, column] == 2.0 * deviations
 
 
 def test_what_rules_do_not_count_was_expected(model: ModelVersion) -> None:

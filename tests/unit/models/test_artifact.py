@@ -203,7 +203,7 @@ def test_slots_are_judged_by_what_training_left_behind() -> None:
     np.testing.assert_array_equal(first.lowest[0], EXPERIENCE.lowest[2])
     assert (first.known.tolist(), first.last[0]) == ([400, 0], UNTIL - STEP)
     known, unseen, other = _known(_news(version))
-    assert set(known) == set(other) | {"record"} == set(MECHANISMS) - {"pool"}
+    assert set(known) == set(other) | {"record"} == set(MECHANISMS) - {"pool", "precedent"}
     assert unseen == ["net1", "net3", "net10"]
 
 

@@ -15,7 +15,7 @@ import pytest
 from detector.config import loading
 from detector.config.sections import MonitorSection
 from detector.core.decide import Episode, Severity
-from detector.detect.explanations import pack
+from detector.detect.packed import pack
 from detector.ports import AlertState, Exclusion
 from detector.report import content, page
 from detector.store.alerts import AlertRow
