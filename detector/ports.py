@@ -176,6 +176,7 @@ class Precedent:
     alert: int
     entity: str
     is_real: bool
+    judged_at: int  # epoch milliseconds
     explanation: str  # JSON, as stored
 
 
@@ -221,7 +222,7 @@ class Store(Protocol):
         """All exclusions of a monitor, past ones too."""
 
     def marks(self, monitor: str) -> tuple[tuple[int, bool], ...]:
-        """The newest alerts that people have judged, in order, and whether each was real."""
+        """The newest alerts that have closed and that people have judged, in order, and whether each was real."""
 
     def precedents(self, monitor: str) -> list[Precedent]:
         """The same with what they looked like."""

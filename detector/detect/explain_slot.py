@@ -98,7 +98,7 @@ def explain_slot(
     mine = tuple(filter(None, (checkpoints.of_entity(one, entity) for one in remembered)))
     stored = Stored(end, remembered=mine, precedents=precedents)
     only = OnlyEntity(source, entity)
-    memory = recall.recall(horizon, only, model, stored=stored, now=end + horizon.delay, scored=rules.open_of)
+    memory = recall.recall(horizon, only, model, stored=stored, now=end + horizon.delay, scored=1)
     if entity not in memory.entities or np.isnan(memory.history.values).all():
         slots = memory.history.values.shape[1]
         msg = f"monitor {horizon.monitor!r} has no data of entity {entity!r} in the {slots} slots before that time"

@@ -90,7 +90,7 @@ class Memory:
     judged: Int8  # (E, J) codes on record of the newest slots, those that late samples may change and one before
     changed: Int64  # (E,) newest committed slots that rows changed while nobody looked
     seen: Seen  # the newest rows up to the same slots as `judged`
-    precedents: Precedents  # as of the last tick
+    precedents: Precedents  # as people had judged alerts at the last tick
     gone: frozenset[str]  # entities that are not expected back, until they have a row again
     told: int  # the newest slot, epoch milliseconds, that was logged to have got its rows too late
     snapshot: Snapshot

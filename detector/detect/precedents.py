@@ -25,7 +25,7 @@ class Known:
     """Precedents of one entity."""
 
     alert: Int64  # (P,)
-    slot: Int64  # (P,) that the pattern ends with, epoch milliseconds
+    judged_at: Int64  # (P,) epoch milliseconds
     is_real: Bool  # (P,)
     patterns: Patterns
 
@@ -47,39 +47,39 @@ def current(horizon: Horizon, store: Store, model: ModelVersion, before: Precede
 
 def of(horizon: Horizon, model: ModelVersion, stored: Sequence[Precedent]) -> Precedents:
     """Precedents as a model sees them, from the windows that were stored with the alerts."""
-    windows: dict[str, list[tuple[Precedent, int, Float32]]] = {}
+    windows: dict[str, list[tuple[Precedent, Float32]]] = {}
     for one in stored:
         found = _deviations(horizon, model, one)
         if found is not None:
-            windows.setdefault(one.entity, []).append((one, *found))
+            windows.setdefault(one.entity, []).append((one, found))
     marks = tuple((one.alert, one.is_real) for one in stored)
     return Precedents(marks, {entity: known for entity, mine in windows.items() if (known := _known(mine))})
 
 
-def _deviations(horizon: Horizon, model: ModelVersion, one: Precedent) -> tuple[int, Float32] | None:
-    """The last slot of an alert's window and robust deviations (SLOTS, F) up to it; None if they cannot be known."""
+def _deviations(horizon: Horizon, model: ModelVersion, one: Precedent) -> Float32 | None:
+    """Robust deviations (SLOTS, F) of an alert's window; None if they cannot be known."""
     window = json.loads(one.explanation or "{}").get("window") or {}
     of_others = (window.get("metrics"), window.get("step")) != (list(horizon.metrics), horizon.step)
-    if of_others or "values" not in window:
+    if of_others or not {"values", "start"} <= set(window):
         return None
     values = unpack(window["values"], len(horizon.metrics))
     if len(values) <= RECENT:
         return None
     slots = int(window["start"]) + horizon.step * np.arange(len(values), dtype=np.int64)
     usual, row = model.artifact.habits.usual, residuals.model_rows(model, (one.entity,))
-    return int(slots[-1]), padded(usual.deviations(values[None], slots, row, horizon.metric_rules)[0])[-SLOTS:]
+    return padded(usual.deviations(values[None], slots, row, horizon.metric_rules)[0])[-SLOTS:]
 
 
-def _known(found: Iterable[tuple[Precedent, int, Float32]]) -> Known | None:
+def _known(found: Iterable[tuple[Precedent, Float32]]) -> Known | None:
     """Those of one entity that something was far from usual in."""
-    stored, last, windows = zip(*found, strict=True)
+    stored, windows = zip(*found, strict=True)
     patterns = Patterns.of(np.stack(windows))
     rows = np.flatnonzero(patterns.direction.any(axis=1))
     if not rows.size:
         return None
     return Known(
         alert=np.array([one.alert for one in stored], dtype=np.int64)[rows],
-        slot=np.array(last, dtype=np.int64)[rows],
+        judged_at=np.array([one.judged_at for one in stored], dtype=np.int64)[rows],
         is_real=np.array([one.is_real for one in stored], dtype=np.bool_)[rows],
         patterns=Patterns(patterns.direction[rows], patterns.size[rows]),
     )

@@ -97,9 +97,11 @@ def precedents_followed(horizon: Horizon, memory: Memory, slots: int, *, only: i
         deviations = precedents.padded(usual.deviations(values, at, of, horizon.metric_rules)[0], length)
         windows = np.lib.stride_tricks.sliding_window_view(deviations, precedents.SLOTS, axis=0).swapaxes(1, 2)
         known = memory.precedents.known[name]
-        is_older = known.slot < memory.history.slots[-slots:, None]
-        nearest = precedents.followed(Patterns.of(windows), known.patterns, known.is_real, is_older=is_older)
-        found = np.where(nearest == precedents.NONE, NO_ALERT, known.alert[nearest])
+        # as if every slot were judged when it is complete: a restart, and late rows, come to the same
+        counts = known.judged_at <= memory.history.slots[-slots:, None] + horizon.step + horizon.delay
+        nearest = precedents.followed(Patterns.of(windows), known.patterns, known.is_real, counts=counts)
+        has_value = any_metric(~np.isnan(memory.history.values[row, -slots:]))
+        found = np.where((nearest == precedents.NONE) | ~has_value, NO_ALERT, known.alert[nearest])
         if (found != NO_ALERT).any():
             result[row] = found
     return result

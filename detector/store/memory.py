@@ -22,7 +22,7 @@ from detector.ports import (
     StoredExperience,
 )
 from detector.store.alerts import AlertRow
-from detector.store.state import MOST_PRECEDENTS, NOTIFIED, closing
+from detector.store.state import NOTIFIED, closing, newest_marks
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ class MemoryStore:
     def __init__(self) -> None:
         self._tables = _Tables()
         self._exclusions: list[Exclusion] = []
+        self._judged_at: dict[int, int] = {}
         self._ids = count(1)
 
     def cursor(self, monitor: str) -> int | None:
@@ -87,16 +88,18 @@ class MemoryStore:
         return [exclusion for exclusion in self._exclusions if exclusion.monitor == monitor]
 
     def marks(self, monitor: str) -> tuple[tuple[int, bool], ...]:
-        """The newest alerts that people have judged, in order, and whether each was real."""
+        """The newest alerts that have closed and that people have judged, in order, and whether each was real."""
         return tuple((one.alert, one.is_real) for one in self.precedents(monitor))
 
     def precedents(self, monitor: str) -> list[Precedent]:
         """The same with what they looked like."""
-        judged = [
-            row for row in self._tables.alerts.values() if row.monitor == monitor and row.verdict and _is_there(row)
+        judged = [row for row in self._tables.alerts.values() if row.monitor == monitor and _is_precedent(row)]
+        marks = newest_marks((row.id, row.verdict) for row in judged)
+        rows = (self._tables.alerts[identity] for identity, _ in marks)
+        return [
+            Precedent(row.id, row.entity, row.verdict == "real", self._judged_at[row.id], json.dumps(row.explanation))
+            for row in rows
         ]
-        newest = sorted(judged, key=lambda row: row.id)[-MOST_PRECEDENTS:]
-        return [Precedent(row.id, row.entity, row.verdict == "real", json.dumps(row.explanation)) for row in newest]
 
     def checkpoint(self, monitor: str) -> str | None:
         """The checkpoint of the newest commit, None if it had none."""
@@ -175,9 +178,10 @@ class MemoryStore:
         """Adds an exclusion."""
         self._exclusions.append(exclusion)
 
-    def judge(self, alert: int, verdict: str | None) -> None:
-        """Notes whether an alert was real or false, as `store.alerts.judge`."""
+    def judge(self, alert: int, verdict: str | None, *, now: int) -> None:
+        """Notes whether an alert was real or false, as `store.alerts.judge`. now: epoch milliseconds."""
         self._tables.alerts[alert] = replace(self._tables.alerts[alert], verdict=verdict)
+        self._judged_at[alert] = now
 
     def close(self, alert: int, *, by: str, now: int) -> None:
         """Closes an alert for people, as `store.alerts.close`. now: epoch milliseconds."""
@@ -235,6 +239,10 @@ class MemoryStore:
         row = replace(found[-1], state=AlertState.OPEN, closed_by=None, closed_at=None)
         _write(tables, row, change, is_muted=row.is_muted or change.is_muted)
         _note(tables, commit, change, row.id)
+
+
+def _is_precedent(row: AlertRow) -> bool:
+    return row.verdict is not None and row.episode.closed_slot is not None and _is_there(row)
 
 
 def _is_there(row: AlertRow) -> bool:

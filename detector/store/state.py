@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from itertools import groupby
 from typing import Any
 
 from sqlalchemy import (
-    Column,
     Connection,
     CursorResult,
     Engine,
     RowMapping,
-    Select,
     Table,
     and_,
     bindparam,
@@ -45,8 +43,7 @@ from detector.store import experience, judged
 from detector.store.errors import translated
 from detector.tables import alert, alert_event, cursor, delivery, exclusion, score
 
-MOST_PRECEDENTS = 200
-"""Alerts with a verdict that a monitor knows."""
+_MOST_PRECEDENTS = 200  # real alerts that a monitor knows, and as many false ones
 
 
 def new_id(result: CursorResult[Any]) -> int:
@@ -91,17 +88,29 @@ class StateStore:
             ]
 
     def marks(self, monitor: str) -> tuple[tuple[int, bool], ...]:
-        """The newest alerts that people have judged, in order, and whether each was real."""
+        """The newest alerts that have closed and that people have judged, in order, and whether each was real."""
+        is_judged = alert.c.verdict.in_(("real", "false"))  # by its index; newest first it may be looked for one by one
+        query = select(alert.c.id, alert.c.verdict).where(
+            alert.c.monitor == monitor,
+            is_judged,
+            alert.c.closed_slot.is_not(None),
+            alert.c.state != AlertState.WITHDRAWN,
+        )
         with translated(self._engine), self._engine.connect() as connection:
-            rows = connection.execute(_judged(monitor, alert.c.id, alert.c.verdict)).all()
-        return tuple((row[0], row[1] == "real") for row in reversed(rows))
+            return newest_marks((row[0], row[1]) for row in connection.execute(query))
 
     def precedents(self, monitor: str) -> list[Precedent]:
         """The same with what they looked like."""
-        query = _judged(monitor, alert.c.id, alert.c.entity, alert.c.verdict, alert.c.explanation)
+        known = dict(self.marks(monitor))
+        judged_at = (
+            select(func.max(alert_event.c.created_at))
+            .where(alert_event.c.alert_id == alert.c.id, alert_event.c.change.in_(("marked real", "marked false")))
+            .scalar_subquery()
+        )
+        query = select(alert.c.id, alert.c.entity, judged_at, alert.c.explanation).where(alert.c.id.in_(list(known)))
         with translated(self._engine), self._engine.connect() as connection:
-            rows = connection.execute(query).all()
-        return [Precedent(row[0], row[1], row[2] == "real", row[3]) for row in reversed(rows)]
+            rows = connection.execute(query.order_by(alert.c.id)).all()
+        return [Precedent(row[0], row[1], known[row[0]], row[2] or 0, row[3]) for row in rows]
 
     def checkpoint(self, monitor: str) -> str | None:
         """The checkpoint of the newest commit, None if it had none."""
@@ -145,10 +154,11 @@ class StateStore:
                 _APPLY.get(kind, _update)(connection, commit, list(changes))
 
 
-def _judged(monitor: str, *columns: Column[Any]) -> Select[Any]:
-    """Columns of the newest alerts of a monitor that have a verdict, the newest first."""
-    mine = (alert.c.monitor == monitor, alert.c.verdict.in_(("real", "false")), alert.c.state != AlertState.WITHDRAWN)
-    return select(*columns).where(*mine).order_by(alert.c.id.desc()).limit(MOST_PRECEDENTS)
+def newest_marks(judged: Iterable[tuple[int, str | None]]) -> tuple[tuple[int, bool], ...]:
+    """The newest real and the newest false ones of alerts and their verdicts, in order."""
+    known = sorted(judged)
+    kept = [[mark for mark in known if mark[1] == verdict][-_MOST_PRECEDENTS:] for verdict in ("real", "false")]
+    return tuple((identity, verdict == "real") for identity, verdict in sorted([*kept[0], *kept[1]]))
 
 
 def _move_cursor(connection: Connection, commit: Commit) -> None:

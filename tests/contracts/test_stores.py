@@ -482,21 +482,23 @@ def test_times_of_alerts_that_people_judged_real_are_told_by_entity(store: State
 ARTIFACT = bytes(range(256)) * 50
 
 
-def test_alerts_that_people_judged_are_precedents(store: StateStore, migrated: Engine) -> None:
-    opened = [_change(Change.OPENED, name, explanation=f'{{"metrics": ["{name}"]}}') for name in "abcd"]
-    store.commit(_commit(changes=opened))
-    first, second, third, _ = sorted(alerts.listing(migrated), key=lambda row: row.id)
+def test_closed_alerts_that_people_judged_are_precedents(store: StateStore, migrated: Engine) -> None:
+    closed = [
+        _change(Change.OPENED, name, explanation=f'{{"metrics": ["{name}"]}}', closed_slot=T0 + STEP) for name in "abcd"
+    ]
+    store.commit(_commit(changes=[*closed, _change(Change.OPENED, "e")]))
+    first, second, third, _, still_open = sorted(alerts.listing(migrated), key=lambda row: row.id)
     assert (store.marks("web"), store.precedents("web")) == ((), [])
 
-    for row, verdict in ((second, "false"), (first, "real"), (third, "real")):
-        alerts.judge(migrated, row, verdict=verdict, by="bob", comment=None, now=T0)
+    for row, verdict in ((second, "false"), (first, "real"), (third, "real"), (still_open, "real")):
+        alerts.judge(migrated, row, verdict=verdict, by="bob", comment=None, now=T0 + row.id)
     (third,) = [row for row in alerts.listing(migrated) if row.id == third.id]
     alerts.judge(migrated, third, verdict=None, by="bob", comment=None, now=T0)
 
     assert store.marks("web") == ((first.id, True), (second.id, False))
     assert store.precedents("web") == [
-        Precedent(first.id, "a", is_real=True, explanation='{"metrics": ["a"]}'),
-        Precedent(second.id, "b", is_real=False, explanation='{"metrics": ["b"]}'),
+        Precedent(first.id, "a", is_real=True, judged_at=T0 + first.id, explanation='{"metrics": ["a"]}'),
+        Precedent(second.id, "b", is_real=False, judged_at=T0 + second.id, explanation='{"metrics": ["b"]}'),
     ]
     assert store.marks("other") == ()
 

@@ -88,13 +88,41 @@ def test_the_verdict_on_the_nearest_one_counts() -> None:
     assert found.tolist() == [1, NONE, NONE]
 
 
-def test_what_came_later_is_no_precedent() -> None:
+def test_only_precedents_that_count_are_followed() -> None:
     same = _pattern(20.0, 10.0)
-    is_older = np.array([[True, False], [False, False], [False, True]])
+    counts = np.array([[True, False], [False, False], [False, True]])
 
-    found = followed(_joined(same, same, same), _joined(same, same), np.array([True, True]), is_older=is_older)
+    found = followed(_joined(same, same, same), _joined(same, same), np.array([True, True]), counts=counts)
 
     assert found.tolist() == [0, NONE, 1]
+
+
+def test_of_one_metric_a_false_one_of_any_size_counts() -> None:
+    false, real = _pattern(8.0), _pattern(20.0)
+
+    assert followed(real, _joined(real), np.array([True])).tolist() == [0]
+    assert followed(real, _joined(false, real), np.array([False, True])).tolist() == [NONE]
+
+
+def test_noise_follows_nothing() -> None:
+    noise = np.abs(np.random.default_rng(0).normal(0.0, 1.5, (5_000, SLOTS, 5))).astype(np.float32)
+
+    patterns = Patterns.of(noise)
+
+    assert not patterns.direction.any()
+
+
+@pytest.mark.parametrize(("worst", "is_pattern"), [(5.9, False), (6.0, True)])
+def test_a_pattern_needs_a_metric_that_is_far_from_usual(worst: float, is_pattern: bool) -> None:
+    assert _pattern(worst, 3.0).direction.any() == is_pattern
+
+
+def test_what_lasts_is_known_from_the_slots_there_are() -> None:
+    whole = _window(20.0, 8.0, before=(0.0, 8.0))[0]
+
+    short = Patterns.of(padded(whole[-10:])[None])
+
+    assert short.direction.tolist() == Patterns.of(whole[None]).direction.tolist() == [[1.0, 0.0]]
 
 
 def test_where_nothing_was_real_nothing_is_followed() -> None:
@@ -105,7 +133,7 @@ def test_where_nothing_was_real_nothing_is_followed() -> None:
 
 def test_what_is_found_does_not_depend_on_how_many_are_asked_for_at_once() -> None:
     rng = np.random.default_rng(0)
-    windows = rng.exponential(4.0, (400, SLOTS, 7)).astype(np.float32)
+    windows = rng.exponential(20.0, (400, SLOTS, 7)).astype(np.float32)
     known, is_real = Patterns.of(windows[:12]), rng.random(12) < 0.7
 
     at_once = followed(Patterns.of(windows), known, is_real)

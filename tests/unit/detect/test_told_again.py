@@ -25,6 +25,8 @@ TRAINED, AFTER, EVERY = 900, 600, 60
 FAULTS = (100, 300, 500)
 """Slots after the training where the same thing happens for four slots."""
 
+JUDGED = START + STEP * (TRAINED + 200)
+
 MONITOR = monitor_of()
 HORIZON = Horizon.of(MONITOR)
 
@@ -43,12 +45,23 @@ def _values() -> Float32:
 
 
 def _watched(
-    model: ModelVersion, store: MemoryStore, verdict: str | None, *, every: int = EVERY, restarts: bool = False
+    model: ModelVersion,
+    store: MemoryStore,
+    verdict: str | None,
+    *,
+    values: Float32 | None = None,
+    every: int = EVERY,
+    restarts: bool = False,
+    judged_from: int = 0,
 ) -> list[AlertRow]:
-    """Alerts after all ticks, oldest first; the first one gets a verdict when it has closed."""
-    values = _values()
-    times = START + STEP * np.arange(len(values))
-    source = MemorySource.of(["web-0"], np.zeros(len(times), np.int32), times, values.astype(np.float64))
+    """Alerts after all ticks, oldest first; the first one gets a verdict when it has closed.
+
+    values: NaN rows are not there; judged_from: slot after the training from which on somebody looks at it
+    """
+    values = _values() if values is None else values
+    slots = np.flatnonzero(~np.isnan(values).all(axis=1))
+    times = START + STEP * slots
+    source = MemorySource.of(["web-0"], np.zeros(len(times), np.int32), times, values[slots].astype(np.float64))
     begin = START + STEP * TRAINED
     memory = recall(HORIZON, source, model, stored=stored_state(HORIZON, store, version=model.version), now=begin)
     for end in range(TRAINED + every, TRAINED + AFTER + 1, every):
@@ -58,8 +71,8 @@ def _watched(
             memory = recall(HORIZON, known, model, stored=stored_state(HORIZON, store, version=model.version), now=now)
         memory, _ = tick(Monitor(HORIZON, known, store), memory, now)
         closed = [row for row in store.alerts() if row.episode.closed_slot is not None and row.verdict is None]
-        if verdict and closed and len(store.alerts()) == 1:
-            store.judge(closed[0].id, verdict)
+        if verdict and closed and end - TRAINED >= judged_from and len(store.alerts()) == 1:
+            store.judge(closed[0].id, verdict, now=now)
     return store.alerts()[::-1]
 
 
@@ -91,10 +104,29 @@ def test_what_is_like_a_real_alert_is_told_again_and_says_so(model: ModelVersion
         assert sum(metric["share"] for metric in alert.explanation["metrics"]) == pytest.approx(1.0, abs=1e-3)
 
 
-def test_an_explanation_knows_of_precedents_before_its_slot(model: ModelVersion) -> None:
+def test_a_slot_without_data_is_like_nothing(model: ModelVersion) -> None:
+    values = _values()
+    values[TRAINED + 301 : TRAINED + 304] = np.nan
+
+    alerts = _watched(model, MemoryStore(), "real", values=values)
+
+    assert [slot // 100 for slot in _opened(alerts)] == [1, 5]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_verdict_does_not_change_what_was_judged_before_it(model: ModelVersion, *, restarts: bool) -> None:
+    assert HORIZON.late >= 3  # slots that a restart judges again
+
+    alerts = _watched(model, MemoryStore(), "real", every=1, restarts=restarts, judged_from=305)
+
+    assert [slot // 100 for slot in _opened(alerts)] == [1, 5]
+
+
+def test_an_explanation_knows_of_verdicts_before_its_slot(model: ModelVersion) -> None:
     store, values = MemoryStore(), _values()
     (alert,) = _watched(model, store, None)
-    store.judge(alert.id, "real")
+    store.judge(alert.id, "real", now=JUDGED)
     times = START + STEP * np.arange(len(values))
     source = MemorySource.of(["web-0"], np.zeros(len(times), np.int32), times, values.astype(np.float64))
 
@@ -123,13 +155,13 @@ def test_what_people_say_is_read_when_it_changes(model: ModelVersion) -> None:
     nothing = precedents.current(HORIZON, store, model, Precedents())
     assert nothing == Precedents()
 
-    store.judge(alert.id, "real")
+    store.judge(alert.id, "real", now=JUDGED)
     real = precedents.current(HORIZON, store, model, nothing)
     assert real.marks == ((alert.id, True),)
     assert real.known["web-0"].is_real.tolist() == [True]
     assert precedents.current(HORIZON, store, model, real) is real
 
-    store.judge(alert.id, None)
+    store.judge(alert.id, None, now=JUDGED)
     assert precedents.current(HORIZON, store, model, real) == Precedents()
 
 
@@ -139,7 +171,7 @@ def test_what_people_say_is_read_when_it_changes(model: ModelVersion) -> None:
 def test_windows_that_cannot_be_compared_are_left_out(model: ModelVersion, changes: dict[str, object]) -> None:
     store = MemoryStore()
     (alert,) = _watched(model, store, None)
-    store.judge(alert.id, "real")
+    store.judge(alert.id, "real", now=JUDGED)
 
     found = precedents.of(replace(HORIZON, **changes), model, store.precedents("web"))  # type: ignore[arg-type]
 
@@ -150,7 +182,7 @@ def test_windows_that_cannot_be_compared_are_left_out(model: ModelVersion, chang
 def test_an_alert_without_a_window_is_no_precedent(model: ModelVersion, explanation: str) -> None:
     store = MemoryStore()
     (alert,) = _watched(model, store, None)
-    store.judge(alert.id, "real")
+    store.judge(alert.id, "real", now=JUDGED)
     (stored,) = store.precedents("web")
 
     assert dict(precedents.of(HORIZON, model, [replace(stored, explanation=explanation)]).known) == {}
