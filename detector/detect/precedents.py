@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -49,7 +51,9 @@ def of(horizon: Horizon, model: ModelVersion, stored: Sequence[Precedent]) -> Pr
     """Precedents as a model sees them, from the windows that were stored with the alerts."""
     windows: dict[str, list[tuple[Precedent, Float32]]] = {}
     for one in stored:
-        found = _deviations(horizon, model, one)
+        found = None
+        with suppress(ValueError, TypeError, zlib.error):  # of one that somebody has written over nothing is known
+            found = _deviations(horizon, model, one)
         if found is not None:
             windows.setdefault(one.entity, []).append((one, found))
     marks = tuple((one.alert, one.is_real) for one in stored)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from detector.core.series import Float32
 from detector.detect import precedents
 from detector.detect.explain_slot import Answer, explain_slot
 from detector.detect.horizon import Horizon
+from detector.detect.packed import pack
 from detector.detect.precedents import Precedents
 from detector.detect.recall import recall, stored_state
 from detector.detect.tick import Monitor, tick
@@ -178,7 +180,19 @@ def test_windows_that_cannot_be_compared_are_left_out(model: ModelVersion, chang
     assert (found.marks, dict(found.known)) == (((alert.id, True),), {})
 
 
-@pytest.mark.parametrize("explanation", ["{}", "", '{"window": null}'])
+def _spoilt(**changes: object) -> str:
+    window = {
+        "metrics": list(MONITOR.metrics),
+        "step": STEP,
+        "start": START,
+        "values": pack(np.zeros((10, 2), np.float32)),
+    }
+    return json.dumps({"window": window | changes})
+
+
+@pytest.mark.parametrize(
+    "explanation", ["{}", "", '{"window": null}', "not JSON", _spoilt(values="bm90IHppcA=="), _spoilt(values=None)]
+)
 def test_an_alert_without_a_window_is_no_precedent(model: ModelVersion, explanation: str) -> None:
     store = MemoryStore()
     (alert,) = _watched(model, store, None)
